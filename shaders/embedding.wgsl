@@ -1,0 +1,50 @@
+%% if native
+enable f16;
+%% endif
+%% from "_elements.wgsl" import array
+// embedding.wgsl - word, position and token-type rows added into the residual stream
+// Computes   x[t,:] = word[ids[t],:] + position[positions[t],:] + token_type[0,:]
+// Twin       src/ops/embedding.rs (definition, reference); no PTX yet
+// Entry      embedding
+//
+// Shapes     word [vocab, d], position [max_positions, d], token_type [types, d] f16 or f32 (variant `table`);
+//            ids, positions [t] u32; x [t, d] f32
+// Layout     row-major, last axis contiguous, 16-byte aligned
+// Requires   d % 8 == 0; ids < vocab, positions < max_positions (checked on the host)
+//
+// Launch     ceil(t d / 4 / 64) workgroups of 64, spread over x and y
+// Mapping    one invocation adds four neighbouring elements
+// Memory     no workgroup memory, no barriers
+// Limits     none beyond the defaults
+//
+// Work       2 t d additions
+// Traffic    t d (3 * sizeof(table) + 4) + 8 t bytes
+// Roofline   memory bound (about 0.2 FLOP/B)
+// Measured   see benches/results
+//
+// Numerics   two f32 additions in the order written: |error| <= g(2) (|word| + |position| + |token_type|), u = 2^-23
+// Edges      t = 0: not launched; NaN in -> NaN out
+struct Params { t: u32, d4: u32 }
+var<immediate> p: Params;
+
+${array(0, "word", table, "read", native)}
+${array(1, "position", table, "read", native)}
+${array(2, "token_type", table, "read", native)}
+@group(0) @binding(3) var<storage, read> ids: array<u32>;
+@group(0) @binding(4) var<storage, read> positions: array<u32>;
+${array(5, "x", "f32", "read_write", native)}
+
+@compute @workgroup_size(64)
+fn embedding(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if i >= p.t * p.d4 {
+        return;
+    }
+    let t = i / p.d4;
+    let c = i % p.d4;
+    store_x(i, load_word(ids[t] * p.d4 + c) + load_position(positions[t] * p.d4 + c) + load_token_type(c));
+}

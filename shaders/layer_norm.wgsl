@@ -1,0 +1,137 @@
+%% if native
+enable f16;
+%% endif
+%% from "_elements.wgsl" import array
+// layer_norm.wgsl - layer norm over rows, with a residual added first and a rounded second copy of the result
+// Computes   y = (v - mean(v)) / sqrt(var(v) + eps) * weight + bias,  v = x + residual
+// Twins      src/ops/layer_norm.rs (definition, reference), kernels/layer_norm.ptx
+// Entry      layer_norm
+//
+// Shapes     x, y [rows, d] f32; residual [rows, d] f16 or f32, or absent (variant `residual`); weight [d] f32;
+//            bias [d] f32 or absent (variant `bias`); y_act [rows, d] f16 or absent (variant `act`)
+// Layout     row-major, 16-byte aligned; y must not alias x or residual
+// Requires   d % 8 == 0
+//
+// Launch     one workgroup of 64 per row, spread over x and y
+// Mapping    invocation i takes elements 4 i .. 4 i + 3, then 4 (i + 64) .. and so on
+// Memory     64 f32 of workgroup memory for sums
+// Sync       per sum: one barrier per halving (6), two with subgroups
+// Limits     none beyond the defaults
+//
+// Work       8 rows d
+// Traffic    rows d (8 + sizeof(residual) + 2 act) + 8 d bytes; the row is re-read from cache twice
+// Roofline   memory bound (under 1 FLOP/B)
+// Measured   see benches/results
+//
+// Numerics   two passes (mean, then squared deviations), sums in a fixed tree; bound in error_bound of the twin
+// Edges      rows = 0: not launched; NaN in -> the row is NaN
+//
+//   v    = x + residual                    re-computed in each pass, bit for bit the same
+//   mean = sum(v) / d
+//   rstd = 1 / sqrt(sum((v - mean)^2) / d + eps)
+//   y    = (v - mean) * rstd * weight + bias
+struct Params { rows: u32, d4: u32, eps: f32 }
+var<immediate> p: Params;
+
+%% set next = namespace(binding=2)
+${array(0, "x", "f32", "read", native)}
+${array(1, "weight", "f32", "read", native)}
+%% if residual != "none"
+${array(next.binding, "residual", residual, "read", native)}
+%% set next.binding = next.binding + 1
+%% endif
+%% if bias
+${array(next.binding, "bias", "f32", "read", native)}
+%% set next.binding = next.binding + 1
+%% endif
+${array(next.binding, "y", "f32", "read_write", native)}
+%% set next.binding = next.binding + 1
+%% if act
+${array(next.binding, "y_act", "f16", "read_write", native)}
+%% endif
+
+const GROUP: u32 = 64u;
+var<workgroup> partial: array<f32, GROUP>;
+
+// Sum over the workgroup, the same value in every invocation.
+%% if subgroups
+fn group_sum(value: f32, lane: u32, subgroup: u32, n_subgroups: u32, subgroup_lane: u32) -> f32 {
+    let s = subgroupAdd(value);
+    workgroupBarrier(); // partial[] of the previous sum has been read by all
+    if subgroup_lane == 0u {
+        partial[subgroup] = s;
+    }
+    workgroupBarrier(); // every subgroup's sum is in partial[]
+    var total = 0.0;
+    for (var i = 0u; i < n_subgroups; i += 1u) {
+        total += partial[i];
+    }
+    return total;
+}
+%% else
+fn group_sum(value: f32, lane: u32) -> f32 {
+    workgroupBarrier(); // partial[0] of the previous sum has been read by all
+    partial[lane] = value;
+    workgroupBarrier(); // all values are in partial[]
+    for (var width = GROUP / 2u; width > 0u; width /= 2u) {
+        if lane < width {
+            partial[lane] += partial[lane + width];
+        }
+        workgroupBarrier(); // this level is summed
+    }
+    return partial[0];
+}
+%% endif
+
+fn row_value(i: u32) -> vec4<f32> {
+%% if residual != "none"
+    return load_x(i) + load_residual(i);
+%% else
+    return load_x(i);
+%% endif
+}
+
+@compute @workgroup_size(GROUP)
+fn layer_norm(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+%% if subgroups
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) n_subgroups: u32,
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+%% endif
+) {
+    let row = group.x + group.y * groups.x;
+    if row >= p.rows {
+        return;
+    }
+    let base = row * p.d4;
+    let n = f32(p.d4 * 4u);
+
+    var sum = vec4<f32>();
+    for (var c = lane; c < p.d4; c += GROUP) {
+        sum += row_value(base + c);
+    }
+%% set where = "lane, subgroup, n_subgroups, subgroup_lane" if subgroups else "lane"
+    let mean = group_sum(sum.x + sum.y + sum.z + sum.w, ${where}) / n;
+
+    var squares = vec4<f32>();
+    for (var c = lane; c < p.d4; c += GROUP) {
+        let deviation = row_value(base + c) - mean;
+        squares += deviation * deviation;
+    }
+    let variance = group_sum(squares.x + squares.y + squares.z + squares.w, ${where}) / n;
+    let rstd = 1.0 / sqrt(variance + p.eps);
+
+    for (var c = lane; c < p.d4; c += GROUP) {
+        var out = (row_value(base + c) - mean) * rstd * load_weight(c);
+%% if bias
+        out += load_bias(c);
+%% endif
+        store_y(base + c, out);
+%% if act
+        store_y_act(base + c, out);
+%% endif
+    }
+}

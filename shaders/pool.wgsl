@@ -1,0 +1,106 @@
+%% if native
+enable f16;
+%% endif
+%% from "_elements.wgsl" import array
+// pool.wgsl - one embedding per packed text
+// Computes   e = mean of a text's rows of h (variant pooling = mean) or its first row (first), then, with
+//            `normalize`, e / max(|e|, 1e-12)
+// Twin       src/ops/pool.rs (definition, reference); no PTX yet
+// Entry      pool
+//
+// Shapes     h [t, d] f32; offsets [n + 1] u32; e [n, d] f16 or f32 (variant `output`)
+// Layout     row-major, 16-byte aligned
+// Requires   d % 8 == 0, d <= 2,048
+//
+// Launch     one workgroup of 64 per text, spread over x and y
+// Mapping    invocation i owns elements 4 i .. 4 i + 3, then 4 (i + 64) .., and walks the text's rows
+// Memory     64 f32 of workgroup memory for the norm, 8,192 B for the pooled row
+// Sync       one barrier per halving of the norm's sum (6), two with subgroups
+// Limits     8,448 B of workgroup memory
+//
+// Work       t d + 3 n d
+// Traffic    4 t d + n d sizeof(output) bytes
+// Roofline   memory bound
+// Measured   see benches/results
+//
+// Numerics   rows added in order, one division; norm in a fixed tree; bound in error_bound of the twin
+// Edges      an empty text gives zeros; NaN in -> NaN out
+struct Params { texts: u32, d4: u32 }
+var<immediate> p: Params;
+
+${array(0, "h", "f32", "read", native)}
+@group(0) @binding(1) var<storage, read> offsets: array<u32>;
+${array(2, "e", output, "read_write", native)}
+
+const GROUP: u32 = 64u;
+%% if normalize
+var<workgroup> partial: array<f32, GROUP>;
+var<workgroup> pooled: array<vec4<f32>, 512>; // each invocation reads back only what it wrote
+%% endif
+
+@compute @workgroup_size(GROUP)
+fn pool(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+%% if subgroups and normalize
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) n_subgroups: u32,
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+%% endif
+) {
+    let text = group.x + group.y * groups.x;
+    if text >= p.texts {
+        return;
+    }
+    let first = offsets[text];
+%% if pooling == "mean"
+    let end = offsets[text + 1u];
+%% else
+    let end = min(offsets[text + 1u], first + 1u);
+%% endif
+    let count = f32(max(end - first, 1u));
+%% if normalize
+    var squares = 0.0;
+%% endif
+    for (var c = lane; c < p.d4; c += GROUP) {
+        var sum = vec4<f32>();
+        for (var t = first; t < end; t += 1u) {
+            sum += load_h(t * p.d4 + c);
+        }
+        let mean = sum / count;
+%% if normalize
+        pooled[c] = mean;
+        squares += dot(mean, mean);
+%% else
+        store_e(text * p.d4 + c, mean);
+%% endif
+    }
+%% if normalize
+%% if subgroups
+    let s = subgroupAdd(squares);
+    if subgroup_lane == 0u {
+        partial[subgroup] = s;
+    }
+    workgroupBarrier(); // every subgroup's sum is in partial[]
+    var total = 0.0;
+    for (var i = 0u; i < n_subgroups; i += 1u) {
+        total += partial[i];
+    }
+%% else
+    partial[lane] = squares;
+    workgroupBarrier(); // all sums are in partial[]
+    for (var width = GROUP / 2u; width > 0u; width /= 2u) {
+        if lane < width {
+            partial[lane] += partial[lane + width];
+        }
+        workgroupBarrier(); // this level is summed
+    }
+    let total = partial[0];
+%% endif
+    let norm = max(sqrt(total), 1.0e-12);
+    for (var c = lane; c < p.d4; c += GROUP) {
+        store_e(text * p.d4 + c, pooled[c] / norm);
+    }
+%% endif
+}

@@ -1,0 +1,366 @@
+//! Typed memory on a device.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::f16;
+
+use super::{Backend, Device, Memory, Storage, each_backend_pair};
+use crate::error::{Error, Result};
+
+/// Element types a buffer can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    /// IEEE 754 binary16, two bytes.
+    F16,
+    /// IEEE 754 binary32, four bytes.
+    F32,
+    /// Unsigned 32-bit integer.
+    U32,
+}
+
+impl ElementType {
+    /// Bytes per element.
+    pub fn size(self) -> usize {
+        match self {
+            ElementType::F16 => 2,
+            ElementType::F32 | ElementType::U32 => 4,
+        }
+    }
+
+    /// The name that templates and tables use.
+    pub fn name(self) -> &'static str {
+        match self {
+            ElementType::F16 => "f16",
+            ElementType::F32 => "f32",
+            ElementType::U32 => "u32",
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for half::f16 {}
+    impl Sealed for f32 {}
+    impl Sealed for u32 {}
+}
+
+/// A type that can live in a [`Buffer`]: `f16`, `f32`, `u32`.
+pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed + 'static {
+    /// Its run-time name.
+    const TYPE: ElementType;
+}
+
+impl Element for f16 {
+    const TYPE: ElementType = ElementType::F16;
+}
+impl Element for f32 {
+    const TYPE: ElementType = ElementType::F32;
+}
+impl Element for u32 {
+    const TYPE: ElementType = ElementType::U32;
+}
+
+/// An [`Element`] that is a number with a fraction: `f16` or `f32`.
+pub trait Float: Element {
+    /// Rounds to nearest.
+    fn from_f32(v: f32) -> Self;
+    /// Exact.
+    fn to_f32(self) -> f32;
+}
+
+impl Float for f16 {
+    fn from_f32(v: f32) -> Self {
+        f16::from_f32(v)
+    }
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+}
+impl Float for f32 {
+    fn from_f32(v: f32) -> Self {
+        v
+    }
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+/// `len` elements of type `T` in the memory of one device. Dropped memory goes back to the device's allocator.
+pub struct Buffer<T: Element> {
+    device: Device,
+    /// `Some` until dropped.
+    storage: Option<Storage>,
+    /// Bytes really taken from the allocator.
+    size: u64,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl Device {
+    /// Memory for `len` elements; its content is unspecified until written.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], saying how much was asked for.
+    pub fn alloc<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        let (storage, size) = self.take_storage((len * size_of::<T>()) as u64)?;
+        Ok(Buffer {
+            device: self.clone(),
+            storage: Some(storage),
+            size,
+            len,
+            element: PhantomData,
+        })
+    }
+
+    /// A buffer with a copy of `data`.
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    pub fn upload<T: Element>(&self, data: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = self.alloc(data.len())?;
+        buffer.write(0, data)?;
+        Ok(buffer)
+    }
+}
+
+impl<T: Element> Buffer<T> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// `true` if it holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The device it lives on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes of device memory its elements occupy: really two per `f16`, on every device.
+    pub fn bytes(&self) -> u64 {
+        (self.len * size_of::<T>()) as u64
+    }
+
+    fn storage(&self) -> &Storage {
+        self.storage.as_ref().expect("present until dropped")
+    }
+
+    /// Copies `data` into the buffer, beginning at element `at`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it does not fit, or what the device reports.
+    pub fn write(&mut self, at: usize, data: &[T]) -> Result<()> {
+        self.check_range("write", at, data.len())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let offset = (at * size_of::<T>()) as u64;
+        let device = self.device.clone();
+        let storage = self.storage.as_mut().expect("present until dropped");
+        // Devices copy whole words; an odd number of f16 is completed with a zero in the padding of the allocation,
+        // which always reaches to the next multiple of 16 bytes.
+        if bytes.len() % 4 != 0 && at + data.len() == self.len && offset % 4 == 0 {
+            let mut padded = bytes.to_vec();
+            padded.resize(bytes.len().next_multiple_of(4), 0);
+            return each_backend_pair!(device.backend(), storage, (d, s) => d.write(s, offset, &padded));
+        }
+        if offset % 4 != 0 || bytes.len() % 4 != 0 {
+            return Err(Error::shape(
+                "write",
+                "offset and length of an f16 range",
+                "even numbers of elements",
+                format!("{at}, {}", data.len()),
+            ));
+        }
+        each_backend_pair!(device.backend(), storage, (d, s) => d.write(s, offset, bytes))
+    }
+
+    /// All elements, copied to the host. Waits for the work that produces them.
+    ///
+    /// # Errors
+    /// What the device reports, including failures of earlier enqueued work.
+    pub fn read(&self) -> Result<Vec<T>> {
+        self.read_range(0..self.len)
+    }
+
+    /// The elements of `range`, copied to the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the range does not fit, or what the device reports.
+    pub fn read_range(&self, range: Range<usize>) -> Result<Vec<T>> {
+        self.check_range("read", range.start, range.len())?;
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Devices copy whole words: widen the byte range to multiples of 4 (allocations are multiples of 16).
+        let start = (range.start * size_of::<T>()) as u64 / 4 * 4;
+        let end = ((range.end * size_of::<T>()) as u64).next_multiple_of(4);
+        let mut words = vec![0u32; ((end - start) / 4) as usize];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        each_backend_pair!(self.device.backend(), self.storage(), (d, s) => d.read(s, start, bytes))?;
+        let skip = range.start - start as usize / size_of::<T>();
+        let all: &[T] = bytemuck::cast_slice(&words);
+        Ok(all[skip..skip + range.len()].to_vec())
+    }
+
+    /// Copies `range` of `from` to this buffer, beginning at element `at`, on the device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it does not fit or the buffers are on different devices.
+    pub fn copy_from(&mut self, at: usize, from: &Buffer<T>, range: Range<usize>) -> Result<()> {
+        self.check_range("copy", at, range.len())?;
+        from.check_range("copy", range.start, range.len())?;
+        if !self.device.same_as(&from.device) {
+            return Err(Error::shape(
+                "copy",
+                "device",
+                self.device.name(),
+                from.device.name(),
+            ));
+        }
+        let size = size_of::<T>();
+        let (to_offset, from_offset) = ((at * size) as u64, (range.start * size) as u64);
+        let mut bytes = (range.len() * size) as u64;
+        if range.end == from.len && at + range.len() == self.len {
+            bytes = bytes.next_multiple_of(4);
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        if to_offset % 4 != 0 || from_offset % 4 != 0 || bytes % 4 != 0 {
+            return Err(Error::shape(
+                "copy",
+                "offsets and length of an f16 range",
+                "even numbers of elements",
+                format!("{at}, {range:?}"),
+            ));
+        }
+        let device = self.device.clone();
+        let storage = self.storage.as_mut().expect("present until dropped");
+        match (device.backend(), from.storage(), storage) {
+            (Backend::Cpu(d), Storage::Cpu(f), Storage::Cpu(t)) => {
+                d.copy(f, from_offset, t, to_offset, bytes)
+            }
+            (Backend::Cuda(d), Storage::Cuda(f), Storage::Cuda(t)) => {
+                d.copy(f, from_offset, t, to_offset, bytes)
+            }
+            (Backend::Wgpu(d), Storage::Wgpu(f), Storage::Wgpu(t)) => {
+                d.copy(f, from_offset, t, to_offset, bytes)
+            }
+            _ => unreachable!("a buffer's storage is of its device's kind"),
+        }
+    }
+
+    /// This buffer as one of another element type, if that is the type it has.
+    pub(crate) fn same_type<U: Element>(&self) -> Option<&Buffer<U>> {
+        (self as &dyn Any).downcast_ref()
+    }
+
+    /// This buffer, mutably, as one of another element type, if that is the type it has.
+    pub(crate) fn same_type_mut<U: Element>(&mut self) -> Option<&mut Buffer<U>> {
+        (self as &mut dyn Any).downcast_mut()
+    }
+
+    /// The elements on the CPU device.
+    pub(crate) fn host(&self) -> &[T] {
+        match self.storage() {
+            Storage::Cpu(s) => &bytemuck::cast_slice(s.bytes())[..self.len],
+            _ => unreachable!("only CPU code paths look into a buffer"),
+        }
+    }
+
+    /// The elements on the CPU device, to be written.
+    pub(crate) fn host_mut(&mut self) -> &mut [T] {
+        let len = self.len;
+        match self.storage.as_mut() {
+            Some(Storage::Cpu(s)) => &mut bytemuck::cast_slice_mut(s.bytes_mut())[..len],
+            _ => unreachable!("only CPU code paths look into a buffer"),
+        }
+    }
+
+    /// The whole buffer as a kernel argument that is read.
+    pub(crate) fn bind(&self) -> Binding<'_> {
+        self.binding(0, self.bytes(), false)
+    }
+
+    /// The elements of `range` as a kernel argument that is read; the kernel sees them from index 0.
+    pub(crate) fn bind_range(&self, range: Range<usize>) -> Binding<'_> {
+        debug_assert!(range.end <= self.len);
+        let size = size_of::<T>() as u64;
+        self.binding(range.start as u64 * size, range.len() as u64 * size, false)
+    }
+
+    /// The whole buffer as a kernel argument that is written (and may be read).
+    pub(crate) fn bind_mut(&mut self) -> Binding<'_> {
+        self.binding(0, self.bytes(), true)
+    }
+
+    /// The elements of `range` as a kernel argument that is written.
+    pub(crate) fn bind_range_mut(&mut self, range: Range<usize>) -> Binding<'_> {
+        Binding {
+            written: true,
+            ..self.bind_range(range)
+        }
+    }
+
+    fn binding(&self, offset: u64, bytes: u64, written: bool) -> Binding<'_> {
+        Binding {
+            storage: self.storage(),
+            offset,
+            // Kernels address whole 16-byte units; the allocation reaches to the next multiple of 16.
+            bytes: bytes.max(16).next_multiple_of(16).min(self.size - offset),
+            written,
+        }
+    }
+
+    fn check_range(&self, op: &'static str, at: usize, count: usize) -> Result<()> {
+        if at.checked_add(count).is_none_or(|end| end > self.len) {
+            return Err(Error::shape(
+                op,
+                "range",
+                format!("at most {} elements", self.len),
+                format!("{count} elements from element {at}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl<T: Element> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if let Some(storage) = self.storage.take() {
+            let unwanted = self.device.lock_pool().give_back(self.size, storage);
+            drop(unwanted);
+        }
+    }
+}
+
+impl<T: Element> std::fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Buffer<{}>[{}] on {}",
+            T::TYPE.name(),
+            self.len,
+            self.device.name()
+        )
+    }
+}
+
+/// A buffer, or a part of one, as an argument of a kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Binding<'a> {
+    pub storage: &'a Storage,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes, a multiple of 16.
+    pub bytes: u64,
+    /// Whether the kernel writes it.
+    pub written: bool,
+}

@@ -1,0 +1,501 @@
+//! Devices, buffers and kernel launches.
+//!
+//! A [`Device`] is an opaque handle to one place where operators run: the CPU, an NVIDIA GPU through the CUDA driver,
+//! or a Vulkan/Metal adapter through wgpu. Work is enqueued in order on one stream per device; only reads
+//! ([`Buffer::read`]) and [`Device::synchronize`] wait. No public type leaks cudarc or wgpu, and everything that
+//! allocates, copies, launches or times lives here and never in an operator's file.
+//!
+//! Buffers are typed, owned and drawn from a caching allocator. Whatever a device lacks is an error that names it;
+//! nothing falls back to another device in silence.
+
+mod buffer;
+mod cpu;
+mod launch;
+mod pool;
+mod profile;
+
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda_absent.rs"]
+mod cuda;
+#[cfg(feature = "wgpu")]
+mod wgpu;
+#[cfg(not(feature = "wgpu"))]
+#[path = "wgpu_absent.rs"]
+mod wgpu;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+
+pub use buffer::{Buffer, Element, ElementType, Float};
+pub use pool::MemoryStats;
+pub use profile::{Ceilings, Cost, OpTotals};
+
+pub(crate) use self::cuda::Cuda;
+pub(crate) use self::wgpu::Wgpu;
+pub(crate) use buffer::Binding;
+pub(crate) use launch::{Arg, Dispatch, Launch};
+use pool::Pool;
+use profile::Log;
+
+use crate::error::{Error, Result};
+
+/// The kinds of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// The processor: f32 in memory, dense products through `gemm`, rayon elsewhere.
+    Cpu,
+    /// An NVIDIA GPU, through the CUDA driver API and our own PTX.
+    Cuda,
+    /// A Vulkan or Metal adapter, through wgpu and our own WGSL.
+    Wgpu,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Cuda => "cuda",
+            DeviceKind::Wgpu => "wgpu",
+        })
+    }
+}
+
+/// Which device a user asked for: `auto | cpu | cuda[:N] | wgpu | vulkan | metal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// CUDA, then a hardware wgpu adapter, then the CPU.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// CUDA device with this ordinal.
+    Cuda(usize),
+    /// Any wgpu adapter: a hardware one if there is one, else a software one.
+    Wgpu,
+    /// As `Wgpu`, Vulkan only.
+    Vulkan,
+    /// As `Wgpu`, Metal only.
+    Metal,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Ok(match s {
+            "auto" => DeviceChoice::Auto,
+            "cpu" => DeviceChoice::Cpu,
+            "cuda" => DeviceChoice::Cuda(0),
+            "wgpu" => DeviceChoice::Wgpu,
+            "vulkan" => DeviceChoice::Vulkan,
+            "metal" => DeviceChoice::Metal,
+            _ => match s.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(n) => DeviceChoice::Cuda(n),
+                None => {
+                    return Err(Error::Usage(format!(
+                        "unknown device `{s}`: use auto, cpu, cuda, cuda:N, wgpu, vulkan or metal"
+                    )));
+                }
+            },
+        })
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(n) => write!(f, "cuda:{n}"),
+            DeviceChoice::Wgpu => f.write_str("wgpu"),
+            DeviceChoice::Vulkan => f.write_str("vulkan"),
+            DeviceChoice::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+/// The feature tier of a wgpu device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Core WGSL: f16 lives in memory as pairs in a `u32`.
+    Core,
+    /// `shader-f16` and subgroup operations.
+    F16Subgroups,
+}
+
+/// How a wgpu device is opened; the defaults are what `--device wgpu` means.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WgpuOptions {
+    /// Which backend is meant: `Wgpu`, `Vulkan` or `Metal`.
+    pub choice: Option<DeviceChoice>,
+    /// Use at most this tier even where the adapter could do more (tests run the core tier everywhere).
+    pub tier: Option<Tier>,
+    /// Pretend that one binding can hold at most so many bytes (tests exercise sharding on small data).
+    pub max_binding: Option<u64>,
+    /// Refuse software adapters.
+    pub hardware_only: bool,
+}
+
+/// A place where operators run. Cheap to clone; `Send + Sync`.
+#[derive(Clone)]
+pub struct Device {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Backend,
+    pool: Mutex<Pool<Storage>>,
+    log: Mutex<Log>,
+}
+
+/// The device behind the handle. Operators match on it; nothing above `ops` sees it.
+pub(crate) enum Backend {
+    Cpu(cpu::Cpu),
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    Cuda(Cuda),
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
+    Wgpu(Wgpu),
+}
+
+/// Memory on a device.
+pub(crate) enum Storage {
+    Cpu(<cpu::Cpu as Memory>::Storage),
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    Cuda(<Cuda as Memory>::Storage),
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
+    Wgpu(<Wgpu as Memory>::Storage),
+}
+
+/// What every backend does with memory. Sizes and offsets are bytes, multiples of 4.
+pub(crate) trait Memory {
+    /// A piece of device memory.
+    type Storage;
+
+    /// Short name with the hardware's own: `cuda:0 (NVIDIA H200)`.
+    fn name(&self) -> String;
+    /// New memory of `bytes` bytes with unspecified content; `Ok(None)` if there is not enough.
+    fn alloc(&self, bytes: u64) -> Result<Option<Self::Storage>>;
+    /// Copies host bytes to the device, in stream order.
+    fn write(&self, to: &mut Self::Storage, offset: u64, data: &[u8]) -> Result<()>;
+    /// Waits for all earlier work, then copies device bytes to the host.
+    fn read(&self, from: &Self::Storage, offset: u64, data: &mut [u8]) -> Result<()>;
+    /// Copies between two pieces of device memory, in stream order.
+    fn copy(
+        &self,
+        from: &Self::Storage,
+        from_offset: u64,
+        to: &mut Self::Storage,
+        to_offset: u64,
+        bytes: u64,
+    ) -> Result<()>;
+    /// Waits until all enqueued work is done and reports any error of it.
+    fn synchronize(&self) -> Result<()>;
+}
+
+/// Calls the same method on whichever backend this is.
+macro_rules! each_backend {
+    ($self:expr, $dev:ident => $call:expr) => {
+        match $self {
+            Backend::Cpu($dev) => $call,
+            Backend::Cuda($dev) => $call,
+            Backend::Wgpu($dev) => $call,
+        }
+    };
+}
+
+/// Calls the same method on a backend and a storage of its kind.
+macro_rules! each_backend_pair {
+    ($backend:expr, $storage:expr, ($dev:ident, $s:ident) => $call:expr) => {
+        match ($backend, $storage) {
+            ($crate::device::Backend::Cpu($dev), $crate::device::Storage::Cpu($s)) => $call,
+            ($crate::device::Backend::Cuda($dev), $crate::device::Storage::Cuda($s)) => $call,
+            ($crate::device::Backend::Wgpu($dev), $crate::device::Storage::Wgpu($s)) => $call,
+            _ => unreachable!("a buffer's storage is of its device's kind"),
+        }
+    };
+}
+pub(crate) use each_backend_pair;
+
+impl Device {
+    fn new(backend: Backend) -> Self {
+        Device {
+            shared: Arc::new(Shared {
+                backend,
+                pool: Mutex::new(Pool::new()),
+                log: Mutex::new(Log::default()),
+            }),
+        }
+    }
+
+    /// The processor.
+    pub fn cpu() -> Self {
+        Self::new(Backend::Cpu(cpu::Cpu))
+    }
+
+    /// NVIDIA GPU number `ordinal`.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where there is no driver, no such GPU, or the crate was built without the feature `cuda`.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Cuda::open(ordinal)
+            .map(|d| Self::new(Backend::Cuda(d)))
+            .map_err(|why| no_device(DeviceChoice::Cuda(ordinal), why))
+    }
+
+    /// A Vulkan or Metal adapter: hardware if there is any, else software.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where there is no adapter, or the crate was built without the feature `wgpu`.
+    pub fn wgpu(options: WgpuOptions) -> Result<Self> {
+        Wgpu::open(options)
+            .map(|d| Self::new(Backend::Wgpu(d)))
+            .map_err(|why| no_device(options.choice.unwrap_or(DeviceChoice::Wgpu), why))
+    }
+
+    /// The best device of this machine that has every operator in `needed`: CUDA, then a hardware wgpu adapter,
+    /// then the CPU. A software Vulkan adapter is only used when asked for by name.
+    pub fn auto(needed: &[&crate::ops::OpSpec]) -> Self {
+        let usable = |device: &Device| needed.iter().all(|op| op.runs_on(device.kind()));
+        let hardware = WgpuOptions {
+            hardware_only: true,
+            ..Default::default()
+        };
+        Self::cuda(0)
+            .ok()
+            .filter(usable)
+            .or_else(|| Self::wgpu(hardware).ok().filter(usable))
+            .unwrap_or_else(Self::cpu)
+    }
+
+    /// Opens the device the user asked for; `needed` matters to `auto` only (see [`Device::auto`]).
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] with one line: which, why, and what is available.
+    pub fn open(choice: DeviceChoice, needed: &[&crate::ops::OpSpec]) -> Result<Self> {
+        match choice {
+            DeviceChoice::Auto => Ok(Self::auto(needed)),
+            DeviceChoice::Cpu => Ok(Self::cpu()),
+            DeviceChoice::Cuda(n) => Self::cuda(n),
+            DeviceChoice::Wgpu | DeviceChoice::Vulkan | DeviceChoice::Metal => {
+                Self::wgpu(WgpuOptions {
+                    choice: Some(choice),
+                    ..Default::default()
+                })
+            }
+        }
+    }
+
+    /// Everything this machine has, and why the rest is missing: one line per device kind or adapter.
+    pub fn inventory() -> Vec<InventoryLine> {
+        let mut lines = vec![InventoryLine {
+            device: "cpu".into(),
+            available: true,
+            detail: cpu::describe(),
+        }];
+        lines.extend(Cuda::inventory());
+        lines.extend(Wgpu::inventory());
+        lines
+    }
+
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.shared.backend
+    }
+
+    /// Which kind of device this is.
+    pub fn kind(&self) -> DeviceKind {
+        match self.backend() {
+            Backend::Cpu(_) => DeviceKind::Cpu,
+            Backend::Cuda(_) => DeviceKind::Cuda,
+            Backend::Wgpu(_) => DeviceKind::Wgpu,
+        }
+    }
+
+    /// Short name with the hardware's own, e.g. `vulkan (llvmpipe (LLVM 15.0.6, 256 bits), f16 + subgroups)`.
+    pub fn name(&self) -> String {
+        each_backend!(self.backend(), d => d.name())
+    }
+
+    /// `true` if both handles mean the same device.
+    pub fn same_as(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Waits until all enqueued work is done.
+    ///
+    /// # Errors
+    /// Whatever failed in that work.
+    pub fn synchronize(&self) -> Result<()> {
+        each_backend!(self.backend(), d => d.synchronize())
+    }
+
+    /// The largest piece of memory one kernel argument can span, in bytes.
+    pub fn max_binding(&self) -> u64 {
+        match self.backend() {
+            Backend::Wgpu(d) => d.max_binding(),
+            _ => u64::MAX,
+        }
+    }
+
+    /// Allocator statistics: bytes in live buffers now and at most, bytes kept for reuse.
+    pub fn memory(&self) -> MemoryStats {
+        self.lock_pool().stats()
+    }
+
+    /// Forgets the peak of [`Device::memory`], which starts again from what is in use now.
+    pub fn reset_memory_peak(&self) {
+        self.lock_pool().reset_peak();
+    }
+
+    /// Switches the allocator's cache on or off. Off, every buffer has memory of its own and exactly its own size,
+    /// so that a memory checker sees every overrun.
+    pub fn set_memory_caching(&self, on: bool) {
+        self.lock_pool().set_caching(on);
+    }
+
+    /// Switches profiling on or off. While on, every operator is timed on its own (the device is synchronised before
+    /// and after it), so totals are exact and the whole run is slower.
+    pub fn set_profiling(&self, on: bool) {
+        self.lock_log().set_timing(on);
+    }
+
+    /// What ran here since the device was opened, per operator, in order of first use.
+    pub fn op_totals(&self) -> Vec<OpTotals> {
+        self.lock_log().totals()
+    }
+
+    /// Runs one operator: counts it, times it when profiling, and keeps its cost.
+    pub(crate) fn run(
+        &self,
+        op: &'static str,
+        cost: Cost,
+        work: impl FnOnce(&Backend) -> Result<()>,
+    ) -> Result<()> {
+        if !self.lock_log().timing() {
+            work(self.backend())?;
+            self.lock_log().record(op, cost, None);
+            return Ok(());
+        }
+        self.synchronize()?;
+        let start = std::time::Instant::now();
+        work(self.backend())?;
+        self.synchronize()?;
+        self.lock_log().record(op, cost, Some(start.elapsed()));
+        Ok(())
+    }
+
+    fn take_storage(&self, bytes: u64) -> Result<(Storage, u64)> {
+        let size = self.lock_pool().size_class(bytes);
+        if let Some(storage) = self.lock_pool().take(size) {
+            return Ok((storage, size));
+        }
+        let fresh = |size| -> Result<Option<Storage>> {
+            Ok(match self.backend() {
+                Backend::Cpu(d) => d.alloc(size)?.map(Storage::Cpu),
+                Backend::Cuda(d) => d.alloc(size)?.map(Storage::Cuda),
+                Backend::Wgpu(d) => d.alloc(size)?.map(Storage::Wgpu),
+            })
+        };
+        let mut storage = fresh(size)?;
+        if storage.is_none() {
+            // What is kept for reuse may be what is missing: give it back and try once more.
+            self.synchronize()?;
+            let cached = self.lock_pool().drain();
+            drop(cached);
+            storage = fresh(size)?;
+        }
+        let Some(storage) = storage else {
+            return Err(Error::OutOfMemory {
+                device: self.name(),
+                bytes,
+                in_use: self.memory().in_use,
+            });
+        };
+        self.lock_pool().added(size);
+        Ok((storage, size))
+    }
+
+    fn lock_pool(&self) -> std::sync::MutexGuard<'_, Pool<Storage>> {
+        self.shared
+            .pool
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn lock_log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.shared
+            .log
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.name())
+    }
+}
+
+/// One line of [`Device::inventory`].
+#[derive(Clone, Debug)]
+pub struct InventoryLine {
+    /// What `--device` would be given.
+    pub device: String,
+    /// Whether it can be used.
+    pub available: bool,
+    /// The hardware's name and tier, or why it is missing.
+    pub detail: String,
+}
+
+fn no_device(wanted: DeviceChoice, why: String) -> Error {
+    let available: Vec<String> = Device::inventory()
+        .into_iter()
+        .filter(|line| line.available)
+        .map(|line| line.device)
+        .collect();
+    Error::NoDevice {
+        wanted: wanted.to_string(),
+        why,
+        available: available.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names_parse_and_print() {
+        for name in ["auto", "cpu", "cuda:0", "cuda:3", "wgpu", "vulkan", "metal"] {
+            assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
+        }
+        assert_eq!(
+            "cuda".parse::<DeviceChoice>().unwrap(),
+            DeviceChoice::Cuda(0)
+        );
+        for bad in ["", "gpu", "cuda:", "cuda:x", "CPU"] {
+            assert_eq!(bad.parse::<DeviceChoice>().unwrap_err().exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn buffers_round_trip_and_memory_is_counted() {
+        let device = Device::cpu();
+        let a = device.upload(&[1.0f32, 2.0, 3.0]).unwrap();
+        assert_eq!(a.read().unwrap(), [1.0, 2.0, 3.0]);
+        let used = device.memory().in_use;
+        assert!(used >= 12);
+        drop(a);
+        assert_eq!(device.memory().in_use, 0);
+        assert_eq!(device.memory().peak, used);
+        assert_eq!(device.memory().cached, used);
+        let b = device.alloc::<u32>(3).unwrap();
+        assert_eq!(device.memory().cached, 0, "the freed piece is used again");
+        drop(b);
+        device.set_memory_caching(false);
+        assert_eq!(device.memory().cached, 0);
+    }
+}

@@ -1,0 +1,7 @@
+//! placeholder
+pub mod device;
+pub mod error;
+pub mod ops;
+pub mod template;
+pub use device::{Device, DeviceKind};
+pub use error::{Error, Result};

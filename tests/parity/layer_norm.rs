@@ -1,0 +1,91 @@
+//! Cases of `layer_norm`; broken variant: the residual of the last row is left out.
+
+use half::f16;
+use nearmiss::Device;
+use nearmiss::device::Float;
+use nearmiss::ops::layer_norm::{Norm, error_bound, layer_norm, reference};
+
+use super::{
+    AWKWARD, Case, Noise, Outcome, activations, cast, judge, line, rounding, sum, with_type,
+};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (i, rows) in AWKWARD.into_iter().enumerate() {
+        for (j, d) in [8, 64, 384, 1024].into_iter().enumerate() {
+            // Every combination of residual, bias and second output occurs with several sizes.
+            let (residual, bias, act) = ((i + j) % 3 != 0, (i + j) % 2 == 0, (i + 2 * j) % 4 < 2);
+            cases.push(Case {
+                op: "layer_norm",
+                name: format!("rows={rows},d={d},residual={residual},bias={bias},act={act}"),
+                run: Box::new(move |device| {
+                    let outcomes: Result<Vec<Outcome>, String> = activations(device)
+                        .iter()
+                        .map(|&element| with_type!(element, A => case::<A>(device, rows, d, residual, bias, act)))
+                        .collect();
+                    Ok(sum(outcomes?))
+                }),
+            });
+        }
+    }
+    cases
+}
+
+fn case<A: Float>(
+    device: &Device,
+    rows: usize,
+    d: usize,
+    residual: bool,
+    bias: bool,
+    act: bool,
+) -> Result<Outcome, String> {
+    let mut noise = Noise::new(rows * 7919 + d);
+    // Rows with a mean of their own, as the residual stream has.
+    let mut x = noise.normal(rows * d, 1.0);
+    for (r, row) in x.chunks_mut(d).enumerate() {
+        row.iter_mut().for_each(|v| *v += (r % 5) as f32 - 2.0);
+    }
+    let add = noise.normal(rows * d, 0.7);
+    let weight: Vec<f32> = noise.normal(d, 0.3).iter().map(|v| 1.0 + v).collect();
+    let shift = noise.normal(d, 0.3);
+    let eps = 1e-12;
+    let run = |add: &[f32]| {
+        let x = device.upload(&x)?;
+        let add = device.upload(&cast::<A>(add))?;
+        let (weight, shift) = (device.upload(&weight)?, device.upload(&shift)?);
+        let norm = Norm {
+            weight: &weight,
+            bias: bias.then_some(&shift),
+            eps,
+        };
+        let mut y = device.alloc::<f32>(rows * d)?;
+        let mut y_act = device.alloc::<f16>(rows * d)?;
+        layer_norm(
+            &x,
+            residual.then_some(&add),
+            &norm,
+            &mut y,
+            act.then_some(&mut y_act),
+        )?;
+        Ok((y.read()?, if act { y_act.read()? } else { Vec::new() }))
+    };
+    let (y, y_act) = run(&add).map_err(line)?;
+    let broken = if residual && rows > 0 {
+        let mut wrong = add.clone();
+        wrong[(rows - 1) * d..].fill(0.0);
+        Some(run(&wrong).map_err(line)?)
+    } else {
+        None
+    };
+    let add = residual.then_some(&add[..]);
+    let shift = bias.then_some(&shift[..]);
+    let want = reference::<f64>(&x, add, &weight, shift, eps);
+    let bound = |bytes| error_bound(&x, add, &weight, shift, eps, bytes, &rounding(device));
+    let broken = broken.as_ref();
+    let main = judge(&y, broken.map(|b| &b.0[..]), &want, &bound(4))?;
+    if !act {
+        return Ok(main);
+    }
+    let second = judge(&y_act, broken.map(|b| &b.1[..]), &want, &bound(2))?;
+    Ok(sum([main, second]).expect("two outcomes"))
+}

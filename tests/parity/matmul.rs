@@ -1,0 +1,93 @@
+//! Cases of `matmul`; broken variant: the last eight of k are dropped.
+
+use half::f16;
+use nearmiss::Device;
+use nearmiss::device::{DeviceKind, Float};
+use nearmiss::ops::matmul::{Epilogue, error_bound, matmul, reference};
+
+use super::{
+    AWKWARD, Case, Noise, Outcome, activations, cast, judge, line, rounding, sum, with_type,
+};
+
+pub fn cases() -> Vec<Case> {
+    let mut shapes: Vec<(usize, usize, usize)> = Vec::new();
+    for (i, m) in AWKWARD.into_iter().enumerate() {
+        // Three different sizes, none a multiple of a tile in all of them.
+        shapes.push((m, [8, 72, 136][i % 3], [8, 40, 200][(i + 1) % 3]));
+    }
+    shapes.extend([(33, 264, 384), (130, 64, 1536), (65, 1024, 64)]);
+    let mut cases = Vec::new();
+    for (i, (m, n, k)) in shapes.into_iter().enumerate() {
+        for epilogue in [0, 1 + i % 7, 7] {
+            let (bias, gelu, residual) = (epilogue & 1 != 0, epilogue & 2 != 0, epilogue & 4 != 0);
+            cases.push(Case {
+                op: "matmul",
+                name: format!("m={m},n={n},k={k},bias={bias},gelu={gelu},residual={residual}#{epilogue}"),
+                run: Box::new(move |device| {
+                    let mut outcomes = Vec::new();
+                    for &input in activations(device) {
+                        outcomes.push(with_type!(input, A => case::<A, f32>(device, m, n, k, bias, gelu, residual))?);
+                        if device.kind() != DeviceKind::Cpu {
+                            outcomes
+                                .push(with_type!(input, A => case::<A, f16>(device, m, n, k, bias, gelu, residual))?);
+                        }
+                    }
+                    Ok(sum(outcomes))
+                }),
+            });
+        }
+    }
+    cases
+}
+
+fn case<A: Float, C: Float>(
+    device: &Device,
+    m: usize,
+    n: usize,
+    k: usize,
+    bias: bool,
+    gelu: bool,
+    residual: bool,
+) -> Result<Outcome, String> {
+    let mut noise = Noise::new(m * 10_007 + n * 101 + k);
+    let a = noise.normal(m * k, 1.0);
+    let w = noise.normal(n * k, 1.0 / (k as f32).sqrt());
+    let shift = noise.normal(n, 0.5);
+    let add = noise.normal(m * n, 1.0);
+    let run = |a: &[f32]| {
+        let (a, w) = (
+            device.upload(&cast::<A>(a))?,
+            device.upload(&cast::<A>(&w))?,
+        );
+        let (shift, add) = (device.upload(&shift)?, device.upload(&add)?);
+        let epilogue = Epilogue {
+            bias: bias.then_some(&shift),
+            gelu,
+            residual: residual.then_some(&add),
+        };
+        let mut c = device.alloc::<C>(m * n)?;
+        matmul(&a, &w, &epilogue, &mut c, m, n)?;
+        c.read()
+    };
+    let got = run(&a).map_err(line)?;
+    let broken = if m > 0 {
+        let mut wrong = a.clone();
+        wrong.chunks_mut(k).for_each(|row| row[k - 8..].fill(0.0));
+        Some(run(&wrong).map_err(line)?)
+    } else {
+        None
+    };
+    let (shift, add) = (bias.then_some(&shift[..]), residual.then_some(&add[..]));
+    let want = reference::<f64>(&a, &w, shift, gelu, add, n);
+    let bound = error_bound(
+        &a,
+        &w,
+        shift,
+        gelu,
+        add,
+        n,
+        size_of::<C>(),
+        &rounding(device),
+    );
+    judge(&got, broken.as_deref(), &want, &bound)
+}
