@@ -1,7 +1,42 @@
-//! placeholder
+//! Hand-written GPU kernels for dense retrieval and its verification, and the encoder that runs on them.
+//!
+//! ```text
+//! text -> tokens -> encoder -> embeddings -> cosine top-k -> metrics -> report
+//! ```
+//!
+//! * [`device`]: a [`Device`] is the CPU, an NVIDIA GPU (hand-written PTX, the driver alone) or a Vulkan/Metal adapter
+//!   (hand-written WGSL); one API, no fallback in silence.
+//! * [`ops`]: the operators, each with its definition, a reference in f64, a derived error bound and its kernels.
+//! * [`encoder`]: BERT-family sentence encoders from the usual model folder.
+//! * [`score`]: [`score::VectorIndex`], exact cosine search over an f16 corpus.
+//! * [`text`], [`data`], [`metrics`]: tokens, collections and ranking metrics; they know no device.
+//! * [`study`]: the experiments, as `run-study` runs them.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use nearmiss::{Device, encoder::{Encoder, LoadOptions}, score::VectorIndex, text::TextKind};
+//!
+//! let device = Device::auto(nearmiss::ops::RETRIEVAL);
+//! let encoder = Encoder::load(Path::new("all-MiniLM-L6-v2"), &device, LoadOptions::default())?;
+//! let mut index = VectorIndex::new(&device, encoder.width())?;
+//! index.append(&encoder.embed(&["the dog bites the man", "a quiet street"], TextKind::Document)?)?;
+//! let query = encoder.embed(&["who bites the man?"], TextKind::Query)?;
+//! println!("{:?}", index.search(&query, 1, None)?);
+//! # Ok::<(), nearmiss::Error>(())
+//! ```
+//!
+//! Dependencies point one way: `error <- device <- ops <- {encoder, score} <- study`.
+
+pub mod data;
 pub mod device;
+pub mod encoder;
 pub mod error;
+pub mod metrics;
 pub mod ops;
+pub mod score;
+pub mod study;
 pub mod template;
+pub mod text;
+
 pub use device::{Device, DeviceKind};
 pub use error::{Error, Result};

@@ -3,9 +3,12 @@
 use std::any::Any;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::f16;
+use memmap2::Mmap;
 
+use super::cpu::HostMemory;
 use super::{Backend, Device, Memory, Storage, each_backend_pair};
 use crate::error::{Error, Result};
 
@@ -92,7 +95,7 @@ pub struct Buffer<T: Element> {
     device: Device,
     /// `Some` until dropped.
     storage: Option<Storage>,
-    /// Bytes really taken from the allocator.
+    /// Bytes really taken from the allocator; 0 for a mapped file.
     size: u64,
     len: usize,
     element: PhantomData<T>,
@@ -122,6 +125,25 @@ impl Device {
         let mut buffer = self.alloc(data.len())?;
         buffer.write(0, data)?;
         Ok(buffer)
+    }
+}
+
+impl Device {
+    /// `len` elements of a mapped file from byte `offset`, read in place; `None` on a device that cannot (any GPU), or
+    /// where they are not aligned or not all there.
+    pub(crate) fn map_host<T: Element>(&self, map: &Arc<Mmap>, offset: usize, len: usize) -> Option<Buffer<T>> {
+        let bytes = map.get(offset..offset + len * size_of::<T>())?;
+        let aligned = bytes.as_ptr().align_offset(align_of::<T>()) == 0;
+        if !aligned || !matches!(self.backend(), Backend::Cpu(_)) {
+            return None;
+        }
+        Some(Buffer {
+            device: self.clone(),
+            storage: Some(Storage::Cpu(HostMemory::Mapped { map: map.clone(), offset })),
+            size: 0,
+            len,
+            element: PhantomData,
+        })
     }
 }
 
@@ -270,7 +292,7 @@ impl<T: Element> Buffer<T> {
     /// The elements on the CPU device.
     pub(crate) fn host(&self) -> &[T] {
         match self.storage() {
-            Storage::Cpu(s) => &bytemuck::cast_slice(s.bytes())[..self.len],
+            Storage::Cpu(s) => bytemuck::cast_slice(&s.bytes()[..self.len * size_of::<T>()]),
             _ => unreachable!("only CPU code paths look into a buffer"),
         }
     }
@@ -279,7 +301,7 @@ impl<T: Element> Buffer<T> {
     pub(crate) fn host_mut(&mut self) -> &mut [T] {
         let len = self.len;
         match self.storage.as_mut() {
-            Some(Storage::Cpu(s)) => &mut bytemuck::cast_slice_mut(s.bytes_mut())[..len],
+            Some(Storage::Cpu(s)) => &mut bytemuck::cast_slice_mut(s.bytes_mut().expect("mapped buffers are never written"))[..len],
             _ => unreachable!("only CPU code paths look into a buffer"),
         }
     }
@@ -334,7 +356,8 @@ impl<T: Element> Buffer<T> {
 
 impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if let Some(storage) = self.storage.take() {
+        // A mapped file (size 0) is not the allocator's.
+        if let Some(storage) = self.storage.take().filter(|_| self.size > 0) {
             let unwanted = self.device.lock_pool().give_back(self.size, storage);
             drop(unwanted);
         }

@@ -340,6 +340,14 @@ impl Device {
         }
     }
 
+    /// `true` for a device that claims to be a GPU and runs on the processor.
+    pub fn is_software(&self) -> bool {
+        match self.backend() {
+            Backend::Wgpu(d) => d.is_software(),
+            _ => false,
+        }
+    }
+
     /// Allocator statistics: bytes in live buffers now and at most, bytes kept for reuse.
     pub fn memory(&self) -> MemoryStats {
         self.lock_pool().stats()

@@ -53,6 +53,8 @@ pub struct Shard<'a> {
     pub rows: &'a Buffer<f16>,
     /// `[n]`, from [`inverse_norms`].
     pub inverse_norms: &'a Buffer<f32>,
+    /// Rows in use; the buffers may be longer.
+    pub n: usize,
 }
 
 /// The result of a search, best first.
@@ -141,13 +143,13 @@ impl Search<'_> {
     fn placed(&self) -> impl Iterator<Item = (usize, &Shard<'_>)> {
         self.shards.iter().scan(0, |next, shard| {
             let base = *next;
-            *next += shard.inverse_norms.len();
+            *next += shard.n;
             Some((base, shard))
         })
     }
 
     fn rows(&self) -> usize {
-        self.shards.iter().map(|s| s.inverse_norms.len()).sum()
+        self.shards.iter().map(|s| s.n).sum()
     }
 }
 
@@ -170,7 +172,7 @@ impl Search<'_> {
 /// let mut norms = cpu.alloc(3)?;
 /// inverse_norms(&rows, 8, &mut norms)?;
 /// let query = cpu.upload(&[0.1f32, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0])?;
-/// let shard = Shard { rows: &rows, inverse_norms: &norms };
+/// let shard = Shard { rows: &rows, inverse_norms: &norms, n: 3 };
 /// let found = cosine_topk(&query, 8, &[shard], None, 2)?;
 /// assert_eq!(found.ids, [2, 0]);
 /// # Ok::<(), nearmiss::Error>(())
@@ -196,9 +198,9 @@ pub fn cosine_topk(
         return Err(Error::shape(SPEC.name, "k", "at least 1", k));
     }
     for shard in shards {
-        let n = shard.inverse_norms.len();
-        check(SPEC.name, "rows", shard.rows, n * d, &device)?;
-        check(SPEC.name, "inverse_norms", shard.inverse_norms, n, &device)?;
+        let (rows, norms) = (shard.rows, shard.inverse_norms);
+        check(SPEC.name, "rows", rows, rows.len().max(shard.n * d), &device)?;
+        check(SPEC.name, "inverse_norms", norms, norms.len().max(shard.n), &device)?;
     }
     let search = Search {
         queries,
@@ -382,7 +384,7 @@ fn cpu(search: &Search<'_>, found: &mut TopK) {
     let filter = search.filter.map(|f| f.host());
     let mut blocks: Vec<(usize, &Shard<'_>, Range<usize>)> = Vec::new();
     for (base, shard) in search.placed() {
-        let n = shard.inverse_norms.len();
+        let n = shard.n;
         blocks.extend(
             (0..n)
                 .step_by(CPU_BLOCK)
@@ -646,7 +648,7 @@ fn search_tile(
     };
     let mut seen = 0;
     for (base, shard) in search.placed() {
-        let n = shard.inverse_norms.len();
+        let n = shard.n;
         let mut start = 0;
         while start < n {
             let rows = if growing {
@@ -749,6 +751,7 @@ mod tests {
         let shard = Shard {
             rows: &rows,
             inverse_norms: &norms,
+            n: 2,
         };
         let filter = cpu.upload(&[0b10u32]).unwrap();
         let found = cosine_topk(&query, 8, &[shard], Some(&filter), 3).unwrap();

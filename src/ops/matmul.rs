@@ -536,10 +536,7 @@ fn cuda<C: Float>(
         );
         return Err(SPEC.unsupported(c.device(), &why));
     }
-    let optional = |buffer: Option<&Buffer<f32>>| match buffer {
-        Some(buffer) => Arg::Buffer(buffer.bind()),
-        None => Arg::Null,
-    };
+    let optional = |binding: Option<_>| binding.map_or(Arg::Null, Arg::Buffer);
     dev.launch(&Launch {
         source: PTX,
         entry: "matmul",
@@ -547,8 +544,8 @@ fn cuda<C: Float>(
         args: &[
             Arg::Buffer(a.bind()),
             Arg::Buffer(w.bind()),
-            optional(epilogue.bias),
-            optional(epilogue.residual),
+            optional(epilogue.bias.map(|b| b.bind())),
+            optional(epilogue.residual.map(|b| b.bind())),
             Arg::Buffer(c.bind_mut()),
             Arg::U32(dims.m as u32),
             Arg::U32(dims.n as u32),
@@ -563,6 +560,20 @@ fn cuda<C: Float>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ptx_tiles_are_those_of_the_kernel() {
+        for tile in PTX_TILES {
+            let variant = tile.variant(&epilogue_variant(false, false, false), "f32");
+            let kernel = crate::template::expand(PTX, &variant).unwrap().text;
+            // The block size, and the offset at which the last slot of shared memory wraps round to the first.
+            assert!(kernel.contains(&format!(".maxntid {}, 1, 1\n", tile.threads)));
+            assert!(kernel.contains(&format!("%r_use, {};\n", tile.shared_bytes)));
+        }
+        let dims = |m| Dims { m, n: 384, k: 384 };
+        assert_eq!(PtxTile::choose(dims(128 * 44), 132).side, 128);
+        assert_eq!(PtxTile::choose(dims(128 * 43), 132).side, 64);
+    }
 
     #[test]
     fn erf_matches_known_values() {

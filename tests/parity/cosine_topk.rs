@@ -192,10 +192,7 @@ impl Corpus {
     fn shards(&self) -> Vec<Shard<'_>> {
         self.pieces
             .iter()
-            .map(|(rows, inverse_norms)| Shard {
-                rows,
-                inverse_norms,
-            })
+            .map(|(rows, inverse_norms)| Shard { rows, inverse_norms, n: inverse_norms.len() })
             .collect()
     }
 }

@@ -1,0 +1,242 @@
+//! What a model folder says about an encoder: sizes, pooling, normalisation.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::ops::pool::Pooling;
+
+/// Sizes of a BERT encoder, from `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BertConfig {
+    /// Rows of the word table.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Transformer layers.
+    pub n_layers: usize,
+    /// Attention heads; `d_model / n_heads` is the head dimension.
+    pub n_heads: usize,
+    /// Inner width of the feed-forward part.
+    pub d_ff: usize,
+    /// Rows of the position table: the longest text in tokens.
+    pub max_positions: usize,
+    /// Rows of the token-type table.
+    pub token_types: usize,
+    /// Added to the variance in every layer norm.
+    pub layer_norm_eps: f32,
+}
+
+impl BertConfig {
+    /// Dimensions of one head.
+    pub fn head_dim(&self) -> usize {
+        self.d_model / self.n_heads
+    }
+
+    /// FLOP of a forward pass over texts of these lengths (matrix products and attention).
+    pub fn flop(&self, lengths: impl IntoIterator<Item = usize>) -> u64 {
+        let (d, ff) = (self.d_model as u64, self.d_ff as u64);
+        let per_token = 2 * self.n_layers as u64 * (4 * d * d + 2 * d * ff);
+        let per_pair = 4 * self.n_layers as u64 * d;
+        lengths
+            .into_iter()
+            .map(|l| l as u64)
+            .map(|l| per_token * l + per_pair * l * l)
+            .sum()
+    }
+}
+
+/// How token vectors become an embedding, from `modules.json` and the pooling module's `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolingConfig {
+    /// Mean of all tokens or first token.
+    pub pooling: Pooling,
+    /// Whether embeddings get unit length.
+    pub normalize: bool,
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    model_type: Option<String>,
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "two")]
+    type_vocab_size: usize,
+    #[serde(default = "bert_eps")]
+    layer_norm_eps: f32,
+    hidden_act: Option<String>,
+    position_embedding_type: Option<String>,
+}
+
+fn two() -> usize {
+    2
+}
+
+fn bert_eps() -> f32 {
+    1e-12
+}
+
+#[derive(Deserialize)]
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct RawPooling {
+    #[serde(default)]
+    pooling_mode_cls_token: bool,
+    #[serde(default)]
+    pooling_mode_mean_tokens: bool,
+    #[serde(default)]
+    pooling_mode: Option<String>,
+}
+
+fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_str(&text).map_err(|e| Error::input(path, format!("not the expected JSON: {e}")))
+}
+
+/// Reads `config.json` of the model folder.
+///
+/// # Errors
+/// [`Error::Io`] if it is missing, [`Error::Input`] if it is no BERT of a form that this crate computes.
+pub fn read_config(folder: &Path) -> Result<BertConfig> {
+    let path = folder.join("config.json");
+    let raw: RawConfig = read_json(&path)?;
+    let refuse = |what: String| Err(Error::input(&path, what));
+    if let Some(kind) = raw.model_type.as_deref().filter(|kind| *kind != "bert") {
+        return refuse(format!("model_type is `{kind}`; only `bert` encoders are supported"));
+    }
+    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "gelu") {
+        return refuse(format!("hidden_act is `{act}`; only `gelu` (the exact one) is supported"));
+    }
+    if let Some(kind) = raw.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
+        return refuse(format!("position_embedding_type is `{kind}`; only `absolute` is supported"));
+    }
+    let (d, heads) = (raw.hidden_size, raw.num_attention_heads);
+    if heads == 0 || d % heads != 0 || (d / heads) % 32 != 0 {
+        return refuse(format!(
+            "hidden_size {d} over {heads} heads: the head dimension must be a multiple of 32"
+        ));
+    }
+    if raw.intermediate_size % 8 != 0 {
+        return refuse(format!("intermediate_size {} is not a multiple of 8", raw.intermediate_size));
+    }
+    if raw.vocab_size == 0 || raw.max_position_embeddings < 3 || raw.type_vocab_size == 0 {
+        return refuse("vocab_size, max_position_embeddings or type_vocab_size is too small".into());
+    }
+    Ok(BertConfig {
+        vocab: raw.vocab_size,
+        d_model: d,
+        n_layers: raw.num_hidden_layers,
+        n_heads: heads,
+        d_ff: raw.intermediate_size,
+        max_positions: raw.max_position_embeddings,
+        token_types: raw.type_vocab_size,
+        layer_norm_eps: raw.layer_norm_eps,
+    })
+}
+
+/// Reads the published pooling of a model folder. A folder without `modules.json` is a bare transformer: mean pooling
+/// without normalisation, as sentence-transformers treats it.
+///
+/// # Errors
+/// [`Error::Input`] for modules or pooling modes that this crate does not compute.
+pub fn read_pooling(folder: &Path) -> Result<PoolingConfig> {
+    let path = folder.join("modules.json");
+    let mut config = PoolingConfig {
+        pooling: Pooling::Mean,
+        normalize: false,
+    };
+    if !path.exists() {
+        return Ok(config);
+    }
+    for module in read_json::<Vec<Module>>(&path)? {
+        match module.kind.rsplit('.').next().unwrap_or_default() {
+            "Transformer" => {}
+            "Normalize" => config.normalize = true,
+            "Pooling" => config.pooling = read_pooling_mode(&folder.join(module.path).join("config.json"))?,
+            other => {
+                return Err(Error::input(
+                    &path,
+                    format!("module `{other}` is not supported (Transformer, Pooling and Normalize are)"),
+                ));
+            }
+        }
+    }
+    Ok(config)
+}
+
+fn read_pooling_mode(path: &PathBuf) -> Result<Pooling> {
+    let raw: RawPooling = read_json(path)?;
+    let mode = raw.pooling_mode.as_deref();
+    let mean = raw.pooling_mode_mean_tokens || mode == Some("mean");
+    let first = raw.pooling_mode_cls_token || mode == Some("cls");
+    match (mean, first) {
+        (true, false) => Ok(Pooling::Mean),
+        (false, true) => Ok(Pooling::First),
+        _ => Err(Error::input(path, "exactly one of mean and cls pooling must be on; no other mode is supported")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    const CONFIG: &str = r#"{"model_type": "bert", "vocab_size": 10, "hidden_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 128, "max_position_embeddings": 16, "hidden_act": "gelu"}"#;
+
+    #[test]
+    fn reads_sizes_and_refuses_what_it_cannot_compute() {
+        let dir = folder(&[("config.json", CONFIG)]);
+        let config = read_config(dir.path()).unwrap();
+        assert_eq!((config.head_dim(), config.layer_norm_eps), (32, 1e-12));
+        for (from, to, needle) in [
+            ("\"bert\"", "\"roberta\"", "model_type is `roberta`"),
+            ("\"gelu\"", "\"relu\"", "hidden_act is `relu`"),
+            (": 64", ": 60", "multiple of 32"),
+            ("\"vocab_size\": 10,", "", "vocab_size"),
+        ] {
+            let dir = folder(&[("config.json", &CONFIG.replace(from, to))]);
+            let error = read_config(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(needle) && error.contains("config.json"), "{error}");
+        }
+        let empty = folder(&[]);
+        assert!(read_config(empty.path()).unwrap_err().to_string().starts_with("cannot read"));
+    }
+
+    #[test]
+    fn reads_pooling() {
+        let modules = r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
+            {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+        let cls = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
+        let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", cls)]);
+        let read = read_pooling(dir.path()).unwrap();
+        assert_eq!(read, PoolingConfig { pooling: Pooling::First, normalize: true });
+        let both = cls.replace("false", "true");
+        let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", &both)]);
+        assert!(read_pooling(dir.path()).is_err());
+        let dense = modules.replace("models.Normalize", "models.Dense");
+        let dir = folder(&[("modules.json", &dense), ("1_Pooling/config.json", cls)]);
+        assert!(read_pooling(dir.path()).unwrap_err().to_string().contains("`Dense`"));
+        assert!(!read_pooling(folder(&[]).path()).unwrap().normalize);
+    }
+}

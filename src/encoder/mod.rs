@@ -1,0 +1,232 @@
+//! The text encoder: BERT-family sentence encoders on our own operators.
+//!
+//! ```text
+//! texts -> Tokenizer -> packed batches -> embedding, n x (attention, feed-forward) -> token vectors -> pool -> embeddings
+//! ```
+//!
+//! [`Encoder::load`] reads the usual model folder (see [`config`]); [`Encoder::encode`] streams any number of texts
+//! through in batches that hold a budget of tokens, never padded; [`Encoder::token_vectors`] gives the last layer
+//! itself. Published pooling, normalisation, length limit and prompts are honoured.
+
+pub mod config;
+mod forward;
+mod params;
+
+use std::path::Path;
+
+use half::f16;
+
+pub use config::{BertConfig, PoolingConfig};
+pub use forward::{Observer, Stage};
+
+use crate::device::{Buffer, Device, DeviceKind};
+use crate::error::{Error, Result};
+use crate::ops::{Packing, pool};
+use crate::text::{PackedBatch, TextKind, Tokenizer, pack, plan_batches};
+use params::Params;
+
+/// Texts tokenised and batched together: enough that texts of like length meet, few enough that memory stays small.
+const WINDOW: usize = 2048;
+
+/// A text encoder on a device.
+pub struct Encoder {
+    device: Device,
+    config: BertConfig,
+    pooling: PoolingConfig,
+    tokenizer: Tokenizer,
+    weights: Weights,
+    token_budget: usize,
+}
+
+/// The weights in the device's activation type.
+enum Weights {
+    F32(Params<f32>),
+    F16(Params<f16>),
+}
+
+/// How an encoder is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// Length limit in tokens; `None` takes the published one.
+    pub max_length: Option<usize>,
+    /// Tokens per batch; `None` takes a value that suits the device.
+    pub token_budget: Option<usize>,
+}
+
+/// What [`Encoder::encode`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeStats {
+    /// Texts encoded.
+    pub texts: usize,
+    /// Their tokens, special ones included.
+    pub tokens: usize,
+    /// Texts cut at the length limit.
+    pub truncated: usize,
+    /// Texts without any character but white space; they are encoded as their special tokens alone.
+    pub empty: usize,
+}
+
+impl Encoder {
+    /// Reads a model folder onto `device`.
+    ///
+    /// # Errors
+    /// One line naming the file, and the tensor or field in it, for anything missing, damaged or unsupported.
+    pub fn load(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::input(folder, "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors"));
+        }
+        let config = config::read_config(folder)?;
+        let pooling = config::read_pooling(folder)?;
+        let tokenizer = Tokenizer::load(folder, options.max_length)?;
+        let half = device.kind() != DeviceKind::Cpu;
+        let weights = if half {
+            Weights::F16(Params::load(folder, &config, device)?)
+        } else {
+            Weights::F32(Params::load(folder, &config, device)?)
+        };
+        Ok(Encoder {
+            token_budget: options.token_budget.unwrap_or(default_budget(device)),
+            device: device.clone(),
+            config,
+            pooling,
+            tokenizer,
+            weights,
+        })
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &BertConfig {
+        &self.config
+    }
+
+    /// Its pooling.
+    pub fn pooling(&self) -> PoolingConfig {
+        self.pooling
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Width of embeddings and token vectors.
+    pub fn width(&self) -> usize {
+        self.config.d_model
+    }
+
+    /// Encodes `texts` in order. `sink` gets the embeddings in pieces: the number of the first text and the rows
+    /// `[n, d]` from there on; `progress` hears how many texts and tokens are done.
+    ///
+    /// Memory: one batch's activations and one piece of embeddings, whatever the number of texts. If the device runs
+    /// out of memory the batch is halved and tried again.
+    ///
+    /// # Errors
+    /// What the device or `sink` report; [`Error::Invalid`] naming the first text whose embedding is not finite.
+    pub fn encode<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        kind: TextKind,
+        mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<EncodeStats> {
+        let d = self.width();
+        let mut stats = EncodeStats::default();
+        let mut budget = self.token_budget;
+        for (first, window) in (0..).step_by(WINDOW).zip(texts.chunks(WINDOW)) {
+            let tokenized = self.tokenizer.encode_kind(window, kind)?;
+            let tokens = &tokenized.ids;
+            stats.truncated += tokenized.n_truncated;
+            stats.empty += window.iter().filter(|t| t.as_ref().trim().is_empty()).count();
+            let lengths = tokenized.lengths();
+            let mut rows = vec![0f32; window.len() * d];
+            // A stack, so that a batch that does not fit can be replaced by its halves.
+            let mut todo = plan_batches(&lengths, budget, usize::MAX);
+            todo.reverse();
+            while let Some(which) = todo.pop() {
+                let batch = pack(tokens, &which);
+                let pooled = match self.pooled(&batch) {
+                    Err(Error::OutOfMemory { .. }) if which.len() > 1 => {
+                        budget = (budget / 2).max(1);
+                        let (a, b) = which.split_at(which.len() / 2);
+                        todo.extend([b.to_vec(), a.to_vec()]);
+                        continue;
+                    }
+                    other => other?,
+                };
+                for (row, &text) in pooled.chunks_exact(d).zip(&which) {
+                    if row.iter().any(|v| !v.is_finite()) {
+                        return Err(Error::Invalid(format!(
+                            "text {} got an embedding that is not finite on {}: its activations overflow; try --device cpu",
+                            first + text,
+                            self.device.name()
+                        )));
+                    }
+                    rows[text * d..][..d].copy_from_slice(row);
+                }
+                stats.texts += which.len();
+                stats.tokens += batch.n_tokens();
+                progress(stats.texts, stats.tokens);
+            }
+            sink(first, &rows)?;
+        }
+        Ok(stats)
+    }
+
+    /// [`Encoder::encode`] into one piece, `[n, d]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], kind: TextKind) -> Result<Vec<f32>> {
+        let mut all = Vec::with_capacity(texts.len() * self.width());
+        self.encode(texts, kind, |_, rows| {
+            all.extend_from_slice(rows);
+            Ok(())
+        }, |_, _| {})?;
+        Ok(all)
+    }
+
+    /// The last layer's token vectors of a packed batch, `[t, d]` on the device, with their packing. `observe` is
+    /// shown the residual stream after the embedding and after every layer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for ids or lengths beyond the model's tables, or what the device reports.
+    pub fn token_vectors(&self, batch: &PackedBatch, observe: Option<Observer<'_>>) -> Result<(Buffer<f32>, Packing)> {
+        // A GPU cannot report an index out of its table, so it is checked here.
+        let check = |what, values: &[u32], limit: usize| match values.iter().max() {
+            Some(&max) if max as usize >= limit => Err(Error::shape("embedding", what, format!("below {limit}"), max)),
+            _ => Ok(()),
+        };
+        check("ids", &batch.ids, self.config.vocab)?;
+        check("positions", &batch.positions, self.config.max_positions)?;
+        let packing = Packing::new(&self.device, batch.offsets.clone())?;
+        let (ids, positions, config) = (&batch.ids, &batch.positions, &self.config);
+        let h = match &self.weights {
+            Weights::F32(params) => forward::forward(params, config, ids, positions, &packing, observe),
+            Weights::F16(params) => forward::forward(params, config, ids, positions, &packing, observe),
+        }?;
+        Ok((h, packing))
+    }
+
+    /// The embeddings of a packed batch, `[n, d]`.
+    fn pooled(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+        let (h, packing) = self.token_vectors(batch, None)?;
+        let mut out = self.device.alloc::<f32>(packing.texts() * self.width())?;
+        pool(&h, &packing, self.pooling.pooling, self.pooling.normalize, &mut out)?;
+        out.read()
+    }
+}
+
+/// Tokens per batch that keep a device busy: on the CPU few, so that activations stay in cache; on a GPU many, so
+/// that launches do not show; on a software adapter few again.
+fn default_budget(device: &Device) -> usize {
+    match device.kind() {
+        DeviceKind::Cpu => 2048,
+        _ if device.is_software() => 1024,
+        _ => 32_768,
+    }
+}

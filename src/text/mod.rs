@@ -1,0 +1,14 @@
+//! From text to packed batches of token ids: `texts -> Tokenizer -> Vec<Vec<u32>> -> plan_batches, pack -> PackedBatch`.
+//!
+//! * [`Tokenizer`] reads the tokenizer of a model folder, settles the length limit, applies the model's prompts and
+//!   tokenises many texts at once on all cores.
+//! * [`batch`] turns the token lists into batches without padding: texts of like length go together, and a batch holds
+//!   as many texts as fit a budget of tokens.
+//!
+//! Nothing here knows of a device; what comes next is the encoder.
+
+pub mod batch;
+pub mod tokenizer;
+
+pub use batch::{PackedBatch, pack, plan_batches};
+pub use tokenizer::{Prompts, TextKind, Tokenized, Tokenizer};

@@ -1,0 +1,610 @@
+//! The tokenizer of a model folder: texts in, token ids with special tokens out.
+//!
+//! [`Tokenizer::load`] reads `tokenizer.json` and takes from it the vocabulary and the rules alone: the padding and
+//! the truncation that such files carry are leftovers of the machine that wrote them (all-MiniLM-L6-v2 says 128 there
+//! and 256 in `sentence_bert_config.json`), so padding is switched off and the length limit is set here.
+//!
+//! A limit of `L` tokens keeps the first `L - 2` word pieces of a text between `[CLS]` and `[SEP]`. It is, in this
+//! order: the caller's; `max_seq_length` of `sentence_bert_config.json`; `model_max_length` of
+//! `tokenizer_config.json`, unless that is the huge number which stands for "none"; `max_position_embeddings` of
+//! `config.json`. The last is also the most that any limit can be, since the model has no further positions.
+//!
+//! What sentence-transformers does to a text before tokenising is done here as well: the model's prompt is put before
+//! it ([`Prompts`]), white space around it goes, and it is lower-cased if `do_lower_case` asks for that. An empty text
+//! has its special tokens, so it has an embedding like any other.
+//!
+//! Texts are tokenised in parallel in the current rayon pool, one text per task. The `tokenizers` crate's own
+//! parallelism is not used, hence `TOKENIZERS_PARALLELISM` changes nothing and a thread limit set on the pool holds.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde_json::Value;
+use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+
+use crate::error::{Error, Result};
+
+/// What a text is to the model, which decides the prompt put before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TextKind {
+    /// Just a text: no prompt.
+    #[default]
+    Plain,
+    /// A question put to the index.
+    Query,
+    /// A passage of the index.
+    Document,
+}
+
+/// The strings that a model wants before its texts, from `config_sentence_transformers.json`.
+///
+/// A query takes the prompt named `query`; a document takes `document`, `passage` or `corpus`, whichever is there
+/// first; both fall back on the one that `default_prompt_name` names. Without any of these there is no prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Prompts {
+    /// Put before a query, for example `"query: "`; empty for none.
+    pub query: String,
+    /// Put before a document; empty for none.
+    pub document: String,
+}
+
+impl Prompts {
+    /// Reads the prompts of a model folder; a folder without the file has none.
+    ///
+    /// # Errors
+    ///
+    /// A file that is not JSON, a prompt that is not a string, or a default name that no prompt has.
+    pub fn load(model_dir: &Path) -> Result<Self> {
+        let path = model_dir.join("config_sentence_transformers.json");
+        let Some(config) = read_json(&path)? else {
+            return Ok(Self::default());
+        };
+        let prompts = match &config["prompts"] {
+            Value::Null => None,
+            Value::Object(map) => Some(map),
+            _ => {
+                return Err(Error::input(
+                    path,
+                    "`prompts` must be an object of name and string",
+                ));
+            }
+        };
+        let named = |name: &str| -> Result<Option<String>> {
+            match prompts.and_then(|map| map.get(name)) {
+                None | Some(Value::Null) => Ok(None),
+                Some(Value::String(prompt)) => Ok(Some(prompt.clone())),
+                Some(other) => Err(Error::input(
+                    &path,
+                    format!("prompt `{name}` must be a string, got {other}"),
+                )),
+            }
+        };
+        let default = match config["default_prompt_name"].as_str() {
+            None => None,
+            Some(name) => Some(named(name)?.ok_or_else(|| {
+                Error::input(
+                    &path,
+                    format!("`default_prompt_name` is `{name}`, but `prompts` has no such prompt; add it or remove the name"),
+                )
+            })?),
+        };
+        let first = |names: &[&str]| -> Result<String> {
+            for name in names {
+                if let Some(prompt) = named(name)? {
+                    return Ok(prompt);
+                }
+            }
+            Ok(default.clone().unwrap_or_default())
+        };
+        Ok(Self {
+            query: first(&["query"])?,
+            document: first(&["document", "passage", "corpus"])?,
+        })
+    }
+
+    /// The prompt of this kind of text, possibly empty.
+    pub fn of(&self, kind: TextKind) -> &str {
+        match kind {
+            TextKind::Plain => "",
+            TextKind::Query => &self.query,
+            TextKind::Document => &self.document,
+        }
+    }
+}
+
+/// Token ids of a list of texts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokenized {
+    /// Per text, its ids with special tokens: at least one, at most the length limit.
+    pub ids: Vec<Vec<u32>>,
+    /// How many of the texts were longer than the limit and lost their end.
+    pub n_truncated: usize,
+}
+
+impl Tokenized {
+    /// Tokens of each text, as [`super::plan_batches`] wants them.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.ids.iter().map(Vec::len).collect()
+    }
+}
+
+/// A model's tokenizer with its length limit and prompts.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    max_length: usize,
+    n_special: usize,
+    lower_case: bool,
+    prompts: Prompts,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of `model_dir`; `max_length` (tokens, special ones included) overrides the folder's limit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for a limit that leaves no room for a word or that the model has no positions for;
+    /// [`Error::Input`] for a folder without `tokenizer.json`, a file that cannot be parsed, no limit anywhere, a
+    /// tokenizer that adds no special tokens, or one whose ids go beyond the model's vocabulary.
+    pub fn load(model_dir: impl AsRef<Path>, max_length: Option<usize>) -> Result<Self> {
+        let model_dir = model_dir.as_ref();
+        let path = model_dir.join("tokenizer.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::input(
+                    model_dir,
+                    "has no tokenizer.json; give a folder that holds a whole model, or save its fast tokenizer there (`save_pretrained` of transformers writes the file)",
+                ));
+            }
+            Err(e) => return Err(Error::io("read", path, e)),
+        };
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
+            Error::input(
+                &path,
+                format!(
+                    "not a tokenizer that can be read ({}); save the model's fast tokenizer again",
+                    one_line(&e.to_string())
+                ),
+            )
+        })?;
+        let fail = |e: tokenizers::Error| Error::input(&path, one_line(&e.to_string()));
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(fail)?;
+
+        let n_special = inner.encode_fast("", true).map_err(fail)?.len();
+        if n_special == 0 {
+            return Err(Error::input(
+                &path,
+                "adds no special tokens, so that an empty text would have no tokens at all; a tokenizer of the BERT kind, which adds [CLS] and [SEP], is needed",
+            ));
+        }
+
+        let config_path = model_dir.join("config.json");
+        let config = read_json(&config_path)?.unwrap_or(Value::Null);
+        if let Some(vocab) = size(&config["vocab_size"]) {
+            let largest = inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+            if largest >= vocab {
+                return Err(Error::input(
+                    &path,
+                    format!(
+                        "has token id {largest}, but the model's vocabulary ends at {} (`vocab_size` {vocab} in config.json); the two files belong to different models",
+                        vocab - 1
+                    ),
+                ));
+            }
+        }
+
+        let sentence_config =
+            read_json(&model_dir.join("sentence_bert_config.json"))?.unwrap_or(Value::Null);
+        let positions = size(&config["max_position_embeddings"]);
+        let max_length = match max_length {
+            Some(wanted) => {
+                if let Some(positions) = positions
+                    && wanted > positions
+                {
+                    return Err(Error::Usage(format!(
+                        "a length limit of {wanted} tokens is more than the {positions} positions of the model in {}; give --max-length {positions} or less",
+                        model_dir.display()
+                    )));
+                }
+                if wanted <= n_special {
+                    return Err(Error::Usage(format!(
+                        "a length limit of {wanted} tokens leaves no room for text beside the {n_special} special tokens; give --max-length {} or more",
+                        n_special + 1
+                    )));
+                }
+                wanted
+            }
+            None => {
+                let tokenizer_config =
+                    read_json(&model_dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+                // "No limit" is written as 10^30 there; nothing near a million is a length that a model has.
+                let tokenizer_limit =
+                    size(&tokenizer_config["model_max_length"]).filter(|&limit| limit < 1_000_000);
+                let limit = size(&sentence_config["max_seq_length"])
+                    .or(tokenizer_limit)
+                    .or(positions)
+                    .ok_or_else(|| {
+                        Error::input(
+                            model_dir,
+                            "states no length limit (`max_seq_length` in sentence_bert_config.json, `model_max_length` in tokenizer_config.json or `max_position_embeddings` in config.json); give one with --max-length",
+                        )
+                    })?;
+                let limit = limit.min(positions.unwrap_or(limit));
+                if limit <= n_special {
+                    return Err(Error::input(
+                        model_dir,
+                        format!(
+                            "its length limit of {limit} tokens leaves no room for text beside the {n_special} special tokens; give one with --max-length"
+                        ),
+                    ));
+                }
+                limit
+            }
+        };
+        inner
+            .with_truncation(Some(TruncationParams {
+                max_length,
+                direction: TruncationDirection::Right,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+            }))
+            .map_err(fail)?;
+
+        Ok(Self {
+            inner,
+            max_length,
+            n_special,
+            lower_case: sentence_config["do_lower_case"].as_bool() == Some(true),
+            prompts: Prompts::load(model_dir)?,
+            path,
+        })
+    }
+
+    /// The same tokenizer with other prompts; [`Prompts::default`] switches them off.
+    pub fn with_prompts(mut self, prompts: Prompts) -> Self {
+        self.prompts = prompts;
+        self
+    }
+
+    /// The prompts in use.
+    pub fn prompts(&self) -> &Prompts {
+        &self.prompts
+    }
+
+    /// The most tokens a text can have, special tokens included.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// How many special tokens are added to every text: 2 for `[CLS]` and `[SEP]`.
+    pub fn n_special(&self) -> usize {
+        self.n_special
+    }
+
+    /// How a token is written, as heat maps label it (`##ing`); `None` for an id that no token has.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Tokenises texts as they are, without a prompt: [`Tokenizer::encode_kind`] for [`TextKind::Plain`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Tokenizer::encode_kind`].
+    pub fn encode_batch(&self, texts: &[impl AsRef<str> + Sync]) -> Result<Tokenized> {
+        self.encode_kind(texts, TextKind::Plain)
+    }
+
+    /// Tokenises texts with the prompt of their kind, in parallel; the result is in the order of `texts`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Input`] with the number of the text (from 1) that the tokenizer's rules could not handle, for example
+    /// a character outside a vocabulary that has no unknown token.
+    pub fn encode_kind(
+        &self,
+        texts: &[impl AsRef<str> + Sync],
+        kind: TextKind,
+    ) -> Result<Tokenized> {
+        let encoded: Vec<(Vec<u32>, bool)> = texts
+            .par_iter()
+            .enumerate()
+            .map(|(i, text)| self.encode(i, text.as_ref(), kind))
+            .collect::<Result<_>>()?;
+        let n_truncated = encoded.iter().filter(|(_, truncated)| *truncated).count();
+        Ok(Tokenized {
+            ids: encoded.into_iter().map(|(ids, _)| ids).collect(),
+            n_truncated,
+        })
+    }
+
+    /// One text: its ids, and whether its end was cut off.
+    fn encode(&self, index: usize, text: &str, kind: TextKind) -> Result<(Vec<u32>, bool)> {
+        // The prompt comes before the white space goes, as in sentence-transformers: what stands between the two
+        // stays, which a byte-level vocabulary can tell.
+        let prompt = self.prompts.of(kind);
+        let mut text = if prompt.is_empty() {
+            Cow::Borrowed(text)
+        } else {
+            Cow::Owned(format!("{prompt}{text}"))
+        };
+        if self.lower_case {
+            text = Cow::Owned(text.to_lowercase());
+        }
+        let encoding = self.inner.encode_fast(trim(&text), true).map_err(|e| {
+            Error::input(
+                &self.path,
+                format!(
+                    "text {} of the list cannot be tokenised: {}",
+                    index + 1,
+                    one_line(&e.to_string())
+                ),
+            )
+        })?;
+        // What truncation cut off is kept by the crate as further encodings, and that is how it shows.
+        let truncated = !encoding.get_overflowing().is_empty();
+        Ok((encoding.get_ids().to_vec(), truncated))
+    }
+}
+
+/// Cuts white space off both ends, with Python's idea of it: the four separators U+001C to U+001F belong to it.
+fn trim(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}
+
+/// A positive whole number of a configuration file; anything else (absent, null, 10^30) is none.
+fn size(value: &Value) -> Option<usize> {
+    value
+        .as_u64()
+        .filter(|&n| n > 0)
+        .and_then(|n| usize::try_from(n).ok())
+}
+
+/// The JSON of a file, `None` where there is no such file.
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", path, e)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::input(path, format!("not valid JSON: {e}")))
+}
+
+/// Line breaks of a foreign message become spaces: errors are one line.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const WORDS: [&str; 12] = [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "##s", "query", ":", "a", "dog",
+    ];
+    const CLS: u32 = 2;
+    const SEP: u32 = 3;
+
+    /// A model folder with an uncased WordPiece tokenizer of [`WORDS`], padding and truncation switched on in the file.
+    fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let vocab: serde_json::Map<String, Value> = WORDS
+            .iter()
+            .enumerate()
+            .map(|(i, word)| (word.to_string(), json!(i)))
+            .collect();
+        let special = |id: usize| json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+        let tokenizer = json!({
+            "version": "1.0",
+            "truncation": {"max_length": 4, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+            "added_tokens": [special(0), special(1), special(2), special(3)],
+            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]}, "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}
+            },
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocab}
+        });
+        let write = |name: &str, value: &Value| {
+            std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+        };
+        write("tokenizer.json", &tokenizer);
+        write(
+            "config.json",
+            &json!({"vocab_size": WORDS.len(), "max_position_embeddings": 32}),
+        );
+        for (name, value) in files {
+            write(name, value);
+        }
+        dir
+    }
+
+    fn error(dir: &Path, max_length: Option<usize>) -> Error {
+        let error = Tokenizer::load(dir, max_length).unwrap_err();
+        assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        error
+    }
+
+    #[test]
+    fn texts_become_ids_with_special_tokens_and_no_padding() {
+        let dir = folder(&[]);
+        let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
+        let texts = ["The cats sat", " \u{1c}\n the\tzebra  ", "", "   "];
+        let out = tokenizer.encode_batch(&texts).unwrap();
+        assert_eq!(
+            out.ids,
+            [
+                vec![CLS, 4, 5, 7, 6, SEP],
+                vec![CLS, 4, 1, SEP],
+                vec![CLS, SEP],
+                vec![CLS, SEP]
+            ]
+        );
+        assert_eq!(out.n_truncated, 0);
+        assert_eq!(out.lengths(), [6, 4, 2, 2]);
+        assert_eq!(tokenizer.token(7).as_deref(), Some("##s"));
+        assert_eq!(tokenizer.token(99), None);
+        assert!(
+            tokenizer
+                .encode_batch(&[] as &[&str])
+                .unwrap()
+                .ids
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn truncation_keeps_the_first_word_pieces_and_is_counted() {
+        let dir = folder(&[]);
+        let tokenizer = Tokenizer::load(dir.path(), Some(5)).unwrap();
+        let texts = ["the cat sat a dog", "the cat sat", "the cat sat a"];
+        let out = tokenizer.encode_batch(&texts).unwrap();
+        assert!(out.ids.iter().all(|ids| *ids == [CLS, 4, 5, 6, SEP]));
+        assert_eq!(out.n_truncated, 2); // the second has exactly five tokens
+    }
+
+    #[test]
+    fn the_limit_comes_from_the_first_file_that_has_one() {
+        let sentence = ("sentence_bert_config.json", json!({"max_seq_length": 20}));
+        let none = ("sentence_bert_config.json", json!({"max_seq_length": null}));
+        let tokenizer = ("tokenizer_config.json", json!({"model_max_length": 24}));
+        let endless = ("tokenizer_config.json", json!({"model_max_length": 1e30}));
+        let beyond = ("sentence_bert_config.json", json!({"max_seq_length": 99}));
+        for (files, limit) in [
+            (vec![sentence, tokenizer.clone()], 20),
+            (vec![none, tokenizer], 24),
+            (vec![endless], 32),
+            (vec![], 32),
+            (vec![beyond], 32),
+        ] {
+            let dir = folder(&files);
+            let loaded = Tokenizer::load(dir.path(), None).unwrap();
+            assert_eq!(loaded.max_length(), limit);
+            let long = vec!["cat"; 50].join(" ");
+            assert_eq!(
+                loaded.encode_batch(&[long]).unwrap().ids[0].len(),
+                limit,
+                "{files:?}"
+            );
+            assert_eq!(
+                Tokenizer::load(dir.path(), Some(32)).unwrap().max_length(),
+                32
+            );
+        }
+    }
+
+    #[test]
+    fn limits_that_make_no_sense_are_refused() {
+        let dir = folder(&[]);
+        for (limit, says) in [(33, "32 positions"), (2, "no room"), (0, "no room")] {
+            let error = error(dir.path(), Some(limit));
+            assert!(matches!(error, Error::Usage(_)), "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        let dir = folder(&[("config.json", json!({}))]);
+        assert!(error(dir.path(), None).to_string().contains("--max-length"));
+        assert!(Tokenizer::load(dir.path(), Some(64)).is_ok());
+    }
+
+    #[test]
+    fn prompts_go_before_their_kind_of_text() {
+        let file = "config_sentence_transformers.json";
+        let ids = |config: Value, kind| {
+            let dir = folder(&[(file, config)]);
+            let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
+            tokenizer.encode_kind(&["cat"], kind).unwrap().ids.remove(0)
+        };
+        let prompts = json!({"prompts": {"query": "query: ", "passage": "the "}});
+        assert_eq!(ids(prompts.clone(), TextKind::Query), [CLS, 8, 9, 5, SEP]);
+        assert_eq!(ids(prompts.clone(), TextKind::Document), [CLS, 4, 5, SEP]);
+        assert_eq!(ids(prompts, TextKind::Plain), [CLS, 5, SEP]);
+        let default = json!({"prompts": {"x": "a "}, "default_prompt_name": "x"});
+        assert_eq!(ids(default, TextKind::Document), [CLS, 10, 5, SEP]);
+        for none in [
+            json!({}),
+            json!({"prompts": {}, "default_prompt_name": null}),
+        ] {
+            assert_eq!(ids(none, TextKind::Query), [CLS, 5, SEP]);
+        }
+        let dir = folder(&[(file, json!({"prompts": {}, "default_prompt_name": "y"}))]);
+        assert!(error(dir.path(), None).to_string().contains("`y`"));
+        let dir = folder(&[(file, json!({"prompts": {"query": 3}}))]);
+        assert!(error(dir.path(), None).to_string().contains("`query`"));
+    }
+
+    #[test]
+    fn lower_casing_is_done_where_the_folder_asks_for_it() {
+        let cased = |lower: bool| {
+            let dir = folder(&[(
+                "sentence_bert_config.json",
+                json!({"max_seq_length": 16, "do_lower_case": lower}),
+            )]);
+            let path = dir.path().join("tokenizer.json");
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(
+                &path,
+                text.replace("\"lowercase\":true", "\"lowercase\":false"),
+            )
+            .unwrap();
+            let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
+            tokenizer.encode_batch(&["CAT"]).unwrap().ids.remove(0)
+        };
+        assert_eq!(cased(true), [CLS, 5, SEP]);
+        assert_eq!(cased(false), [CLS, 1, SEP]);
+    }
+
+    #[test]
+    fn broken_folders_get_one_line_with_the_cure() {
+        let empty = tempfile::tempdir().unwrap();
+        let text = error(empty.path(), None).to_string();
+        assert!(text.contains(empty.path().to_str().unwrap()), "{text}");
+        assert!(text.contains("tokenizer.json"), "{text}");
+
+        let dir = folder(&[("tokenizer.json", json!({"version": "1.0"}))]);
+        assert!(error(dir.path(), None).to_string().contains("tokenizer"));
+
+        let dir = folder(&[("config.json", json!({"vocab_size": 11}))]);
+        let text = error(dir.path(), Some(8)).to_string();
+        assert!(text.contains("token id 11"), "{text}");
+
+        let dir = folder(&[]);
+        std::fs::write(dir.path().join("config.json"), "{\n\"vocab_size\": }").unwrap();
+        let text = error(dir.path(), None).to_string();
+        assert!(text.contains("line 2"), "{text}");
+
+        // Without a template there are no special tokens.
+        let dir = folder(&[]);
+        let path = dir.path().join("tokenizer.json");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        json["post_processor"] = Value::Null;
+        std::fs::write(&path, json.to_string()).unwrap();
+        assert!(
+            error(dir.path(), None)
+                .to_string()
+                .contains("no special tokens")
+        );
+    }
+
+    #[test]
+    fn many_texts_keep_their_order() {
+        let dir = folder(&[]);
+        let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
+        let texts: Vec<String> = (0..500).map(|i| "cat ".repeat(i % 7)).collect();
+        let out = tokenizer.encode_batch(&texts).unwrap();
+        for (i, ids) in out.ids.iter().enumerate() {
+            assert_eq!(ids.len(), 2 + i % 7);
+        }
+    }
+}

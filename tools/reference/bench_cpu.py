@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""How fast the usual Python stack is on this machine's CPU, for comparison on the same machine with the same threads.
+
+encode  sentence-transformers in float32, end to end from text to embedding, texts from files (make_texts.py)
+topk    exact cosine top-k: float32 product with all documents, then
+        numpy: argpartition and a sort of the k;  torch: torch.topk
+
+Every figure is the median of several repeats after a warm-up. One JSON object per line goes to standard output.
+
+    bench_cpu.py --what encode --model MODEL --texts texts-20.txt --texts texts-128.txt --threads 2
+    bench_cpu.py --what topk --threads 2
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Speed of sentence-transformers and NumPy on the CPU.")
+    parser.add_argument("--what", choices=["encode", "topk"], required=True)
+    parser.add_argument("--threads", type=int, default=2, help="threads of every library [2]")
+    parser.add_argument("--repeats", type=int, default=7, help="timed repeats, of which the median counts [7]")
+    parser.add_argument("--model", type=Path, help="model folder (encode)")
+    parser.add_argument("--texts", type=Path, action="append", default=[], help="file, a text a line (encode; repeatable)")
+    parser.add_argument("--batch", type=int, default=32, help="texts per batch (encode) [32]")
+    parser.add_argument("--documents", type=int, default=100_000, help="corpus size (topk) [100000]")
+    parser.add_argument("--width", type=int, default=384, help="embedding width (topk) [384]")
+    parser.add_argument("--queries", type=int, default=32, help="queries per call (topk) [32]")
+    parser.add_argument("--k", type=int, action="append", help="results per query (topk; repeatable) [10 and 100]")
+    a = parser.parse_args()
+    if a.threads < 1 or a.repeats < 1:
+        parser.error("--threads and --repeats must be at least 1")
+    if a.what == "encode" and not (a.model and a.texts):
+        parser.error("--what encode needs --model and --texts")
+    a.k = a.k or [10, 100]
+    if max(a.k) > a.documents or min(a.k) < 1:
+        parser.error("--k must lie between 1 and --documents")
+    return a
+
+
+def timed(function, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls, after one call that is not counted."""
+    function()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def emit(**row) -> None:
+    print(json.dumps(row), flush=True)
+
+
+def spread(seconds: list[float]) -> dict:
+    return {
+        "seconds_median": statistics.median(seconds),
+        "seconds_min": min(seconds),
+        "seconds_max": max(seconds),
+        "repeats": len(seconds),
+    }
+
+
+def encode(a: argparse.Namespace) -> None:
+    import sentence_transformers
+    import torch
+
+    model = sentence_transformers.SentenceTransformer(str(a.model), device="cpu", model_kwargs={"dtype": torch.float32})
+    for path in a.texts:
+        texts = path.read_text(encoding="utf-8").splitlines()
+        if not texts:
+            raise SystemExit(f"{path}: holds no text; write one a line")
+        limit = model.max_seq_length
+        lengths = [len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]]
+        seconds = timed(lambda: model.encode(texts, batch_size=a.batch, show_progress_bar=False), a.repeats)
+        median = statistics.median(seconds)
+        emit(
+            what="encode",
+            program=f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}",
+            model=a.model.resolve().name,
+            texts=path.name,
+            n_texts=len(texts),
+            tokens_mean=statistics.fmean(lengths),
+            batch=a.batch,
+            threads=torch.get_num_threads(),
+            texts_per_s=len(texts) / median,
+            tokens_per_s=sum(lengths) / median,
+            **spread(seconds),
+        )
+
+
+def topk(a: argparse.Namespace) -> None:
+    import numpy as np
+    import torch
+
+    generator = np.random.default_rng(0)
+
+    def unit_rows(n: int) -> np.ndarray:
+        rows = generator.standard_normal((n, a.width), dtype=np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    documents, queries = unit_rows(a.documents), unit_rows(a.queries)
+    documents_t, queries_t = torch.from_numpy(documents), torch.from_numpy(queries)
+
+    def by_numpy(k: int):
+        scores = queries @ documents.T
+        # The k largest in any order, then those k sorted: largest first.
+        candidates = np.argpartition(scores, a.documents - k, axis=1)[:, a.documents - k :]
+        values = np.take_along_axis(scores, candidates, axis=1)
+        order = np.argsort(-values, axis=1)
+        return np.take_along_axis(candidates, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+    def by_torch(k: int):
+        values, ids = torch.topk(queries_t @ documents_t.T, k, dim=1)
+        return ids.numpy(), values.numpy()
+
+    exact = -np.sort(-(queries.astype(np.float64) @ documents.T.astype(np.float64)), axis=1)[:, : max(a.k)]
+    # Both vectors have length one, so a float32 dot product of `width` terms is off by less than width * 2^-24.
+    bound = a.width * 2.0**-24
+    shape = {"documents": a.documents, "width": a.width, "queries": a.queries, "threads": a.threads}
+    versions = {"numpy": np.__version__, "torch": torch.__version__}
+    for program, function in (("numpy", by_numpy), ("torch", by_torch)):
+        for k in a.k:
+            error = float(np.abs(function(k)[1] - exact[:, :k]).max())
+            if error > bound:
+                raise SystemExit(f"{program}, k = {k}: scores are off by {error:.3g}, more than {bound:.3g}")
+            seconds = timed(lambda k=k, function=function: function(k), a.repeats)
+            emit(
+                what="topk",
+                program=f"{program} {versions[program]}",
+                k=k,
+                **shape,
+                queries_per_s=a.queries / statistics.median(seconds),
+                score_error=error,
+                **spread(seconds),
+            )
+    seconds = timed(lambda: queries @ documents.T, a.repeats)
+    gflops = 2e-9 * a.queries * a.documents * a.width / statistics.median(seconds)
+    emit(what="product", program=f"numpy {np.__version__}", **shape, gflop_per_s=gflops, **spread(seconds))
+
+
+def main() -> int:
+    a = arguments()
+    # Read by the libraries when they are loaded, hence the late imports.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(a.threads)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    import torch
+
+    torch.set_num_threads(a.threads)
+    {"encode": encode, "topk": topk}[a.what](a)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
