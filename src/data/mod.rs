@@ -64,6 +64,23 @@ impl<'a> TextLines<'a> {
     }
 }
 
+/// Writes rows of width `d` as a `.npy` file, f32, shape `[n, d]`.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn write_npy(path: &Path, rows: &[f32], d: usize) -> Result<()> {
+    use npyz::WriterBuilder;
+    write_atomically(path, |file| {
+        let mut writer = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(&[(rows.len() / d) as u64, d as u64])
+            .writer(file)
+            .begin_nd()?;
+        writer.extend(rows.iter().copied())?;
+        writer.finish()
+    })
+}
+
 /// Writes `path` so that it is either absent (or as before) or complete: into a temporary file beside it, which is then
 /// renamed. Folders on the way are created.
 pub(crate) fn write_atomically(

@@ -221,6 +221,21 @@ impl Encoder {
     }
 }
 
+/// Tokens per batch whose activations fit `memory` bytes for the model in `folder` on `device`; at least one token.
+///
+/// At its widest a layer holds the residual stream twice, its rounded copies, and either queries, keys, values and
+/// context or the inner feed-forward activations and their product.
+///
+/// # Errors
+/// As [`config::read_config`].
+pub fn token_budget(folder: &Path, device: &Device, memory: u64) -> Result<usize> {
+    let config = config::read_config(folder)?;
+    let act = if device.kind() == DeviceKind::Cpu { 4 } else { 2 };
+    let (d, ff) = (config.d_model as u64, config.d_ff as u64);
+    let per_token = 2 * d * (4 + act) + act * (4 * d).max(ff + d);
+    Ok((memory / per_token).clamp(1, 1 << 20) as usize)
+}
+
 /// Tokens per batch that keep a device busy: on the CPU few, so that activations stay in cache; on a GPU many, so
 /// that launches do not show; on a software adapter few again.
 fn default_budget(device: &Device) -> usize {

@@ -9,6 +9,7 @@
 //! go through a register-tiled product, softmax and a second product. GPUs stream the keys with an online softmax.
 //! Comes after the fused q, k, v projection ([`mod@super::matmul`]), before the output projection.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, FLOATS, OpSpec, Packing, Rounding, TIERS, check, simd, tier_variant};
@@ -313,12 +314,12 @@ fn cpu(qkv: &[f32], offsets: &[u32], n_heads: usize, head_dim: usize, out: &mut 
     texts
         .into_par_iter()
         .for_each_init(Vec::new, |scratch, (qkv, out)| {
-            simd::vectorized(|| one_text(qkv, n_heads, head_dim, out, scratch));
+            one_text(qkv, n_heads, head_dim, out, scratch);
         });
 }
 
 /// All heads of one text.
-#[inline(always)]
+#[multiversion(targets = "simd")]
 fn one_text(qkv: &[f32], n_heads: usize, head_dim: usize, out: &mut [f32], scratch: &mut Vec<f32>) {
     let d = n_heads * head_dim;
     let l = out.len() / d;

@@ -21,6 +21,7 @@ use std::ops::Range;
 use gemm::Parallelism;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, OpSpec, Rounding, TIERS, check, check_width, grid, simd, tier_variant};
@@ -116,8 +117,9 @@ pub fn inverse_norms<T: Float>(rows: &Buffer<T>, d: usize, out: &mut Buffer<f32>
     })
 }
 
+#[multiversion(targets = "simd")]
 fn inverse_norm(row: &[f32]) -> f32 {
-    let norm = simd::vectorized(|| simd::sum(row, |v| v * v)).sqrt();
+    let norm = simd::sum(row, |v| v * v).sqrt();
     if norm > 0.0 { 1.0 / norm } else { 0.0 }
 }
 
@@ -442,6 +444,7 @@ fn cpu(search: &Search<'_>, found: &mut TopK) {
 
 /// Offers `scores[i] * norms[i]`, rows `first + i`, to a candidate list. Sixteen at a time are compared with the
 /// threshold first; almost always none of them reaches it.
+#[multiversion(targets = "simd")]
 fn gate(
     scores: &[f32],
     norms: &[f32],
@@ -450,25 +453,23 @@ fn gate(
     candidates: &mut Candidates,
 ) {
     const GROUP: usize = 16;
-    simd::vectorized(|| {
-        let groups = scores.chunks(GROUP).zip(norms.chunks(GROUP));
-        for (g, (scores, norms)) in groups.enumerate() {
-            let threshold = candidates.threshold;
-            let mut reached = false;
-            for (&s, &inverse) in scores.iter().zip(norms) {
-                reached |= s * inverse >= threshold;
-            }
-            if !reached {
-                continue;
-            }
-            for (i, (&s, &inverse)) in scores.iter().zip(norms).enumerate() {
-                let (score, row) = (s * inverse, first + g * GROUP + i);
-                if score >= candidates.threshold && admits(filter, row) {
-                    candidates.push(score, row as u32);
-                }
+    let groups = scores.chunks(GROUP).zip(norms.chunks(GROUP));
+    for (g, (scores, norms)) in groups.enumerate() {
+        let threshold = candidates.threshold;
+        let mut reached = false;
+        for (&s, &inverse) in scores.iter().zip(norms) {
+            reached |= s * inverse >= threshold;
+        }
+        if !reached {
+            continue;
+        }
+        for (i, (&s, &inverse)) in scores.iter().zip(norms).enumerate() {
+            let (score, row) = (s * inverse, first + g * GROUP + i);
+            if score >= candidates.threshold && admits(filter, row) {
+                candidates.push(score, row as u32);
             }
         }
-    });
+    }
 }
 
 /// Rows of the first block on a GPU, and room in a candidate list beyond k: a block of so many rows cannot overflow.

@@ -7,6 +7,7 @@
 //!
 //! Numerics: mean first, then the mean of squared deviations (never `E[v^2] - mean^2`, which cancels), all in f32.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, OpSpec, Rounding, TIERS, check, check_width, grid, simd, tier_variant};
@@ -291,37 +292,38 @@ fn cpu<A: Float>(args: &Args<'_, A>, y: &mut [f32], y_act: Option<&mut [half::f1
         .enumerate()
         .with_min_len(32)
         .for_each(|(r, out)| {
-            simd::vectorized(|| {
-                let row = &x[r * d..][..d];
-                match residual {
-                    Some(residual) => {
-                        let residual = &residual[r * d..][..d];
-                        for ((out, &x), &add) in out.iter_mut().zip(row).zip(residual) {
-                            *out = x + add.to_f32();
-                        }
-                    }
-                    None => out.copy_from_slice(row),
+            out.copy_from_slice(&x[r * d..][..d]);
+            if let Some(residual) = residual {
+                for (out, add) in out.iter_mut().zip(&residual[r * d..][..d]) {
+                    *out += add.to_f32();
                 }
-                let mean = simd::sum(out, |v| v) / d as f32;
-                let squares = simd::sum(out, |v| (v - mean) * (v - mean));
-                let rstd = 1.0 / (squares / d as f32 + args.norm.eps).sqrt();
-                match bias {
-                    Some(bias) => {
-                        for ((out, &w), &b) in out.iter_mut().zip(weight).zip(bias) {
-                            *out = (*out - mean) * rstd * w + b;
-                        }
-                    }
-                    None => {
-                        for (out, &w) in out.iter_mut().zip(weight) {
-                            *out = (*out - mean) * rstd * w;
-                        }
-                    }
-                }
-            });
+            }
+            normalize(out, weight, bias, args.norm.eps);
         });
     if let Some(y_act) = y_act {
         for (to, &from) in y_act.iter_mut().zip(y.iter()) {
             *to = half::f16::from_f32(from);
+        }
+    }
+}
+
+/// Normalises one row in place.
+#[multiversion(targets = "simd")]
+fn normalize(row: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) {
+    let d = row.len() as f32;
+    let mean = simd::sum(row, |v| v) / d;
+    let squares = simd::sum(row, |v| (v - mean) * (v - mean));
+    let rstd = 1.0 / (squares / d + eps).sqrt();
+    match bias {
+        Some(bias) => {
+            for ((v, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
+                *v = (*v - mean) * rstd * w + b;
+            }
+        }
+        None => {
+            for (v, &w) in row.iter_mut().zip(weight) {
+                *v = (*v - mean) * rstd * w;
+            }
         }
     }
 }

@@ -11,9 +11,10 @@
 
 use gemm::Parallelism;
 use half::f16;
+use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Accum, FLOATS, OpSpec, Rounding, TIERS, check, check_width, simd, tier_variant};
+use super::{Accum, FLOATS, OpSpec, Rounding, TIERS, check, check_width, tier_variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
 use crate::template::{Source, Variant};
@@ -404,31 +405,6 @@ fn cpu(a: &[f32], w: &[f32], epilogue: &Epilogue<'_>, c: &mut [f32], dims: Dims)
     let residual = epilogue.residual.map(|b| b.host());
     let threads = rayon::current_num_threads();
     let panel = m.div_ceil(threads).max(PANEL).min(m);
-    let finish = |first_row: usize, c: &mut [f32]| {
-        simd::vectorized(|| {
-            for (i, row) in c.chunks_exact_mut(n).enumerate() {
-                match (bias, epilogue.gelu) {
-                    (Some(bias), true) => {
-                        for (v, &b) in row.iter_mut().zip(bias) {
-                            *v = gelu(*v + b);
-                        }
-                    }
-                    (Some(bias), false) => {
-                        for (v, &b) in row.iter_mut().zip(bias) {
-                            *v += b;
-                        }
-                    }
-                    (None, true) => row.iter_mut().for_each(|v| *v = gelu(*v)),
-                    (None, false) => {}
-                }
-                if let Some(residual) = residual {
-                    for (v, &r) in row.iter_mut().zip(&residual[(first_row + i) * n..][..n]) {
-                        *v += r;
-                    }
-                }
-            }
-        });
-    };
     c.par_chunks_mut(panel * n).enumerate().for_each(|(i, c)| {
         let first_row = i * panel;
         let rows = c.len() / n;
@@ -439,9 +415,30 @@ fn cpu(a: &[f32], w: &[f32], epilogue: &Epilogue<'_>, c: &mut [f32], dims: Dims)
         };
         product(&a[first_row * k..], w, c, rows, n, k, parallelism);
         if bias.is_some() || epilogue.gelu || residual.is_some() {
-            finish(first_row, c);
+            let residual = residual.map(|r| &r[first_row * n..][..rows * n]);
+            finish(c, bias, epilogue.gelu, residual, n);
         }
     });
+}
+
+/// The epilogue on a panel of rows of width `n`; `residual` is as long as `c`.
+#[multiversion(targets = "simd")]
+fn finish(c: &mut [f32], bias: Option<&[f32]>, use_gelu: bool, residual: Option<&[f32]>, n: usize) {
+    for row in c.chunks_exact_mut(n) {
+        if let Some(bias) = bias {
+            for (v, &b) in row.iter_mut().zip(bias) {
+                *v += b;
+            }
+        }
+        if use_gelu {
+            row.iter_mut().for_each(|v| *v = gelu(*v));
+        }
+    }
+    if let Some(residual) = residual {
+        for (v, &r) in c.iter_mut().zip(residual) {
+            *v += r;
+        }
+    }
 }
 
 /// `c = a w^T`, `a` `[m, k]`, `w` `[n, k]`, `c` `[m, n]`, all row-major.

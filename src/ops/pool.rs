@@ -4,6 +4,7 @@
 //! 1e-12). An empty text gives the zero vector. Cost: `t d` additions against `4 t d` bytes: memory bound.
 //! The last operator of an encoder; its result is what a [`crate::score::VectorIndex`] stores.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{
@@ -249,26 +250,37 @@ fn cpu<T: Float>(
         .for_each_init(
             || vec![0f32; d],
             |row, (out, span)| {
-                simd::vectorized(|| {
-                    let rows = rows(span, pooling);
-                    row.fill(0.0);
-                    for t in rows.clone() {
-                        for (sum, &v) in row.iter_mut().zip(&h[t * d..][..d]) {
-                            *sum += v;
-                        }
-                    }
-                    let count = rows.len().max(1) as f32;
-                    row.iter_mut().for_each(|v| *v /= count);
-                    if normalize {
-                        let norm = simd::sum(row, |v| v * v).sqrt().max(NORM_FLOOR);
-                        row.iter_mut().for_each(|v| *v /= norm);
-                    }
-                });
+                let rows = rows(span, pooling);
+                mean(&h[rows.start * d..rows.end * d], row);
+                if normalize {
+                    scale_to_unit(row);
+                }
                 for (out, &v) in out.iter_mut().zip(row.iter()) {
                     *out = T::from_f32(v);
                 }
             },
         );
+}
+
+/// The mean of `rows` `[n, d]`; zero of none.
+#[multiversion(targets = "simd")]
+fn mean(rows: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    let mut n = 0u32;
+    for row in rows.chunks_exact(out.len()) {
+        n += 1;
+        for (sum, &v) in out.iter_mut().zip(row) {
+            *sum += v;
+        }
+    }
+    let n = n.max(1) as f32;
+    out.iter_mut().for_each(|v| *v /= n);
+}
+
+#[multiversion(targets = "simd")]
+fn scale_to_unit(row: &mut [f32]) {
+    let norm = simd::sum(row, |v| v * v).sqrt().max(NORM_FLOOR);
+    row.iter_mut().for_each(|v| *v /= norm);
 }
 
 fn wgpu<T: Float>(

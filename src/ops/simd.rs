@@ -1,14 +1,8 @@
-//! Loops compiled for the widest vectors the processor has.
+//! Building blocks of vectorised loops.
 //!
-//! The crate is built for the baseline x86-64, which has 128-bit vectors and no fused multiply-add. [`vectorized`]
-//! runs a closure compiled once per instruction set and picks one at run time, so that plain loops inside it become
-//! AVX2 or AVX-512 code. What the closure calls must be `#[inline(always)]` to be compiled along with it.
-
-/// Runs `work` compiled for this processor's vector extensions.
-#[inline(always)]
-pub(super) fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
-}
+//! The crate is built for the baseline x86-64, which has 128-bit vectors and no fused multiply-add. Hot loops are
+//! functions marked `#[multiversion]` for all SIMD targets: the compiler makes one copy per instruction set and the
+//! first call picks. What such a function calls must be `#[inline(always)]` to be compiled along with it.
 
 /// Lanes of a partial sum: enough independent chains to fill the pipelines of a 512-bit multiply-add.
 const LANES: usize = 32;
@@ -81,7 +75,7 @@ mod tests {
         for i in 0..=870_000u32 {
             let x = -(i as f32) * 1e-4;
             let exact = f64::from(x).exp();
-            let got = f64::from(vectorized(|| exp_nonpositive(x)));
+            let got = f64::from(exp_nonpositive(x));
             if x > -87.0 {
                 worst = worst.max((got - exact).abs() / exact);
             } else {

@@ -263,11 +263,7 @@ impl VectorIndex {
         ];
         let info = [("layout".to_string(), LAYOUT.to_string())].into();
         let bytes = safetensors::serialize(tensors, Some(info)).map_err(invalid)?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io("create a file in", folder, e))?;
-        std::io::Write::write_all(&mut file, &bytes).map_err(|e| Error::io("write", path, e))?;
-        file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
-        Ok(())
+        crate::data::write_atomically(path, |file| file.write_all(&bytes))
     }
 
     /// Opens a saved index. On the CPU the file is mapped, not read: opening is instant and pages come in as a search

@@ -1,1 +1,7 @@
-fn main() {}
+//! `run-study`: the study and its stages on the command line.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main_with(std::env::args_os())
+}

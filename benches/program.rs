@@ -1,0 +1,260 @@
+//! The bench program: one module per operator in `ops/`, each case checked first and then timed.
+//!
+//! A case runs once and a sample of its result is held against the operator's reference in f64 within the operator's
+//! error bound; only then is it timed (see `timing.rs`). Its floor follows from the cost that the operator itself
+//! declares and from two limits of the device that are measured at the start (see `limits.rs`). What a device lacks is
+//! a row that says so. Exit codes: 0 done, 1 a check or a run failed, 2 wrong usage.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use nearmiss::device::{Ceilings, Cost, Device, DeviceChoice, DeviceKind};
+use nearmiss::ops::OpSpec;
+use nearmiss::{Error, Result};
+
+mod limits;
+mod machine;
+mod ops;
+mod record;
+mod timing;
+
+use record::{Record, Row};
+
+/// Times every operator, and the whole encoder, on one device.
+#[derive(Parser)]
+#[command(name = "ops", version, max_term_width = 100)]
+struct Options {
+    /// auto, cpu, cuda[:N], wgpu, vulkan or metal.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Only cases whose name (`operator shape`) contains this.
+    #[arg(long, value_name = "SUBSTRING", default_value = "")]
+    filter: String,
+    /// Small shapes, one call each: shows that everything runs; the times mean nothing.
+    #[arg(long, visible_alias = "test")]
+    quick: bool,
+    /// Keep the result as `<results>/<device>/<date>.csv` and `.txt`, with the facts of the machine.
+    #[arg(long, conflicts_with = "quick")]
+    save: bool,
+    /// Where `--save` writes.
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/results"))]
+    results: PathBuf,
+    /// Seconds of timing per case.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Print one JSON object per line instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Model folder of the case `encode` [default: NEARMISS_BACKBONE, else the tiny models of the tests].
+    #[arg(long, value_name = "DIR")]
+    backbone: Option<PathBuf>,
+    /// Given by `cargo bench`; changes nothing.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How large the shapes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Tiny, one call: a trial run.
+    Quick,
+    /// What a software adapter finishes in bearable time.
+    Software,
+    /// The encoder's own shapes at 2,048 tokens; 100,000 documents.
+    Cpu,
+    /// The same and 8,192 tokens; 1,000,000 documents.
+    Gpu,
+}
+
+/// What the cases need to know.
+pub struct Context {
+    /// Where they run.
+    pub device: Device,
+    /// How large.
+    pub scale: Scale,
+    /// Bytes that the inputs of successive calls must span together so that a call does not find its own in the cache.
+    pub cold_bytes: u64,
+    /// Bytes that they may take.
+    pub max_bytes: u64,
+    /// The model folder for `encode`.
+    pub backbone: Option<PathBuf>,
+}
+
+impl Context {
+    /// How many sets of `bytes` bytes of inputs and outputs a case rotates through.
+    pub fn sets(&self, bytes: u64) -> usize {
+        if self.scale == Scale::Quick {
+            return 1;
+        }
+        let wanted = self.cold_bytes.div_ceil(bytes.max(1));
+        let allowed = self.max_bytes / bytes.max(1);
+        wanted.min(allowed).max(1) as usize
+    }
+}
+
+/// One thing to time.
+pub struct Case {
+    /// Operator, or `encode`.
+    pub op: &'static str,
+    /// Sizes, readable.
+    pub shape: String,
+    /// The operators it runs.
+    pub needs: &'static [&'static OpSpec],
+    /// Makes the inputs, runs it once and checks the result.
+    pub prepare: Box<dyn Fn(&Context) -> Result<Prepared>>,
+}
+
+/// A case whose result has been compared.
+pub struct Prepared {
+    /// Output elements held against the reference.
+    pub checked: usize,
+    /// Largest `error / bound` of them.
+    pub worst: f64,
+    /// Input sets it rotates through.
+    pub sets: usize,
+    /// Their bytes together.
+    pub set_bytes: u64,
+    /// What a user counts, and how many of them one call does: `queries`, `tokens`.
+    pub items: (f64, &'static str),
+    /// Call number `i`; enqueues the work and need not wait for it.
+    pub call: Box<dyn FnMut(usize) -> Result<()>>,
+}
+
+/// Runs the program with these arguments, the first being its name.
+pub fn main_with(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let options = match Options::try_parse_from(arguments) {
+        Ok(options) => options,
+        Err(e) => {
+            // A closed pipe is all that can go wrong here, and then nobody reads.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code() as u8);
+        }
+    };
+    match run(options) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(options: Options) -> Result<ExitCode> {
+    if !(options.seconds > 0.0 && options.seconds.is_finite()) {
+        return Err(Error::Usage("--seconds must be above 0".into()));
+    }
+    let choice: DeviceChoice = options.device.parse()?;
+    let device = Device::open(choice, nearmiss::ops::RETRIEVAL)?;
+    let scale = match device.kind() {
+        _ if options.quick => Scale::Quick,
+        DeviceKind::Cpu => Scale::Cpu,
+        _ if device.is_software() => Scale::Software,
+        _ => Scale::Gpu,
+    };
+    let cache = machine::last_level_cache(&device);
+    let context = Context {
+        cold_bytes: 3 * cache,
+        max_bytes: if scale == Scale::Gpu { 4 << 30 } else { 300 << 20 },
+        backbone: options
+            .backbone
+            .or_else(|| std::env::var_os("NEARMISS_BACKBONE").map(PathBuf::from)),
+        device,
+        scale,
+    };
+    let cases: Vec<Case> = ops::cases(&context)?
+        .into_iter()
+        .filter(|case| format!("{} {}", case.op, case.shape).contains(&options.filter))
+        .collect();
+    if cases.is_empty() {
+        return Err(Error::Usage(format!(
+            "no case contains `{}`; names begin with embedding, layer_norm, matmul, attention, pool, cosine_topk or encode",
+            options.filter
+        )));
+    }
+    let limits = limits::measure(&context)?;
+    let mut record = Record::new(&context, cache, &limits);
+    if options.json {
+        println!("{}", record.facts_json());
+    } else {
+        eprintln!("{}", record.facts_text());
+    }
+    for case in cases {
+        eprintln!("{} {}", case.op, case.shape);
+        let row = measure(&case, &context, limits.ceilings, options.seconds);
+        if options.json {
+            println!("{}", row.json());
+        }
+        record.rows.push(row);
+    }
+    if !options.json {
+        println!("{}", record.table());
+    }
+    let failed = record.failures();
+    if options.save {
+        if failed > 0 {
+            eprintln!("not saved: {failed} cases failed");
+        } else {
+            let (csv, txt) = record.save(&options.results)?;
+            eprintln!("saved {} and {}", csv.display(), txt.display());
+        }
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Checks and times one case; whatever happens becomes its row.
+fn measure(case: &Case, context: &Context, ceilings: Ceilings, seconds: f64) -> Row {
+    let row = Row::new(case.op, &case.shape);
+    let kind = context.device.kind();
+    if let Some(missing) = case.needs.iter().find(|op| !op.runs_on(kind)) {
+        let which = if missing.name == case.op {
+            String::new()
+        } else {
+            format!(" ({} is missing)", missing.name)
+        };
+        return row.unavailable(format!("not available on {kind}{which}"));
+    }
+    let mut prepared = match (case.prepare)(context) {
+        Ok(prepared) => prepared,
+        Err(e @ Error::Unsupported { .. }) => {
+            return row.unavailable(format!("not available on {kind}: {e}"));
+        }
+        Err(e) => return row.failed(e.to_string()),
+    };
+    let row = row.checked(&prepared);
+    // A NaN fails too.
+    if !(prepared.worst <= 1.0) {
+        return row.failed(format!("error is {:.3} times its bound", prepared.worst));
+    }
+    let device = &context.device;
+    let timed = cost_of_a_call(device, &mut prepared).and_then(|cost| {
+        let quick = context.scale == Scale::Quick;
+        timing::time(device, seconds, quick, &mut prepared.call).map(|times| (cost, times))
+    });
+    match timed {
+        Ok((cost, times)) => row.timed(&prepared, cost, times, ceilings),
+        Err(e) => row.failed(e.to_string()),
+    }
+}
+
+/// What one call costs, as the operators in it declare.
+fn cost_of_a_call(device: &Device, prepared: &mut Prepared) -> Result<Cost> {
+    let total = || {
+        let mut sum = Cost::default();
+        device.op_totals().iter().for_each(|op| sum += op.cost);
+        sum
+    };
+    let before = total();
+    (prepared.call)(0)?;
+    device.synchronize()?;
+    let after = total();
+    Ok(Cost {
+        flop: after.flop - before.flop,
+        bytes: after.bytes - before.bytes,
+    })
+}

@@ -1,0 +1,345 @@
+//! What was measured, as a table, as CSV and as JSON lines.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use comfy_table::{Cell, CellAlignment, Table};
+use nearmiss::device::{Ceilings, Cost, DeviceKind};
+use nearmiss::{Error, Result};
+use serde::Serialize;
+
+use super::limits::Limits;
+use super::timing::Times;
+use super::{Context, Prepared, machine};
+
+/// Whether a case was timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Unavailable,
+    Failed,
+}
+
+/// One case. Times are seconds per call; columns are in the order of the CSV file.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    op: &'static str,
+    shape: String,
+    status: Status,
+    /// Why there are no times.
+    note: String,
+    checked_elements: Option<usize>,
+    error_over_bound: Option<f64>,
+    seconds_median: Option<f64>,
+    seconds_min: Option<f64>,
+    seconds_q1: Option<f64>,
+    seconds_q3: Option<f64>,
+    seconds_max: Option<f64>,
+    seconds_alone: Option<f64>,
+    samples: Option<usize>,
+    calls_per_sample: Option<usize>,
+    flop: Option<u64>,
+    bytes: Option<u64>,
+    gflop_per_s: Option<f64>,
+    gb_per_s: Option<f64>,
+    share_of_floor: Option<f64>,
+    items_per_s: Option<f64>,
+    item: Option<&'static str>,
+    input_sets: Option<usize>,
+    input_bytes: Option<u64>,
+}
+
+impl Row {
+    /// A row without results.
+    pub fn new(op: &'static str, shape: &str) -> Self {
+        Row {
+            op,
+            shape: shape.into(),
+            status: Status::Failed,
+            note: String::new(),
+            checked_elements: None,
+            error_over_bound: None,
+            seconds_median: None,
+            seconds_min: None,
+            seconds_q1: None,
+            seconds_q3: None,
+            seconds_max: None,
+            seconds_alone: None,
+            samples: None,
+            calls_per_sample: None,
+            flop: None,
+            bytes: None,
+            gflop_per_s: None,
+            gb_per_s: None,
+            share_of_floor: None,
+            items_per_s: None,
+            item: None,
+            input_sets: None,
+            input_bytes: None,
+        }
+    }
+
+    /// The device lacks it.
+    pub fn unavailable(mut self, why: String) -> Self {
+        self.status = Status::Unavailable;
+        self.note = why;
+        self
+    }
+
+    /// It is wrong, or did not run.
+    pub fn failed(mut self, why: String) -> Self {
+        self.status = Status::Failed;
+        self.note = format!("FAILED: {why}");
+        self
+    }
+
+    /// Its result was compared.
+    pub fn checked(mut self, prepared: &Prepared) -> Self {
+        self.checked_elements = Some(prepared.checked);
+        self.error_over_bound = Some(prepared.worst);
+        self.input_sets = Some(prepared.sets);
+        self.input_bytes = Some(prepared.set_bytes);
+        self
+    }
+
+    /// It was timed.
+    pub fn timed(
+        mut self,
+        prepared: &Prepared,
+        cost: Cost,
+        times: Times,
+        ceilings: Ceilings,
+    ) -> Self {
+        self.status = Status::Ok;
+        self.seconds_median = Some(times.median);
+        self.seconds_min = Some(times.min);
+        self.seconds_q1 = Some(times.q1);
+        self.seconds_q3 = Some(times.q3);
+        self.seconds_max = Some(times.max);
+        self.seconds_alone = Some(times.alone);
+        self.samples = Some(times.samples);
+        self.calls_per_sample = Some(times.calls);
+        self.flop = Some(cost.flop);
+        self.bytes = Some(cost.bytes);
+        self.gflop_per_s = Some(cost.flop as f64 / times.median / 1e9);
+        self.gb_per_s = Some(cost.bytes as f64 / times.median / 1e9);
+        self.share_of_floor = Some(ceilings.floor(cost) / times.median);
+        self.items_per_s = Some(prepared.items.0 / times.median);
+        self.item = Some(prepared.items.1);
+        self
+    }
+
+    /// The row as one line of JSON.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and strings")
+    }
+}
+
+/// Everything of one run.
+pub struct Record {
+    /// One per case.
+    pub rows: Vec<Row>,
+    facts: Vec<(&'static str, String)>,
+    slug: String,
+    date: String,
+}
+
+impl Record {
+    /// Collects the facts of the machine.
+    pub fn new(context: &Context, cache: u64, limits: &Limits) -> Self {
+        let device = &context.device;
+        let cpu = machine::cpu_model();
+        let name = match device.kind() {
+            DeviceKind::Cpu => format!("cpu {cpu}"),
+            _ => device.name(),
+        };
+        let date = machine::today();
+        let mut facts = vec![
+            ("date", date.clone()),
+            ("device", device.name()),
+            ("cpu", format!("{cpu} ({})", machine::cpu_features())),
+            ("threads", rayon::current_num_threads().to_string()),
+            ("system", machine::system()),
+            ("load before", machine::load()),
+            (
+                "crate",
+                format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION")),
+            ),
+            ("commit", machine::commit()),
+            ("rustc", machine::rustc()),
+            ("limits", limits.how.clone()),
+            (
+                "cold cache",
+                format!(
+                    "inputs rotate through {} MiB (three times a last-level cache of {} MiB), at most {} MiB",
+                    (context.cold_bytes >> 20).min(context.max_bytes >> 20),
+                    cache >> 20,
+                    context.max_bytes >> 20
+                ),
+            ),
+            ("scale", format!("{:?}", context.scale).to_lowercase()),
+        ];
+        if let Some(driver) = machine::nvidia_driver() {
+            facts.push(("driver", driver));
+        }
+        if let Some(folder) = &context.backbone {
+            let name = folder.file_name().unwrap_or(folder.as_os_str());
+            facts.push(("backbone", name.to_string_lossy().into_owned()));
+        }
+        Record {
+            rows: Vec::new(),
+            facts,
+            slug: slug(&name),
+            date,
+        }
+    }
+
+    /// Facts, one a line.
+    pub fn facts_text(&self) -> String {
+        let lines = self.facts.iter().map(|(k, v)| format!("{k:>12}: {v}\n"));
+        lines.collect()
+    }
+
+    /// Facts as one line of JSON.
+    pub fn facts_json(&self) -> String {
+        let facts = self.facts.iter();
+        let map: serde_json::Map<String, serde_json::Value> = facts
+            .map(|(k, v)| (k.replace(' ', "_"), v.clone().into()))
+            .collect();
+        serde_json::Value::from(map).to_string()
+    }
+
+    /// Cases that failed.
+    pub fn failures(&self) -> usize {
+        let failed = self.rows.iter().filter(|r| r.status == Status::Failed);
+        failed.count()
+    }
+
+    /// The table that people read.
+    pub fn table(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(comfy_table::presets::ASCII_MARKDOWN);
+        table.set_header([
+            "operator",
+            "shape",
+            "median",
+            "min",
+            "spread",
+            "alone",
+            "GFLOP/s",
+            "GB/s",
+            "floor",
+            "items/s",
+            "error/bound",
+        ]);
+        for row in &self.rows {
+            let number = |v: Option<f64>, digits| {
+                v.map_or(String::new(), |v| format!("{v:.digits$}"))
+            };
+            let time = |v: Option<f64>| v.map_or(String::new(), duration);
+            let mut cells = vec![row.op.to_string(), row.shape.clone()];
+            if row.status == Status::Ok {
+                let spread = match (row.seconds_q1, row.seconds_q3, row.seconds_median) {
+                    (Some(q1), Some(q3), Some(m)) => format!("{:.1} %", 100.0 * (q3 - q1) / m),
+                    _ => String::new(),
+                };
+                cells.extend([
+                    time(row.seconds_median),
+                    time(row.seconds_min),
+                    spread,
+                    time(row.seconds_alone),
+                    number(row.gflop_per_s, 1),
+                    number(row.gb_per_s, 1),
+                    row.share_of_floor
+                        .map_or(String::new(), |v| format!("{:.0} %", 100.0 * v)),
+                    row.items_per_s.zip(row.item).map_or(String::new(), |(v, item)| {
+                        format!("{} {item}", grouped(v))
+                    }),
+                    number(row.error_over_bound, 3),
+                ]);
+            } else {
+                cells.push(row.note.clone());
+            }
+            let aligned = cells.into_iter().enumerate().map(|(i, text)| {
+                let numeric = i > 1 && row.status == Status::Ok;
+                Cell::new(text).set_alignment(if numeric {
+                    CellAlignment::Right
+                } else {
+                    CellAlignment::Left
+                })
+            });
+            table.add_row(aligned.collect::<Vec<_>>());
+        }
+        format!(
+            "{}\n\nmedian, min: time of a call in a row of calls; spread: quartiles' distance over the median; alone: one \
+             call on an idle\ndevice, waited for; floor: shortest time that the measured limits allow, over the median.",
+            table.trim_fmt()
+        )
+    }
+
+    /// Writes `<folder>/<device>/<date>.csv` and `.txt`; a second record of a day gets `-2`, and so on.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, folder: &Path) -> Result<(PathBuf, PathBuf)> {
+        let folder = folder.join(&self.slug);
+        fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        let stem = (1..)
+            .map(|i| match i {
+                1 => self.date.clone(),
+                i => format!("{}-{i}", self.date),
+            })
+            .find(|stem| !folder.join(format!("{stem}.csv")).exists())
+            .expect("a free name");
+        let csv_path = folder.join(format!("{stem}.csv"));
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        for row in &self.rows {
+            csv.serialize(row)
+                .map_err(|e| Error::Invalid(format!("{}: {e}", csv_path.display())))?;
+        }
+        let text = csv
+            .into_inner()
+            .map_err(|e| Error::io("write", &csv_path, e.into_error()))?;
+        fs::write(&csv_path, text).map_err(|e| Error::io("write", &csv_path, e))?;
+        let txt_path = folder.join(format!("{stem}.txt"));
+        let text = format!("{}\n{}\n", self.facts_text(), self.table());
+        fs::write(&txt_path, text).map_err(|e| Error::io("write", &txt_path, e))?;
+        Ok((csv_path, txt_path))
+    }
+}
+
+/// A name as part of a path: lower case, everything but letters and digits one hyphen.
+fn slug(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<String> = words
+        .filter(|w| !w.is_empty() && !matches!(*w, "R" | "TM"))
+        .map(str::to_ascii_lowercase)
+        .collect();
+    words.join("-")
+}
+
+/// A time with a unit that suits it.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{:.1} us", s * 1e6),
+        s if s < 1.0 => format!("{:.3} ms", s * 1e3),
+        s => format!("{s:.3} s"),
+    }
+}
+
+/// Three significant digits at least, thousands set apart.
+fn grouped(v: f64) -> String {
+    if v < 100.0 {
+        return format!("{v:.1}");
+    }
+    let digits = format!("{v:.0}");
+    let mut text = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(c);
+    }
+    text
+}

@@ -1,0 +1,13 @@
+//! The study: stages that take a device, an encoder and data, and give tables and files.
+//!
+//! * [`backbone`] finds or fetches the weights.
+//! * [`retrieve`] encodes a collection, searches it, evaluates the rankings.
+//! * [`report`] writes what a stage found: JSON, Markdown, one JSON line per query.
+//! * [`profile`] says what each operator cost on the device.
+//! * [`progress`] shows how far a stage is.
+
+pub mod backbone;
+pub mod profile;
+pub mod progress;
+pub mod report;
+pub mod retrieve;

@@ -1,0 +1,89 @@
+//! Progress on stderr: a bar on a terminal, now and then a plain line elsewhere, nothing when quiet.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Where progress and log lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reporter {
+    quiet: bool,
+    terminal: bool,
+}
+
+/// Seconds between two plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Reporter {
+    /// Reports to stderr unless `quiet`.
+    pub fn new(quiet: bool) -> Self {
+        Reporter {
+            quiet,
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Whether bars can be drawn.
+    pub fn draws(&self) -> bool {
+        self.terminal && !self.quiet
+    }
+
+    /// One line of log.
+    pub fn log(&self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+
+    /// A task of `total` steps.
+    pub fn task(&self, what: &'static str, total: usize) -> Task {
+        let bar = self.draws().then(|| {
+            let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {pos}/{len} {per_sec} eta {eta}")
+                .expect("the template is valid")
+                .progress_chars("=> ");
+            let bar = ProgressBar::new(total as u64).with_style(style);
+            bar.set_message(what);
+            bar
+        });
+        Task {
+            what,
+            total,
+            bar,
+            plain: !self.quiet && !self.terminal,
+            started: Instant::now(),
+            last_line: Instant::now(),
+        }
+    }
+}
+
+/// A running task.
+pub struct Task {
+    what: &'static str,
+    total: usize,
+    bar: Option<ProgressBar>,
+    plain: bool,
+    started: Instant,
+    last_line: Instant,
+}
+
+impl Task {
+    /// `done` of the steps are done.
+    pub fn at(&mut self, done: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+        }
+        if self.plain && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            eprintln!("{}: {done} of {}", self.what, self.total);
+        }
+    }
+
+    /// Ends the task; the time it took.
+    pub fn finish(self) -> Duration {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        self.started.elapsed()
+    }
+}

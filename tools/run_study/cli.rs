@@ -1,0 +1,444 @@
+//! The command line of `run-study`.
+//!
+//! Data goes to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nearmiss::data::beir::Collection;
+use nearmiss::data::generated;
+use nearmiss::device::{DeviceChoice, DeviceKind};
+use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::score::VectorIndex;
+use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
+use nearmiss::study::progress::Reporter;
+use nearmiss::study::report::{self, RetrieveConfig};
+use nearmiss::study::retrieve::{retrieve, subset};
+use nearmiss::study::profile;
+use nearmiss::text::TextKind;
+use nearmiss::{Device, Error, Result, ops, template};
+
+/// Dense retrieval on hand-written GPU kernels: without a command, runs the whole study at its defaults.
+#[derive(Parser)]
+#[command(name = "run-study", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    data: Data,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Encode a collection, search it exactly, evaluate the rankings.
+    Retrieve {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Write the embeddings of texts, one per line of a file, or of a collection's documents.
+    Encode {
+        #[command(flatten)]
+        common: Common,
+        /// A text file, one text per line.
+        #[arg(long, value_name = "FILE", conflicts_with = "data")]
+        texts: Option<PathBuf>,
+        /// A BEIR folder whose documents are encoded.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// Whether the texts are queries or documents, for models with prompts.
+        #[arg(long, value_enum, default_value_t = Kind::Document)]
+        kind: Kind,
+        /// Where to write: `.npy` (f32) or `.safetensors` (an index: f16 rows and norms).
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// The operators, and on which devices each was held to its reference.
+    Ops,
+    /// The devices of this machine, and why the rest is missing.
+    Devices {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the expanded text of a kernel, as the driver gets it.
+    Kernel {
+        /// Operator name, as in `run-study ops`.
+        op: String,
+        /// Which language.
+        #[arg(long, value_enum, default_value_t = Language::Wgsl)]
+        language: Language,
+        /// Number of the variant; without it the variants are listed.
+        #[arg(long)]
+        variant: Option<usize>,
+    },
+}
+
+/// Options that mean the same everywhere.
+#[derive(Args, Clone)]
+struct Common {
+    /// auto, cpu, cuda[:N], wgpu, vulkan or metal.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Encoder: a model folder, a known name (all-MiniLM-L6-v2, all-MiniLM-L12-v2, gte-small) or org/name.
+    #[arg(long, default_value = DEFAULT_BACKBONE, env = "NEARMISS_BACKBONE")]
+    backbone: String,
+    /// Length limit in tokens; default: the model's own.
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// Threads; default: all cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Memory for activations, e.g. 500MB or 2GB; default: what suits the device.
+    #[arg(long)]
+    memory: Option<String>,
+    /// Folder for results.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// No progress, no log.
+    #[arg(long)]
+    quiet: bool,
+    /// Never use the network.
+    #[arg(long)]
+    offline: bool,
+    /// Time every operator by itself and print what it cost.
+    #[arg(long)]
+    profile: bool,
+}
+
+#[derive(Args, Clone)]
+struct Data {
+    /// A BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); default: the built-in collection.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Which judgements.
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// Use only so many documents (those relevant to the first queries, then others).
+    #[arg(long, value_name = "N")]
+    documents: Option<usize>,
+    /// How much of the built-in collection: smoke (60 passages), small (400), full (1,000).
+    #[arg(long, value_enum, default_value_t = Preset::Small)]
+    preset: Preset,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Preset {
+    Smoke,
+    Small,
+    Full,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Query,
+    Document,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Language {
+    Ptx,
+    Wgsl,
+}
+
+/// Runs the command line `args` (the program's name first) and returns the process status.
+pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        None => run_retrieve(&cli.common, &cli.data),
+        Some(Command::Retrieve { common, data }) => run_retrieve(&common, &data),
+        Some(Command::Encode { common, texts, data, kind, output }) => {
+            run_encode(&common, texts.as_deref(), data.as_deref(), kind, &output)
+        }
+        Some(Command::Ops) => print(&String::new()),
+        Some(Command::Devices { json }) => run_devices(json),
+        Some(Command::Kernel { op, language, variant }) => run_kernel(&op, language, variant),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// Writes data to stdout; a closed pipe (as of `| head`) is no failure.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", e)),
+        _ => Ok(()),
+    }
+}
+
+/// What every command with an encoder begins with.
+struct Session {
+    reporter: Reporter,
+    backbone: Backbone,
+    encoder: Encoder,
+}
+
+impl Session {
+    fn open(common: &Common) -> Result<Self> {
+        let reporter = Reporter::new(common.quiet);
+        if let Some(threads) = common.threads {
+            if threads == 0 {
+                return Err(Error::Usage("--threads 0: give at least one".into()));
+            }
+            // Fails only if a pool exists already, which nothing before this line makes.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        }
+        let choice: DeviceChoice = common.device.parse()?;
+        let device = Device::open(choice, ops::RETRIEVAL)?;
+        if let Some(missing) = ops::RETRIEVAL.iter().find(|op| !op.runs_on(device.kind())) {
+            return Err(Error::Unsupported {
+                op: missing.name,
+                device: device.name(),
+                why: "encoding and retrieval need it; use --device cpu or --device vulkan".into(),
+            });
+        }
+        reporter.log(&format!("device: {}", device.name()));
+        let fetch = FetchOptions {
+            cache_dir: None,
+            offline: common.offline,
+            progress: reporter.draws(),
+        };
+        let backbone = find_backbone(&common.backbone, &fetch, &mut |line| reporter.log(line))?;
+        reporter.log(&format!(
+            "weights: {} from {} ({}), sha256 {}",
+            backbone.name,
+            backbone.source,
+            backbone.folder.display(),
+            &backbone.sha256[..12]
+        ));
+        let mut options = LoadOptions { max_length: common.max_length, token_budget: None };
+        if let Some(memory) = &common.memory {
+            options.token_budget = Some(nearmiss::encoder::token_budget(&backbone.folder, &device, parse_bytes(memory)?)?);
+        }
+        let encoder = Encoder::load(&backbone.folder, &device, options)?;
+        device.set_profiling(common.profile);
+        Ok(Session { reporter, backbone, encoder })
+    }
+
+    /// Operators and, if asked for, what each cost.
+    fn close(&self, common: &Common) -> Result<()> {
+        let device = self.encoder.device();
+        let totals = device.op_totals();
+        let ran: Vec<String> = totals.iter().map(|t| format!("{} x {}", t.op, t.calls)).collect();
+        self.reporter.log(&format!("operators on {}: {}", device.kind(), ran.join(", ")));
+        let memory = device.memory();
+        self.reporter.log(&format!("device memory: at most {:.1} MB", memory.peak as f64 / 1e6));
+        if common.profile {
+            device.set_profiling(false);
+            let ceilings = profile::measure_ceilings(device)?;
+            eprint!("{}", profile::table(&totals, ceilings));
+        }
+        Ok(())
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let factor = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" | "K" => 1e3,
+        "MB" | "M" => 1e6,
+        "GB" | "G" => 1e9,
+        _ => f64::NAN,
+    };
+    match number.trim().parse::<f64>() {
+        Ok(v) if v * factor >= 1.0 => Ok((v * factor) as u64),
+        _ => Err(Error::Usage(format!("--memory {text}: write a size such as 500MB or 2GB"))),
+    }
+}
+
+fn collection(data: &Data, seed: u64) -> Result<Collection> {
+    let collection = match &data.data {
+        Some(folder) => Collection::load(folder, &data.split)?,
+        None => {
+            let (n_passages, n_queries) = match data.preset {
+                Preset::Smoke => (60, 30),
+                Preset::Small => (400, 200),
+                Preset::Full => (1000, 500),
+            };
+            generated::generate(&generated::Options { seed, n_passages, n_queries, ..Default::default() })?
+        }
+    };
+    match data.documents {
+        Some(0) => Err(Error::Usage("--documents 0: give at least one".into())),
+        Some(n) if n < collection.corpus.len() => Ok(subset(&collection, n)),
+        _ => Ok(collection),
+    }
+}
+
+fn run_retrieve(common: &Common, data: &Data) -> Result<()> {
+    let collection = collection(data, common.seed)?;
+    let session = Session::open(common)?;
+    let (reporter, encoder) = (&session.reporter, &session.encoder);
+    // A folder that cannot be written is better known before an hour of work than after.
+    std::fs::create_dir_all(&common.out).map_err(|e| Error::io("create folder", &common.out, e))?;
+    tempfile::tempfile_in(&common.out).map_err(|e| Error::io("write to", &common.out, e))?;
+    let config = RetrieveConfig::new(encoder, &collection, &session.backbone.name, &session.backbone.sha256);
+    let found = retrieve(encoder, &collection, reporter)?;
+    let notes = report::notes(&collection, &found);
+    let times = found.times;
+    let rate = |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+    reporter.log(&format!(
+        "documents: {} texts, {} tokens in {:.1} s ({:.0} tokens/s, {:.1} texts/s); index {:.1} MB",
+        found.documents.texts,
+        found.documents.tokens,
+        times.documents.as_secs_f64(),
+        rate(found.documents.tokens, times.documents),
+        rate(found.documents.texts, times.documents),
+        found.index_bytes as f64 / 1e6
+    ));
+    reporter.log(&format!(
+        "queries: {} texts, {} tokens in {:.1} s ({:.0} tokens/s); search {:.3} s",
+        found.queries.texts,
+        found.queries.tokens,
+        times.queries.as_secs_f64(),
+        rate(found.queries.tokens, times.queries),
+        times.search.as_secs_f64()
+    ));
+    if common.json {
+        print(&format!("{:#}\n", report::metrics_json(&found)))?;
+    } else {
+        print(&report::markdown(&config, &found, &notes))?;
+    }
+    let folder = report::save(&common.out, &config, &found, &notes)?;
+    reporter.log(&format!("saved: {}", folder.display()));
+    session.close(common)
+}
+
+fn run_encode(common: &Common, texts: Option<&Path>, data: Option<&Path>, kind: Kind, output: &Path) -> Result<()> {
+    let texts: Vec<String> = match (texts, data) {
+        (Some(file), _) => read_lines(file)?,
+        (None, Some(folder)) => Collection::load(folder, "test")?
+            .corpus
+            .iter()
+            .map(|d| d.text_for_encoder().into_owned())
+            .collect(),
+        (None, None) => return Err(Error::Usage("encode: give --texts FILE or --data DIR".into())),
+    };
+    let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if !["npy", "safetensors"].contains(&extension) {
+        return Err(Error::Usage(format!(
+            "--output {}: end its name in .npy or .safetensors",
+            output.display()
+        )));
+    }
+    let session = Session::open(common)?;
+    let encoder = &session.encoder;
+    let kind = match kind {
+        Kind::Query => TextKind::Query,
+        Kind::Document => TextKind::Document,
+    };
+    let mut task = session.reporter.task("texts", texts.len());
+    let stats = if extension == "npy" {
+        let mut rows = Vec::with_capacity(texts.len() * encoder.width());
+        let stats = encoder.encode(
+            &texts,
+            kind,
+            |_, part| {
+                rows.extend_from_slice(part);
+                Ok(())
+            },
+            |done, _| task.at(done),
+        )?;
+        nearmiss::data::write_npy(output, &rows, encoder.width())?;
+        stats
+    } else {
+        let mut index = VectorIndex::with_capacity(encoder.device(), encoder.width(), texts.len())?;
+        let stats = encoder.encode(&texts, kind, |_, part| index.append(part), |done, _| task.at(done))?;
+        index.save(output)?;
+        stats
+    };
+    let time = task.finish().as_secs_f64();
+    session.reporter.log(&format!(
+        "{} texts, {} tokens in {time:.1} s ({:.0} tokens/s, {:.1} texts/s); {} cut, {} empty; saved: {}",
+        stats.texts,
+        stats.tokens,
+        stats.tokens as f64 / time,
+        stats.texts as f64 / time,
+        stats.truncated,
+        stats.empty,
+        output.display()
+    ));
+    session.close(common)
+}
+
+fn read_lines(file: &Path) -> Result<Vec<String>> {
+    let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        Error::input(file, format!("line {line}: not UTF-8; convert the file to UTF-8"))
+    })?;
+    if text.is_empty() {
+        return Err(Error::input(file, "empty; write one text per line"));
+    }
+    Ok(text.lines().map(str::to_string).collect())
+}
+
+fn run_devices(json: bool) -> Result<()> {
+    let lines = Device::inventory();
+    if json {
+        let values: Vec<_> = lines
+            .iter()
+            .map(|l| serde_json::json!({ "device": l.device, "available": l.available, "detail": l.detail }))
+            .collect();
+        return print(&format!("{:#}\n", serde_json::Value::from(values)));
+    }
+    let mut text = String::new();
+    for line in lines {
+        let mark = if line.available { "available" } else { "missing" };
+        text.push_str(&format!("{:<8} {mark:<10} {}\n", line.device, line.detail));
+    }
+    let auto = Device::auto(ops::RETRIEVAL);
+    text.push_str(&format!("--device auto takes {}\n", auto.name()));
+    for kind in [DeviceKind::Cuda, DeviceKind::Wgpu] {
+        let lacking: Vec<&str> = ops::ALL.iter().filter(|op| !op.runs_on(kind)).map(|op| op.name).collect();
+        if !lacking.is_empty() {
+            text.push_str(&format!("{kind} does not have yet: {}\n", lacking.join(", ")));
+        }
+    }
+    print(&text)
+}
+
+fn run_kernel(op: &str, language: Language, variant: Option<usize>) -> Result<()> {
+    let names = || ops::ALL.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
+    let spec = ops::ALL
+        .iter()
+        .find(|spec| spec.name == op)
+        .ok_or_else(|| Error::Usage(format!("unknown operator `{op}`: there are {}", names())))?;
+    let (source, variants) = match language {
+        Language::Ptx => (spec.ptx, (spec.ptx_variants)()),
+        Language::Wgsl => (spec.wgsl, (spec.wgsl_variants)()),
+    };
+    let source = source.ok_or_else(|| Error::Usage(format!("{op} has no kernel in that language")))?;
+    let Some(number) = variant else {
+        let list: Vec<String> = variants.iter().enumerate().map(|(i, v)| format!("{i:>3}  {v}\n")).collect();
+        return print(&list.concat());
+    };
+    let variant = variants
+        .get(number)
+        .ok_or_else(|| Error::Usage(format!("--variant {number}: {op} has variants 0 to {}", variants.len().max(1) - 1)))?;
+    print(&template::expand(source, variant)?.text)
+}
