@@ -33,7 +33,7 @@ struct Options {
     #[arg(long, value_name = "SUBSTRING", default_value = "")]
     filter: String,
     /// Small shapes, one call each: shows that everything runs; the times mean nothing.
-    #[arg(long, visible_alias = "test")]
+    #[arg(long, alias = "test")]
     quick: bool,
     /// Keep the result as `<results>/<device>/<date>.csv` and `.txt`, with the facts of the machine.
     #[arg(long, conflicts_with = "quick")]
@@ -47,8 +47,8 @@ struct Options {
     /// Print one JSON object per line instead of the table.
     #[arg(long)]
     json: bool,
-    /// Model folder of the case `encode` [default: NEARMISS_BACKBONE, else the tiny models of the tests].
-    #[arg(long, value_name = "DIR")]
+    /// Model folder of the case `encode`; default: the tiny models of the tests.
+    #[arg(long, value_name = "DIR", env = "NEARMISS_BACKBONE")]
     backbone: Option<PathBuf>,
     /// Given by `cargo bench`; changes nothing.
     #[arg(long, hide = true)]
@@ -156,10 +156,12 @@ fn run(options: Options) -> Result<ExitCode> {
     let cache = machine::last_level_cache(&device);
     let context = Context {
         cold_bytes: 3 * cache,
-        max_bytes: if scale == Scale::Gpu { 4 << 30 } else { 300 << 20 },
-        backbone: options
-            .backbone
-            .or_else(|| std::env::var_os("NEARMISS_BACKBONE").map(PathBuf::from)),
+        max_bytes: if scale == Scale::Gpu {
+            4 << 30
+        } else {
+            300 << 20
+        },
+        backbone: options.backbone,
         device,
         scale,
     };

@@ -234,9 +234,8 @@ impl Record {
             "error/bound",
         ]);
         for row in &self.rows {
-            let number = |v: Option<f64>, digits| {
-                v.map_or(String::new(), |v| format!("{v:.digits$}"))
-            };
+            let number =
+                |v: Option<f64>, digits| v.map_or(String::new(), |v| format!("{v:.digits$}"));
             let time = |v: Option<f64>| v.map_or(String::new(), duration);
             let mut cells = vec![row.op.to_string(), row.shape.clone()];
             if row.status == Status::Ok {
@@ -253,9 +252,9 @@ impl Record {
                     number(row.gb_per_s, 1),
                     row.share_of_floor
                         .map_or(String::new(), |v| format!("{:.0} %", 100.0 * v)),
-                    row.items_per_s.zip(row.item).map_or(String::new(), |(v, item)| {
-                        format!("{} {item}", grouped(v))
-                    }),
+                    row.items_per_s
+                        .zip(row.item)
+                        .map_or(String::new(), |(v, item)| format!("{} {item}", grouped(v))),
                     number(row.error_over_bound, 3),
                 ]);
             } else {

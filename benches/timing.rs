@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use nearmiss::device::{Device, DeviceKind};
 use nearmiss::Result;
+use nearmiss::device::{Device, DeviceKind};
 
 /// Length of a sample on a device that works asynchronously: a wait takes some ten microseconds.
 const SAMPLE: f64 = 5e-3;

@@ -36,7 +36,9 @@ struct ExpectedText {
 }
 
 fn folder(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(model)
 }
 
 fn expected(model: &str) -> Expected {
@@ -122,17 +124,29 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
     let rounded = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(round).collect() };
     let config = encoder.config();
     let d = config.d_model;
-    let ids: Vec<u32> = expected.texts.iter().flat_map(|t| t.token_ids.clone()).collect();
-    let positions: Vec<u32> = expected.texts.iter().flat_map(|t| 0..t.token_ids.len() as u32).collect();
+    let ids: Vec<u32> = expected
+        .texts
+        .iter()
+        .flat_map(|t| t.token_ids.clone())
+        .collect();
+    let positions: Vec<u32> = expected
+        .texts
+        .iter()
+        .flat_map(|t| 0..t.token_ids.len() as u32)
+        .collect();
     let mut offsets = vec![0u32];
     for text in &expected.texts {
         offsets.push(offsets.last().expect("never empty") + text.token_ids.len() as u32);
     }
     let norm = |x: &[f32], residual: Option<&[f32]>, name: &str| {
-        let (weight, bias) = (weights.get(&format!("{name}.weight")), weights.get(&format!("{name}.bias")));
+        let (weight, bias) = (
+            weights.get(&format!("{name}.weight")),
+            weights.get(&format!("{name}.bias")),
+        );
         layer_norm::reference::<f32>(x, residual, &weight, Some(&bias), config.layer_norm_eps)
     };
-    let tables = ["word", "position", "token_type"].map(|t| stored(&format!("embeddings.{t}_embeddings.weight")));
+    let tables = ["word", "position", "token_type"]
+        .map(|t| stored(&format!("embeddings.{t}_embeddings.weight")));
     let x = embedding::reference::<f32>([&tables[0], &tables[1], &tables[2]], &ids, &positions, d);
     let mut h = norm(&x, None, "embeddings.LayerNorm");
     let mut hidden = vec![h.clone()];
@@ -140,17 +154,40 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
         let name = |part: &str| format!("encoder.layer.{i}.{part}");
         let linear = |x: &[f32], names: &[String], n: usize, gelu: bool| {
             let part = |end: &str, f: &dyn Fn(&str) -> Vec<f32>| -> Vec<f32> {
-                names.iter().flat_map(|name| f(&format!("{name}.{end}"))).collect()
+                names
+                    .iter()
+                    .flat_map(|name| f(&format!("{name}.{end}")))
+                    .collect()
             };
-            let (weight, bias) = (part("weight", &|n| stored(n)), part("bias", &|n| weights.get(n)));
-            rounded(matmul::reference::<f32>(x, &weight, Some(&bias), gelu, None, n))
+            let (weight, bias) = (
+                part("weight", &|n| stored(n)),
+                part("bias", &|n| weights.get(n)),
+            );
+            rounded(matmul::reference::<f32>(
+                x,
+                &weight,
+                Some(&bias),
+                gelu,
+                None,
+                n,
+            ))
         };
         let qkv = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
         let qkv = linear(&rounded(h.clone()), &qkv, 3 * d, false);
-        let context = rounded(attention::reference::<f32>(&qkv, &offsets, config.n_heads, config.head_dim()));
+        let context = rounded(attention::reference::<f32>(
+            &qkv,
+            &offsets,
+            config.n_heads,
+            config.head_dim(),
+        ));
         let attended = linear(&context, &[name("attention.output.dense")], d, false);
         h = norm(&h, Some(&attended), &name("attention.output.LayerNorm"));
-        let inner = linear(&rounded(h.clone()), &[name("intermediate.dense")], config.d_ff, true);
+        let inner = linear(
+            &rounded(h.clone()),
+            &[name("intermediate.dense")],
+            config.d_ff,
+            true,
+        );
         let outer = linear(&inner, &[name("output.dense")], d, false);
         h = norm(&h, Some(&outer), &name("output.LayerNorm"));
         hidden.push(h.clone());
@@ -167,7 +204,10 @@ fn largest_error(got: &[f32], want: &[f32]) -> f64 {
     got.iter()
         .zip(want)
         .map(|(g, w)| f64::from(g - w).abs())
-        .fold(0.0, |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) })
+        .fold(
+            0.0,
+            |m, e| if e.is_nan() { f64::INFINITY } else { m.max(e) },
+        )
 }
 
 fn hold(what: &str, got: &[f32], yardstick: &[f32], want: &[f32]) {
@@ -175,18 +215,30 @@ fn hold(what: &str, got: &[f32], yardstick: &[f32], want: &[f32]) {
     let allowed = 2.0 * largest_error(yardstick, want) + 4.0 * f64::from(f32::EPSILON * scale);
     let error = largest_error(got, want);
     println!("{what}: error {error:.2e}, allowed {allowed:.2e}");
-    assert!(error <= allowed, "{what}: error {error:.3e}, allowed {allowed:.3e}");
+    assert!(
+        error <= allowed,
+        "{what}: error {error:.3e}, allowed {allowed:.3e}"
+    );
 }
 
 #[test]
 fn token_ids_limits_and_pooling_are_those_of_transformers() {
     for model in MODELS {
         let expected = expected(model);
-        let encoder = Encoder::load(&folder(model), &Device::cpu(), LoadOptions::default()).unwrap();
-        assert_eq!(encoder.tokenizer().max_length(), expected.max_seq_length, "{model}");
+        let encoder =
+            Encoder::load(&folder(model), &Device::cpu(), LoadOptions::default()).unwrap();
+        assert_eq!(
+            encoder.tokenizer().max_length(),
+            expected.max_seq_length,
+            "{model}"
+        );
         let pooling = encoder.pooling();
         assert_eq!(pooling.normalize, expected.normalize, "{model}");
-        assert_eq!(pooling.pooling == Pooling::Mean, expected.pooling == "mean", "{model}");
+        assert_eq!(
+            pooling.pooling == Pooling::Mean,
+            expected.pooling == "mean",
+            "{model}"
+        );
         let texts: Vec<&str> = expected.texts.iter().map(|t| t.text.as_str()).collect();
         let tokenized = encoder.tokenizer().encode_batch(&texts).unwrap();
         for (text, ids) in expected.texts.iter().zip(&tokenized.ids) {
@@ -216,7 +268,12 @@ fn hidden_states_and_embeddings_match_pytorch() {
                 hold(&what, got, yardstick, &golden.get(&format!("hidden.{i}")));
             }
             let what = format!("{model} on {}: embeddings", device.name());
-            hold(&what, &got.embeddings, &yardstick.embeddings, &golden.get("embeddings"));
+            hold(
+                &what,
+                &got.embeddings,
+                &yardstick.embeddings,
+                &golden.get("embeddings"),
+            );
         }
     }
 }
@@ -227,12 +284,19 @@ fn a_damaged_weight_is_noticed() {
     let expected = expected(model);
     let golden = Tensors::read(&folder(model).join("expected.safetensors"));
     let damaged = tempfile::tempdir().unwrap();
-    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"] {
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "sentence_bert_config.json",
+    ] {
         std::fs::copy(folder(model).join(file), damaged.path().join(file)).unwrap();
     }
     let mut bytes = std::fs::read(folder(model).join("model.safetensors")).unwrap();
     let weights = SafeTensors::deserialize(&bytes).unwrap();
-    let weight = weights.tensor("encoder.layer.1.output.dense.weight").unwrap();
+    let weight = weights
+        .tensor("encoder.layer.1.output.dense.weight")
+        .unwrap();
     let at = weight.data().as_ptr() as usize - bytes.as_ptr() as usize;
     let value = f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     bytes[at..at + 4].copy_from_slice(&(value + 0.05).to_le_bytes());
@@ -242,7 +306,11 @@ fn a_damaged_weight_is_noticed() {
     let yardstick = yardstick(model, &encoder_of(model), &expected, |v| v);
     let want = golden.get("hidden.2");
     let allowed = 2.0 * largest_error(&yardstick.hidden[2], &want) + 1e-6;
-    assert!(largest_error(&got.hidden[2], &want) > allowed, "one weight in {} went unnoticed", bytes.len() / 4);
+    assert!(
+        largest_error(&got.hidden[2], &want) > allowed,
+        "one weight in {} went unnoticed",
+        bytes.len() / 4
+    );
 }
 
 fn encoder_of(model: &str) -> Encoder {
@@ -258,16 +326,28 @@ fn alone_equals_in_a_batch_and_twice_equals_once() {
             let encoder = Encoder::load(&folder(model), &device, LoadOptions::default()).unwrap();
             let d = encoder.width();
             let together = encoder.embed(&texts, TextKind::Document).unwrap();
-            assert_eq!(together, encoder.embed(&texts, TextKind::Document).unwrap(), "two runs differ");
+            assert_eq!(
+                together,
+                encoder.embed(&texts, TextKind::Document).unwrap(),
+                "two runs differ"
+            );
             let scale = together.iter().fold(0f32, |m, v| m.max(v.abs()));
             // Other neighbours mean other tile edges in the products, hence another order of the same sums: each
             // activation may round to the neighbouring number of the type it is stored in.
-            let unit = if device.kind() == DeviceKind::Cpu { 2f32.powi(-23) } else { 2f32.powi(-10) };
+            let unit = if device.kind() == DeviceKind::Cpu {
+                2f32.powi(-23)
+            } else {
+                2f32.powi(-10)
+            };
             let allowed = 16.0 * unit * scale;
             for (i, text) in texts.iter().enumerate() {
                 let alone = encoder.embed(&[text], TextKind::Document).unwrap();
                 let error = largest_error(&alone, &together[i * d..(i + 1) * d]);
-                assert!(error <= f64::from(allowed), "{model} text {i} on {}: {error:e}", device.name());
+                assert!(
+                    error <= f64::from(allowed),
+                    "{model} text {i} on {}: {error:e}",
+                    device.name()
+                );
             }
         }
     }

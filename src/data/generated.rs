@@ -160,7 +160,12 @@ pub fn generate(options: &Options) -> Result<Collection> {
     let mut judgements = Vec::new();
     for (i, question) in asked.into_iter().enumerate() {
         let id = format!("q{:04}", i + 1);
-        judgements.extend(question.relevant.iter().map(|&p| (id.clone(), passage_id(p), 1)));
+        judgements.extend(
+            question
+                .relevant
+                .iter()
+                .map(|&p| (id.clone(), passage_id(p), 1)),
+        );
         queries.push(Query {
             id,
             text: question.text,
@@ -206,7 +211,9 @@ fn chosen_domains(names: &[String]) -> Result<Vec<Domain>> {
         chosen.extend(0..DOMAINS.len());
     }
     let sources = chosen.into_iter().map(|at| SOURCES[at]);
-    sources.map(|(file, text)| grammar::parse(file, text)).collect()
+    sources
+        .map(|(file, text)| grammar::parse(file, text))
+        .collect()
 }
 
 /// A slot's value, in the words of passages and of questions. The words of passages identify it.
@@ -241,7 +248,9 @@ impl Fact {
     /// One spelling for facts that mean the same: a symmetric one has its slots in order.
     fn canonical(self, frame: &Frame) -> Self {
         match frame.swap {
-            Some((a, b)) if frame.states[self.state].symmetric && self.bindings[a] > self.bindings[b] => {
+            Some((a, b))
+                if frame.states[self.state].symmetric && self.bindings[a] > self.bindings[b] =>
+            {
                 self.swapped(frame).unwrap_or(self)
             }
             _ => self,
@@ -309,7 +318,8 @@ impl Writer<'_> {
         let cast = self.cast(domain, cluster / CLUSTERS_PER_CAST);
         // Every frame once before any comes again.
         let n_frames = domain.frames.len() as u64;
-        let frame_at = ((cluster + Stream::new(self.seed, &["frames", domain.name], 0).bits()) % n_frames) as usize;
+        let frame_at = ((cluster + Stream::new(self.seed, &["frames", domain.name], 0).bits())
+            % n_frames) as usize;
         let frame = &domain.frames[frame_at];
 
         let mut bindings = Bindings::new();
@@ -340,8 +350,9 @@ impl Writer<'_> {
         }
     }
 
-    fn cast(&self, domain: &Domain, chapter: u64) -> Cast {
-        let mut rng = Stream::new(self.seed, &["cast", domain.name], chapter);
+    /// The cast with this number, the same for all its clusters.
+    fn cast(&self, domain: &Domain, number: u64) -> Cast {
+        let mut rng = Stream::new(self.seed, &["cast", domain.name], number);
         let mut last = self.people.last.clone();
         rng.shuffle(&mut last);
         let people = last.into_iter().take(CAST).map(|last| {
@@ -406,11 +417,17 @@ impl Writer<'_> {
             };
             bindings.insert(name, value);
         }
-        let sentence = |of: &[Template], rng: &mut Stream| realise(&of[rng.below(of.len())], &bindings, |_| false);
+        let sentence = |of: &[Template], rng: &mut Stream| {
+            realise(&of[rng.below(of.len())], &bindings, |_| false)
+        };
         // A title names both things in either order, lest the order give the roles away.
         let titled = fact.swapped(frame).filter(|_| rng.below(2) == 1);
         let titled = titled.as_ref().unwrap_or(fact);
-        let title = realise(&frame.titles[rng.below(frame.titles.len())], &titled.bindings, |_| false);
+        let title = realise(
+            &frame.titles[rng.below(frame.titles.len())],
+            &titled.bindings,
+            |_| false,
+        );
         let text = [
             sentence(&domain.openings, rng),
             sentence(&frame.states[fact.state].passages, rng),
@@ -426,13 +443,20 @@ fn draw(domain: &Domain, cast: &Cast, slot: &Slot, taken: &Bindings, rng: &mut S
         grammar::PERSON => &cast.people,
         name => &domain.lexicons[name],
     };
-    let free: Vec<&Value> = all.iter().filter(|&value| !taken.values().any(|t| t == value)).collect();
+    let free: Vec<&Value> = all
+        .iter()
+        .filter(|&value| !taken.values().any(|t| t == value))
+        .collect();
     free[rng.below(free.len())].clone()
 }
 
 /// The template with its slots filled, and a capital at the start of every sentence. `reword` says, for each slot in
 /// turn, whether it gets the question's words.
-fn realise(template: &Template, bindings: &Bindings, mut reword: impl FnMut(&str) -> bool) -> String {
+fn realise(
+    template: &Template,
+    bindings: &Bindings,
+    mut reword: impl FnMut(&str) -> bool,
+) -> String {
     let mut text = String::new();
     for piece in &template.pieces {
         match *piece {
@@ -464,7 +488,10 @@ fn ask(options: &Options, domains: &[Domain], passages: &[Passage]) -> Result<Ve
             state,
             ..
         } = passage.fact;
-        same_state.entry((domain, frame, state)).or_default().push(i);
+        same_state
+            .entry((domain, frame, state))
+            .or_default()
+            .push(i);
     }
     let mut rng = Stream::new(options.seed, &["questions"], 0);
     let mut order: Vec<usize> = (0..passages.len()).collect();
@@ -478,8 +505,12 @@ fn ask(options: &Options, domains: &[Domain], passages: &[Passage]) -> Result<Ve
         let mut templates: Vec<&Template> = state.questions.iter().collect();
         rng.shuffle(&mut templates);
         for template in templates {
-            let text = realise(template, &fact.bindings, |_| rng.below(4) < REWORDED_OF_FOUR);
-            let candidates = same_state[&(fact.domain, fact.frame, fact.state)].iter().copied();
+            let text = realise(template, &fact.bindings, |_| {
+                rng.below(4) < REWORDED_OF_FOUR
+            });
+            let candidates = same_state[&(fact.domain, fact.frame, fact.state)]
+                .iter()
+                .copied();
             let answers = |&i: &usize| answers(&passages[i].fact, fact, template, frame, state);
             let relevant: Vec<usize> = candidates.filter(answers).collect();
             if relevant.len() <= MAX_RELEVANT && asked.insert(text.clone()) {

@@ -131,7 +131,12 @@ impl Device {
 impl Device {
     /// `len` elements of a mapped file from byte `offset`, read in place; `None` on a device that cannot (any GPU), or
     /// where they are not aligned or not all there.
-    pub(crate) fn map_host<T: Element>(&self, map: &Arc<Mmap>, offset: usize, len: usize) -> Option<Buffer<T>> {
+    pub(crate) fn map_host<T: Element>(
+        &self,
+        map: &Arc<Mmap>,
+        offset: usize,
+        len: usize,
+    ) -> Option<Buffer<T>> {
         let bytes = map.get(offset..offset + len * size_of::<T>())?;
         let aligned = bytes.as_ptr().align_offset(align_of::<T>()) == 0;
         if !aligned || !matches!(self.backend(), Backend::Cpu(_)) {
@@ -139,7 +144,10 @@ impl Device {
         }
         Some(Buffer {
             device: self.clone(),
-            storage: Some(Storage::Cpu(HostMemory::Mapped { map: map.clone(), offset })),
+            storage: Some(Storage::Cpu(HostMemory::Mapped {
+                map: map.clone(),
+                offset,
+            })),
             size: 0,
             len,
             element: PhantomData,
@@ -301,7 +309,9 @@ impl<T: Element> Buffer<T> {
     pub(crate) fn host_mut(&mut self) -> &mut [T] {
         let len = self.len;
         match self.storage.as_mut() {
-            Some(Storage::Cpu(s)) => &mut bytemuck::cast_slice_mut(s.bytes_mut().expect("mapped buffers are never written"))[..len],
+            Some(Storage::Cpu(s)) => &mut bytemuck::cast_slice_mut(
+                s.bytes_mut().expect("mapped buffers are never written"),
+            )[..len],
             _ => unreachable!("only CPU code paths look into a buffer"),
         }
     }

@@ -100,7 +100,8 @@ struct RawPooling {
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::input(path, format!("not the expected JSON: {e}")))
+    serde_json::from_str(&text)
+        .map_err(|e| Error::input(path, format!("not the expected JSON: {e}")))
 }
 
 /// Reads `config.json` of the model folder.
@@ -112,13 +113,23 @@ pub fn read_config(folder: &Path) -> Result<BertConfig> {
     let raw: RawConfig = read_json(&path)?;
     let refuse = |what: String| Err(Error::input(&path, what));
     if let Some(kind) = raw.model_type.as_deref().filter(|kind| *kind != "bert") {
-        return refuse(format!("model_type is `{kind}`; only `bert` encoders are supported"));
+        return refuse(format!(
+            "model_type is `{kind}`; only `bert` encoders are supported"
+        ));
     }
     if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "gelu") {
-        return refuse(format!("hidden_act is `{act}`; only `gelu` (the exact one) is supported"));
+        return refuse(format!(
+            "hidden_act is `{act}`; only `gelu` (the exact one) is supported"
+        ));
     }
-    if let Some(kind) = raw.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
-        return refuse(format!("position_embedding_type is `{kind}`; only `absolute` is supported"));
+    if let Some(kind) = raw
+        .position_embedding_type
+        .as_deref()
+        .filter(|kind| *kind != "absolute")
+    {
+        return refuse(format!(
+            "position_embedding_type is `{kind}`; only `absolute` is supported"
+        ));
     }
     let (d, heads) = (raw.hidden_size, raw.num_attention_heads);
     if heads == 0 || d % heads != 0 || (d / heads) % 32 != 0 {
@@ -127,10 +138,15 @@ pub fn read_config(folder: &Path) -> Result<BertConfig> {
         ));
     }
     if raw.intermediate_size % 8 != 0 {
-        return refuse(format!("intermediate_size {} is not a multiple of 8", raw.intermediate_size));
+        return refuse(format!(
+            "intermediate_size {} is not a multiple of 8",
+            raw.intermediate_size
+        ));
     }
     if raw.vocab_size == 0 || raw.max_position_embeddings < 3 || raw.type_vocab_size == 0 {
-        return refuse("vocab_size, max_position_embeddings or type_vocab_size is too small".into());
+        return refuse(
+            "vocab_size, max_position_embeddings or type_vocab_size is too small".into(),
+        );
     }
     Ok(BertConfig {
         vocab: raw.vocab_size,
@@ -162,11 +178,15 @@ pub fn read_pooling(folder: &Path) -> Result<PoolingConfig> {
         match module.kind.rsplit('.').next().unwrap_or_default() {
             "Transformer" => {}
             "Normalize" => config.normalize = true,
-            "Pooling" => config.pooling = read_pooling_mode(&folder.join(module.path).join("config.json"))?,
+            "Pooling" => {
+                config.pooling = read_pooling_mode(&folder.join(module.path).join("config.json"))?
+            }
             other => {
                 return Err(Error::input(
                     &path,
-                    format!("module `{other}` is not supported (Transformer, Pooling and Normalize are)"),
+                    format!(
+                        "module `{other}` is not supported (Transformer, Pooling and Normalize are)"
+                    ),
                 ));
             }
         }
@@ -182,7 +202,10 @@ fn read_pooling_mode(path: &PathBuf) -> Result<Pooling> {
     match (mean, first) {
         (true, false) => Ok(Pooling::Mean),
         (false, true) => Ok(Pooling::First),
-        _ => Err(Error::input(path, "exactly one of mean and cls pooling must be on; no other mode is supported")),
+        _ => Err(Error::input(
+            path,
+            "exactly one of mean and cls pooling must be on; no other mode is supported",
+        )),
     }
 }
 
@@ -216,10 +239,18 @@ mod tests {
         ] {
             let dir = folder(&[("config.json", &CONFIG.replace(from, to))]);
             let error = read_config(dir.path()).unwrap_err().to_string();
-            assert!(error.contains(needle) && error.contains("config.json"), "{error}");
+            assert!(
+                error.contains(needle) && error.contains("config.json"),
+                "{error}"
+            );
         }
         let empty = folder(&[]);
-        assert!(read_config(empty.path()).unwrap_err().to_string().starts_with("cannot read"));
+        assert!(
+            read_config(empty.path())
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot read")
+        );
     }
 
     #[test]
@@ -230,13 +261,24 @@ mod tests {
         let cls = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
         let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", cls)]);
         let read = read_pooling(dir.path()).unwrap();
-        assert_eq!(read, PoolingConfig { pooling: Pooling::First, normalize: true });
+        assert_eq!(
+            read,
+            PoolingConfig {
+                pooling: Pooling::First,
+                normalize: true
+            }
+        );
         let both = cls.replace("false", "true");
         let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", &both)]);
         assert!(read_pooling(dir.path()).is_err());
         let dense = modules.replace("models.Normalize", "models.Dense");
         let dir = folder(&[("modules.json", &dense), ("1_Pooling/config.json", cls)]);
-        assert!(read_pooling(dir.path()).unwrap_err().to_string().contains("`Dense`"));
+        assert!(
+            read_pooling(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("`Dense`")
+        );
         assert!(!read_pooling(folder(&[]).path()).unwrap().normalize);
     }
 }

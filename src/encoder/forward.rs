@@ -102,7 +102,12 @@ impl Pass<'_> {
             token_type: &params.token_type,
             d,
         };
-        embedding(&tables, &device.upload(ids)?, &device.upload(positions)?, &mut x)?;
+        embedding(
+            &tables,
+            &device.upload(ids)?,
+            &device.upload(positions)?,
+            &mut x,
+        )?;
         let mut stream = self.norm::<A>(&x, None, &params.embedding_norm)?;
         drop(x);
         let mut show = |stage, stream: &Stream| match &mut observe {
@@ -113,7 +118,13 @@ impl Pass<'_> {
         for (i, layer) in params.layers.iter().enumerate() {
             let qkv = self.linear(stream.act::<A>(), &layer.qkv, 3 * d, false)?;
             let mut context = device.alloc::<A>(self.t * d)?;
-            attention(&qkv, packing, self.config.n_heads, self.config.head_dim(), &mut context)?;
+            attention(
+                &qkv,
+                packing,
+                self.config.n_heads,
+                self.config.head_dim(),
+                &mut context,
+            )?;
             drop(qkv);
             let attended = self.linear(&context, &layer.attention_out, d, false)?;
             stream = self.norm(&stream.h, Some(&attended), &layer.attention_norm)?;
@@ -125,7 +136,13 @@ impl Pass<'_> {
         Ok(stream.h)
     }
 
-    fn linear<A: Float>(&self, x: &Buffer<A>, layer: &Linear<A>, n: usize, gelu: bool) -> Result<Buffer<A>> {
+    fn linear<A: Float>(
+        &self,
+        x: &Buffer<A>,
+        layer: &Linear<A>,
+        n: usize,
+        gelu: bool,
+    ) -> Result<Buffer<A>> {
         let mut out = self.device.alloc::<A>(self.t * n)?;
         let epilogue = Epilogue {
             bias: Some(&layer.bias),
@@ -136,7 +153,12 @@ impl Pass<'_> {
         Ok(out)
     }
 
-    fn norm<A: Float>(&self, x: &Buffer<f32>, residual: Option<&Buffer<A>>, norm: &NormParams) -> Result<Stream> {
+    fn norm<A: Float>(
+        &self,
+        x: &Buffer<f32>,
+        residual: Option<&Buffer<A>>,
+        norm: &NormParams,
+    ) -> Result<Stream> {
         let mut stream = Stream::alloc::<A>(self.device, x.len())?;
         let norm = norm.with_eps(self.config.layer_norm_eps);
         layer_norm(x, residual, &norm, &mut stream.h, stream.rounded.as_mut())?;

@@ -73,7 +73,10 @@ impl Encoder {
     /// One line naming the file, and the tensor or field in it, for anything missing, damaged or unsupported.
     pub fn load(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         if !folder.is_dir() {
-            return Err(Error::input(folder, "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors"));
+            return Err(Error::input(
+                folder,
+                "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors",
+            ));
         }
         let config = config::read_config(folder)?;
         let pooling = config::read_pooling(folder)?;
@@ -141,7 +144,10 @@ impl Encoder {
             let tokenized = self.tokenizer.encode_kind(window, kind)?;
             let tokens = &tokenized.ids;
             stats.truncated += tokenized.n_truncated;
-            stats.empty += window.iter().filter(|t| t.as_ref().trim().is_empty()).count();
+            stats.empty += window
+                .iter()
+                .filter(|t| t.as_ref().trim().is_empty())
+                .count();
             let lengths = tokenized.lengths();
             let mut rows = vec![0f32; window.len() * d];
             // A stack, so that a batch that does not fit can be replaced by its halves.
@@ -183,10 +189,15 @@ impl Encoder {
     /// As [`Encoder::encode`].
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], kind: TextKind) -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(texts.len() * self.width());
-        self.encode(texts, kind, |_, rows| {
-            all.extend_from_slice(rows);
-            Ok(())
-        }, |_, _| {})?;
+        self.encode(
+            texts,
+            kind,
+            |_, rows| {
+                all.extend_from_slice(rows);
+                Ok(())
+            },
+            |_, _| {},
+        )?;
         Ok(all)
     }
 
@@ -195,10 +206,19 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Shape`] for ids or lengths beyond the model's tables, or what the device reports.
-    pub fn token_vectors(&self, batch: &PackedBatch, observe: Option<Observer<'_>>) -> Result<(Buffer<f32>, Packing)> {
+    pub fn token_vectors(
+        &self,
+        batch: &PackedBatch,
+        observe: Option<Observer<'_>>,
+    ) -> Result<(Buffer<f32>, Packing)> {
         // A GPU cannot report an index out of its table, so it is checked here.
         let check = |what, values: &[u32], limit: usize| match values.iter().max() {
-            Some(&max) if max as usize >= limit => Err(Error::shape("embedding", what, format!("below {limit}"), max)),
+            Some(&max) if max as usize >= limit => Err(Error::shape(
+                "embedding",
+                what,
+                format!("below {limit}"),
+                max,
+            )),
             _ => Ok(()),
         };
         check("ids", &batch.ids, self.config.vocab)?;
@@ -206,8 +226,12 @@ impl Encoder {
         let packing = Packing::new(&self.device, batch.offsets.clone())?;
         let (ids, positions, config) = (&batch.ids, &batch.positions, &self.config);
         let h = match &self.weights {
-            Weights::F32(params) => forward::forward(params, config, ids, positions, &packing, observe),
-            Weights::F16(params) => forward::forward(params, config, ids, positions, &packing, observe),
+            Weights::F32(params) => {
+                forward::forward(params, config, ids, positions, &packing, observe)
+            }
+            Weights::F16(params) => {
+                forward::forward(params, config, ids, positions, &packing, observe)
+            }
         }?;
         Ok((h, packing))
     }
@@ -216,7 +240,13 @@ impl Encoder {
     fn pooled(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
         let (h, packing) = self.token_vectors(batch, None)?;
         let mut out = self.device.alloc::<f32>(packing.texts() * self.width())?;
-        pool(&h, &packing, self.pooling.pooling, self.pooling.normalize, &mut out)?;
+        pool(
+            &h,
+            &packing,
+            self.pooling.pooling,
+            self.pooling.normalize,
+            &mut out,
+        )?;
         out.read()
     }
 }
@@ -230,7 +260,11 @@ impl Encoder {
 /// As [`config::read_config`].
 pub fn token_budget(folder: &Path, device: &Device, memory: u64) -> Result<usize> {
     let config = config::read_config(folder)?;
-    let act = if device.kind() == DeviceKind::Cpu { 4 } else { 2 };
+    let act = if device.kind() == DeviceKind::Cpu {
+        4
+    } else {
+        2
+    };
     let (d, ff) = (config.d_model as u64, config.d_ff as u64);
     let per_token = 2 * d * (4 + act) + act * (4 * d).max(ff + d);
     Ok((memory / per_token).clamp(1, 1 << 20) as usize)

@@ -77,10 +77,20 @@ impl<A: Float> Params<A> {
         // truncates meanwhile would end the process, as with any program that maps its input.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", &path, e))?;
         let tensors = SafeTensors::deserialize(&map).map_err(|e| {
-            Error::input(&path, format!("not a complete safetensors file ({e}); fetch it again"))
+            Error::input(
+                &path,
+                format!("not a complete safetensors file ({e}); fetch it again"),
+            )
         })?;
         let source = Source {
-            prefix: if tensors.tensor("bert.embeddings.word_embeddings.weight").is_ok() { "bert." } else { "" },
+            prefix: if tensors
+                .tensor("bert.embeddings.word_embeddings.weight")
+                .is_ok()
+            {
+                "bert."
+            } else {
+                ""
+            },
             tensors,
             path: &path,
             device,
@@ -88,8 +98,16 @@ impl<A: Float> Params<A> {
         let d = config.d_model;
         Ok(Params {
             word: source.matrix("embeddings.word_embeddings.weight", config.vocab, d)?,
-            position: source.matrix("embeddings.position_embeddings.weight", config.max_positions, d)?,
-            token_type: source.matrix("embeddings.token_type_embeddings.weight", config.token_types, d)?,
+            position: source.matrix(
+                "embeddings.position_embeddings.weight",
+                config.max_positions,
+                d,
+            )?,
+            token_type: source.matrix(
+                "embeddings.token_type_embeddings.weight",
+                config.token_types,
+                d,
+            )?,
             embedding_norm: source.norm("embeddings.LayerNorm", d)?,
             layers: (0..config.n_layers)
                 .map(|i| source.layer(i, config))
@@ -156,7 +174,9 @@ impl Source<'_> {
             if largest > f16::MAX.to_f32() {
                 return Err(Error::input(
                     self.path,
-                    format!("tensor {name}: {largest} does not fit f16, which this device computes with; use --device cpu"),
+                    format!(
+                        "tensor {name}: {largest} does not fit f16, which this device computes with; use --device cpu"
+                    ),
                 ));
             }
         }
@@ -166,12 +186,20 @@ impl Source<'_> {
 
     /// A tensor as f32, checked.
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let refuse = |what: String| Err(Error::input(self.path, format!("tensor {}{name}: {what}", self.prefix)));
+        let refuse = |what: String| {
+            Err(Error::input(
+                self.path,
+                format!("tensor {}{name}: {what}", self.prefix),
+            ))
+        };
         let Ok(tensor) = self.tensors.tensor(&format!("{}{name}", self.prefix)) else {
             return refuse("missing; the file does not belong to this config.json".into());
         };
         if tensor.shape() != shape {
-            return refuse(format!("expected shape {shape:?}, got {:?}", tensor.shape()));
+            return refuse(format!(
+                "expected shape {shape:?}, got {:?}",
+                tensor.shape()
+            ));
         }
         let bytes = tensor.data();
         let values: Vec<f32> = match tensor.dtype() {
@@ -186,10 +214,17 @@ impl Source<'_> {
                     .collect();
                 halves.to_f32_vec()
             }
-            other => return refuse(format!("its type is {other:?}; convert the file to F32 or F16")),
+            other => {
+                return refuse(format!(
+                    "its type is {other:?}; convert the file to F32 or F16"
+                ));
+            }
         };
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            return refuse(format!("element {at} is {}; the file is damaged", values[at]));
+            return refuse(format!(
+                "element {at} is {}; the file is damaged",
+                values[at]
+            ));
         }
         Ok(values)
     }

@@ -351,9 +351,7 @@ fn one_text(qkv: &[f32], n_heads: usize, head_dim: usize, out: &mut [f32], scrat
             let mut totals = [0f32; ROWS];
             for r in 0..ROWS {
                 let scores = &mut probs[r * padded..][..l];
-                let max = scores
-                    .iter()
-                    .fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
+                let max = simd::max(scores);
                 for s in scores.iter_mut() {
                     *s = simd::exp_nonpositive(*s - max);
                 }

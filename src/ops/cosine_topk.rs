@@ -201,8 +201,20 @@ pub fn cosine_topk(
     }
     for shard in shards {
         let (rows, norms) = (shard.rows, shard.inverse_norms);
-        check(SPEC.name, "rows", rows, rows.len().max(shard.n * d), &device)?;
-        check(SPEC.name, "inverse_norms", norms, norms.len().max(shard.n), &device)?;
+        check(
+            SPEC.name,
+            "rows",
+            rows,
+            rows.len().max(shard.n * d),
+            &device,
+        )?;
+        check(
+            SPEC.name,
+            "inverse_norms",
+            norms,
+            norms.len().max(shard.n),
+            &device,
+        )?;
     }
     let search = Search {
         queries,

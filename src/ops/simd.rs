@@ -31,10 +31,23 @@ pub(super) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// `2^n` for integral `n` in the normal range, by building the exponent field.
+/// The largest of `values`, negative infinity of none. A plain fold would be one chain of dependent comparisons, which
+/// takes longer than the products around it.
 #[inline(always)]
-fn exp2i(n: f32) -> f32 {
-    f32::from_bits((((n as i32) + 127) << 23) as u32)
+pub(super) fn max(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, v);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane = larger(*lane, v);
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
 /// `e^x` for `x <= 0`, to within 2 ulp above the smallest normal number; 0 below -87.
@@ -46,9 +59,10 @@ pub(super) fn exp_nonpositive(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.max(-87.0);
-    // Adding and subtracting 1.5 * 2^23 rounds to an integer without a call.
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, without a conversion.
     const MAGIC: f32 = 12_582_912.0;
-    let n = x.mul_add(std::f32::consts::LOG2_E, MAGIC) - MAGIC;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
     let mut p = 1.0 / 5040.0f32;
     for c in [
@@ -62,7 +76,9 @@ pub(super) fn exp_nonpositive(x: f32) -> f32 {
     ] {
         p = p.mul_add(r, c);
     }
-    if x <= -87.0 { 0.0 } else { p * exp2i(n) }
+    // 2^n for -126 <= n <= 0: the exponent field, n + 127; MAGIC's own bits have 0 in the ones that stay.
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    if x <= -87.0 { 0.0 } else { p * power }
 }
 
 #[cfg(test)]
@@ -84,6 +100,18 @@ mod tests {
         }
         // Two units in the last place are at most 4 u = 4 * 2^-24 relative.
         assert!(worst <= 4.0 * 2f64.powi(-24), "{worst:e}");
+    }
+
+    #[test]
+    fn the_largest_is_found_anywhere() {
+        for n in [1, 31, 32, 33, 77] {
+            for at in [0, n / 2, n - 1] {
+                let mut values = vec![-1.0f32; n];
+                values[at] = 2.0;
+                assert_eq!(max(&values), 2.0);
+            }
+        }
+        assert_eq!(max(&[]), f32::NEG_INFINITY);
     }
 
     #[test]

@@ -70,7 +70,12 @@ impl VectorIndex {
     /// [`Error::Shape`] for another width.
     pub fn new(device: &Device, d: usize) -> Result<Self> {
         if d == 0 || d % 8 != 0 {
-            return Err(Error::shape("vector index", "d", "a positive multiple of 8", d));
+            return Err(Error::shape(
+                "vector index",
+                "d",
+                "a positive multiple of 8",
+                d,
+            ));
         }
         Ok(VectorIndex {
             device: device.clone(),
@@ -116,7 +121,10 @@ impl VectorIndex {
 
     /// Bytes of device memory that hold rows and norms: `2 d + 4` per row of capacity.
     pub fn bytes(&self) -> u64 {
-        self.pieces.iter().map(|p| p.rows.bytes() + p.inverse_norms.bytes()).sum()
+        self.pieces
+            .iter()
+            .map(|p| p.rows.bytes() + p.inverse_norms.bytes())
+            .sum()
     }
 
     /// Appends `rows` `[n, d]`, rounded to f16.
@@ -136,7 +144,12 @@ impl VectorIndex {
     pub fn append_f16(&mut self, rows: &[f16]) -> Result<()> {
         let d = self.d;
         if rows.len() % d != 0 {
-            return Err(Error::shape("vector index", "rows", format!("rows of {d}"), rows.len()));
+            return Err(Error::shape(
+                "vector index",
+                "rows",
+                format!("rows of {d}"),
+                rows.len(),
+            ));
         }
         if let Some(at) = rows.iter().position(|v| !v.is_finite()) {
             return Err(Error::Invalid(format!(
@@ -151,7 +164,11 @@ impl VectorIndex {
             .chunks_exact(d)
             .map(|row| {
                 row.convert_to_f32_slice(&mut wide);
-                let norm = wide.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+                let norm = wide
+                    .iter()
+                    .map(|&v| f64::from(v).powi(2))
+                    .sum::<f64>()
+                    .sqrt();
                 if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
             })
             .collect();
@@ -169,8 +186,12 @@ impl VectorIndex {
             if take == 0 {
                 continue;
             }
-            piece.rows.write(piece.n * d, &rows[done * d..(done + take) * d])?;
-            piece.inverse_norms.write(piece.n, &norms[done..done + take])?;
+            piece
+                .rows
+                .write(piece.n * d, &rows[done * d..(done + take) * d])?;
+            piece
+                .inverse_norms
+                .write(piece.n, &norms[done..done + take])?;
             piece.n += take;
             done += take;
         }
@@ -183,7 +204,12 @@ impl VectorIndex {
     /// # Errors
     /// [`Error::Shape`] for a wrong query length or `k` = 0, [`Error::Invalid`] naming a query that is not finite, or
     /// what the device reports.
-    pub fn search(&self, queries: &[f32], k: usize, filter: Option<&dyn Fn(usize) -> bool>) -> Result<Vec<Vec<Hit>>> {
+    pub fn search(
+        &self,
+        queries: &[f32],
+        k: usize,
+        filter: Option<&dyn Fn(usize) -> bool>,
+    ) -> Result<Vec<Vec<Hit>>> {
         if let Some(at) = queries.iter().position(|v| !v.is_finite()) {
             return Err(Error::Invalid(format!(
                 "query {}: element {} is {}; embeddings must be finite",
@@ -230,12 +256,19 @@ impl VectorIndex {
         let mut local = row;
         for piece in &self.pieces {
             if local < piece.n {
-                let halves = piece.rows.read_range(local * self.d..(local + 1) * self.d)?;
+                let halves = piece
+                    .rows
+                    .read_range(local * self.d..(local + 1) * self.d)?;
                 return Ok(halves.to_f32_vec());
             }
             local -= piece.n;
         }
-        Err(Error::shape("vector index", "row", format!("below {}", self.len()), row))
+        Err(Error::shape(
+            "vector index",
+            "row",
+            format!("below {}", self.len()),
+            row,
+        ))
     }
 
     /// Writes the index to `path` (a safetensors file) by way of a temporary file beside it, so that an interrupted
@@ -250,15 +283,23 @@ impl VectorIndex {
             rows.extend(piece.rows.read_range(0..piece.n * self.d)?);
             norms.extend(piece.inverse_norms.read_range(0..piece.n)?);
         }
-        let invalid = |e: safetensors::SafeTensorError| Error::Invalid(format!("cannot serialise the index: {e}"));
+        let invalid = |e: safetensors::SafeTensorError| {
+            Error::Invalid(format!("cannot serialise the index: {e}"))
+        };
         let tensors = [
             (
                 "rows",
-                TensorView::new(Dtype::F16, vec![norms.len(), self.d], bytemuck::cast_slice(&rows)).map_err(invalid)?,
+                TensorView::new(
+                    Dtype::F16,
+                    vec![norms.len(), self.d],
+                    bytemuck::cast_slice(&rows),
+                )
+                .map_err(invalid)?,
             ),
             (
                 "inverse_norms",
-                TensorView::new(Dtype::F32, vec![norms.len()], bytemuck::cast_slice(&norms)).map_err(invalid)?,
+                TensorView::new(Dtype::F32, vec![norms.len()], bytemuck::cast_slice(&norms))
+                    .map_err(invalid)?,
             ),
         ];
         let info = [("layout".to_string(), LAYOUT.to_string())].into();
@@ -283,25 +324,40 @@ impl VectorIndex {
                 layout.map_or("none", |l| l)
             )));
         }
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| refuse(format!("not a complete index file: {e}")))?;
-        let get = |name: &str| tensors.tensor(name).map_err(|e| refuse(format!("tensor {name}: {e}")));
+        let tensors = SafeTensors::deserialize(&map)
+            .map_err(|e| refuse(format!("not a complete index file: {e}")))?;
+        let get = |name: &str| {
+            tensors
+                .tensor(name)
+                .map_err(|e| refuse(format!("tensor {name}: {e}")))
+        };
         let (rows, norms) = (get("rows")?, get("inverse_norms")?);
         let &[n, d] = rows.shape() else {
-            return Err(refuse(format!("tensor rows: expected two dimensions, got {:?}", rows.shape())));
+            return Err(refuse(format!(
+                "tensor rows: expected two dimensions, got {:?}",
+                rows.shape()
+            )));
         };
         if rows.dtype() != Dtype::F16 || norms.dtype() != Dtype::F32 || norms.shape() != [n] {
-            return Err(refuse("tensors rows and inverse_norms do not fit together; build it again".into()));
+            return Err(refuse(
+                "tensors rows and inverse_norms do not fit together; build it again".into(),
+            ));
         }
         let mut index = Self::new(device, d)?;
         if n == 0 {
             return Ok(index);
         }
-        let offset_of = |view: &TensorView<'_>| view.data().as_ptr() as usize - map.as_ptr() as usize;
+        let offset_of =
+            |view: &TensorView<'_>| view.data().as_ptr() as usize - map.as_ptr() as usize;
         let mapped = device
             .map_host(&map, offset_of(&rows), n * d)
             .zip(device.map_host(&map, offset_of(&norms), n));
         match mapped {
-            Some((rows, inverse_norms)) => index.pieces.push(Piece { rows, inverse_norms, n }),
+            Some((rows, inverse_norms)) => index.pieces.push(Piece {
+                rows,
+                inverse_norms,
+                n,
+            }),
             None => {
                 let row_bytes = 2 * d;
                 for chunk in rows.data().chunks(CHUNK * row_bytes) {
@@ -319,12 +375,18 @@ impl VectorIndex {
     pub fn from_npy(path: &Path, device: &Device) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let refuse = |what: String| Error::input(path, what);
-        let npy = npyz::NpyFile::new(BufReader::new(file)).map_err(|e| refuse(format!("not a .npy file: {e}")))?;
+        let npy = npyz::NpyFile::new(BufReader::new(file))
+            .map_err(|e| refuse(format!("not a .npy file: {e}")))?;
         let &[n, d] = npy.shape() else {
-            return Err(refuse(format!("expected shape [n, d], got {:?}", npy.shape())));
+            return Err(refuse(format!(
+                "expected shape [n, d], got {:?}",
+                npy.shape()
+            )));
         };
         if npy.order() != npyz::Order::C {
-            return Err(refuse("stored column by column; save it with numpy.ascontiguousarray".into()));
+            return Err(refuse(
+                "stored column by column; save it with numpy.ascontiguousarray".into(),
+            ));
         }
         let kind = npy.dtype().descr();
         let mut index = Self::with_capacity(device, d as usize, n as usize)?;
@@ -333,7 +395,8 @@ impl VectorIndex {
             loop {
                 chunk.clear();
                 for value in (&mut *values).take(CHUNK * d as usize) {
-                    chunk.push(value.map_err(|e| refuse(format!("ends early or is damaged: {e}")))?);
+                    chunk
+                        .push(value.map_err(|e| refuse(format!("ends early or is damaged: {e}")))?);
                 }
                 if chunk.is_empty() {
                     return Ok(());
@@ -348,7 +411,9 @@ impl VectorIndex {
             let values = npy.data::<f32>().map_err(|e| refuse(e.to_string()))?;
             fill(&mut values.into_iter())?;
         } else {
-            return Err(refuse(format!("its type is {kind}; convert it to float16 or float32")));
+            return Err(refuse(format!(
+                "its type is {kind}; convert it to float16 or float32"
+            )));
         }
         Ok(index)
     }
@@ -360,16 +425,28 @@ impl VectorIndex {
     pub fn from_safetensors(path: &Path, name: Option<&str>, device: &Device) -> Result<Self> {
         let map = map(path)?;
         let refuse = |what: String| Error::input(path, what);
-        let tensors = SafeTensors::deserialize(&map).map_err(|e| refuse(format!("not a complete safetensors file: {e}")))?;
+        let tensors = SafeTensors::deserialize(&map)
+            .map_err(|e| refuse(format!("not a complete safetensors file: {e}")))?;
         let names = tensors.names();
         let name = match (name, &names[..]) {
             (Some(name), _) => name,
             (None, [only]) => only,
-            (None, _) => return Err(refuse(format!("holds {} tensors ({}); name one", names.len(), names.join(", ")))),
+            (None, _) => {
+                return Err(refuse(format!(
+                    "holds {} tensors ({}); name one",
+                    names.len(),
+                    names.join(", ")
+                )));
+            }
         };
-        let tensor = tensors.tensor(name).map_err(|e| refuse(format!("tensor {name}: {e}")))?;
+        let tensor = tensors
+            .tensor(name)
+            .map_err(|e| refuse(format!("tensor {name}: {e}")))?;
         let &[n, d] = tensor.shape() else {
-            return Err(refuse(format!("tensor {name}: expected shape [n, d], got {:?}", tensor.shape())));
+            return Err(refuse(format!(
+                "tensor {name}: expected shape [n, d], got {:?}",
+                tensor.shape()
+            )));
         };
         let mut index = Self::with_capacity(device, d, n)?;
         match tensor.dtype() {
@@ -387,7 +464,11 @@ impl VectorIndex {
                     index.append(&values)?;
                 }
             }
-            other => return Err(refuse(format!("tensor {name}: its type is {other:?}; convert it to F16 or F32"))),
+            other => {
+                return Err(refuse(format!(
+                    "tensor {name}: its type is {other:?}; convert it to F16 or F32"
+                )));
+            }
         }
         Ok(index)
     }
@@ -422,7 +503,10 @@ fn map(path: &Path) -> Result<Arc<Mmap>> {
 }
 
 fn read_f16(bytes: &[u8]) -> Vec<f16> {
-    bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect()
+    bytes
+        .chunks_exact(2)
+        .map(|b| f16::from_le_bytes([b[0], b[1]]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -430,7 +514,9 @@ mod tests {
     use super::*;
 
     fn rows(n: usize, d: usize) -> Vec<f32> {
-        (0..n * d).map(|i| ((i * 37 + i / d * 11) % 101) as f32 / 50.0 - 1.0).collect()
+        (0..n * d)
+            .map(|i| ((i * 37 + i / d * 11) % 101) as f32 / 50.0 - 1.0)
+            .collect()
     }
 
     #[test]
@@ -451,8 +537,14 @@ mod tests {
         opened.append(&all[..16]).unwrap();
         assert_eq!(opened.len(), 51);
         let again = opened.search(&all[..16], 2, None).unwrap();
-        assert_eq!((again[0][0].row, again[0][1].row), (0, 50), "equal rows, lowest first");
-        let odd = opened.search(&all[..16], 3, Some(&|row| row % 2 == 1)).unwrap();
+        assert_eq!(
+            (again[0][0].row, again[0][1].row),
+            (0, 50),
+            "equal rows, lowest first"
+        );
+        let odd = opened
+            .search(&all[..16], 3, Some(&|row| row % 2 == 1))
+            .unwrap();
         assert!(odd[0].iter().all(|hit| hit.row % 2 == 1));
         assert_eq!(opened.row(50).unwrap(), opened.row(0).unwrap());
     }
@@ -499,9 +591,18 @@ mod tests {
         let mut bad = vec![0f32; 16];
         bad[11] = 1e6;
         let error = index.append(&bad).unwrap_err().to_string();
-        assert!(error.contains("row 1") && error.contains("element 3"), "{error}");
+        assert!(
+            error.contains("row 1") && error.contains("element 3"),
+            "{error}"
+        );
         assert!(index.is_empty());
-        assert!(index.search(&[f32::NAN; 8], 1, None).unwrap_err().to_string().contains("query 0"));
+        assert!(
+            index
+                .search(&[f32::NAN; 8], 1, None)
+                .unwrap_err()
+                .to_string()
+                .contains("query 0")
+        );
         assert!(VectorIndex::new(&Device::cpu(), 12).is_err());
     }
 }

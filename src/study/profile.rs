@@ -32,10 +32,14 @@ pub fn measure_ceilings(device: &Device) -> Result<Ceilings> {
 }
 
 fn product_rate<A: Float>(device: &Device, n: usize) -> Result<f64> {
-    let values: Vec<A> = (0..n * n).map(|i| A::from_f32((i % 251) as f32 / 251.0 - 0.5)).collect();
+    let values: Vec<A> = (0..n * n)
+        .map(|i| A::from_f32((i % 251) as f32 / 251.0 - 0.5))
+        .collect();
     let (a, w): (Buffer<A>, Buffer<A>) = (device.upload(&values)?, device.upload(&values)?);
     let mut c = device.alloc::<A>(n * n)?;
-    let time = best_time(device, || matmul(&a, &w, &Epilogue::default(), &mut c, n, n))?;
+    let time = best_time(device, || {
+        matmul(&a, &w, &Epilogue::default(), &mut c, n, n)
+    })?;
     Ok(2.0 * (n as f64).powi(3) / time)
 }
 

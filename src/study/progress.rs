@@ -39,9 +39,11 @@ impl Reporter {
     /// A task of `total` steps.
     pub fn task(&self, what: &'static str, total: usize) -> Task {
         let bar = self.draws().then(|| {
-            let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {pos}/{len} {per_sec} eta {eta}")
-                .expect("the template is valid")
-                .progress_chars("=> ");
+            let style = ProgressStyle::with_template(
+                "{msg:>10} [{bar:40}] {pos}/{len} {per_sec} eta {eta}",
+            )
+            .expect("the template is valid")
+            .progress_chars("=> ");
             let bar = ProgressBar::new(total as u64).with_style(style);
             bar.set_message(what);
             bar

@@ -46,7 +46,12 @@ pub struct RetrieveConfig {
 
 impl RetrieveConfig {
     /// The configuration of a run that is about to start.
-    pub fn new(encoder: &Encoder, collection: &Collection, backbone: &str, weights_sha256: &str) -> Self {
+    pub fn new(
+        encoder: &Encoder,
+        collection: &Collection,
+        backbone: &str,
+        weights_sha256: &str,
+    ) -> Self {
         let pooling = encoder.pooling();
         RetrieveConfig {
             stage: "retrieve",
@@ -63,7 +68,11 @@ impl RetrieveConfig {
             pooling: format!(
                 "{:?}{}",
                 pooling.pooling,
-                if pooling.normalize { ", normalised" } else { "" }
+                if pooling.normalize {
+                    ", normalised"
+                } else {
+                    ""
+                }
             )
             .to_lowercase(),
             max_length: encoder.tokenizer().max_length(),
@@ -138,7 +147,10 @@ pub fn markdown(config: &RetrieveConfig, retrieval: &Retrieval, notes: &[String]
     };
     row("cosine", &retrieval.evaluation);
     if let Some(evaluation) = &retrieval.without_identical {
-        row("cosine, documents with the query's own id left out", evaluation);
+        row(
+            "cosine, documents with the query's own id left out",
+            evaluation,
+        );
     }
     if !notes.is_empty() {
         text.push_str("\nNotes:\n\n");
@@ -161,9 +173,18 @@ pub fn notes(collection: &Collection, retrieval: &Retrieval) -> Vec<String> {
             notes.push(format!("{what}: {count}"));
         }
     };
-    note(retrieval.documents.truncated, "documents cut at the length limit");
-    note(retrieval.queries.truncated, "queries cut at the length limit");
-    note(retrieval.documents.empty, "empty documents, embedded as their special tokens alone");
+    note(
+        retrieval.documents.truncated,
+        "documents cut at the length limit",
+    );
+    note(
+        retrieval.queries.truncated,
+        "queries cut at the length limit",
+    );
+    note(
+        retrieval.documents.empty,
+        "empty documents, embedded as their special tokens alone",
+    );
     notes
 }
 
@@ -185,8 +206,18 @@ pub fn metrics_json(retrieval: &Retrieval) -> Value {
 ///
 /// # Errors
 /// [`Error::Io`] naming the file: a read-only folder, a full disk.
-pub fn save(out: &Path, config: &RetrieveConfig, retrieval: &Retrieval, notes: &[String]) -> Result<PathBuf> {
-    let folder = out.join(format!("{}-{}-{}", config.stage, config.collection, config.id()));
+pub fn save(
+    out: &Path,
+    config: &RetrieveConfig,
+    retrieval: &Retrieval,
+    notes: &[String],
+) -> Result<PathBuf> {
+    let folder = out.join(format!(
+        "{}-{}-{}",
+        config.stage,
+        config.collection,
+        config.id()
+    ));
     let json_file = |name: &str, value: &dyn Fn() -> serde_json::Result<String>| -> Result<()> {
         let text = value().map_err(|e| Error::Invalid(format!("{name}: {e}")))?;
         write_atomically(&folder.join(name), |file| writeln!(file, "{text}"))
@@ -209,6 +240,8 @@ pub fn save(out: &Path, config: &RetrieveConfig, retrieval: &Retrieval, notes: &
         "search_s": retrieval.times.search.as_secs_f64(),
     });
     json_file("times.json", &|| serde_json::to_string_pretty(&times))?;
-    json_file("metrics.json", &|| serde_json::to_string_pretty(&metrics_json(retrieval)))?;
+    json_file("metrics.json", &|| {
+        serde_json::to_string_pretty(&metrics_json(retrieval))
+    })?;
     Ok(folder)
 }

@@ -52,14 +52,23 @@ pub struct Times {
 ///
 /// # Errors
 /// What encoder, index and metrics report; a document that cannot be encoded is named.
-pub fn retrieve(encoder: &Encoder, collection: &Collection, reporter: &Reporter) -> Result<Retrieval> {
+pub fn retrieve(
+    encoder: &Encoder,
+    collection: &Collection,
+    reporter: &Reporter,
+) -> Result<Retrieval> {
     let mut times = Times::default();
     let corpus = &collection.corpus;
     let texts: Vec<_> = corpus.iter().map(|d| d.text_for_encoder()).collect();
     let mut index = VectorIndex::with_capacity(encoder.device(), encoder.width(), corpus.len())?;
     let mut task = reporter.task("documents", corpus.len());
     let documents = encoder
-        .encode(&texts, TextKind::Document, |_, rows| index.append(rows), |done, _| task.at(done))
+        .encode(
+            &texts,
+            TextKind::Document,
+            |_, rows| index.append(rows),
+            |done, _| task.at(done),
+        )
         .map_err(|e| name_text(e, |i| format!("document {}", corpus[i].id)))?;
     times.documents = task.finish();
 
@@ -103,13 +112,20 @@ pub fn retrieve(encoder: &Encoder, collection: &Collection, reporter: &Reporter)
     task.finish();
 
     let evaluation = evaluate(&run(&ranked, |_, _| true), &collection.qrels)?;
-    let identical = ranked.iter().any(|(query, list)| list.iter().any(|(id, _)| id == query));
+    let identical = ranked
+        .iter()
+        .any(|(query, list)| list.iter().any(|(id, _)| id == query));
     let without_identical = if identical {
-        Some(evaluate(&run(&ranked, |query, id| query != id), &collection.qrels)?)
+        Some(evaluate(
+            &run(&ranked, |query, id| query != id),
+            &collection.qrels,
+        )?)
     } else {
         None
     };
-    ranked.values_mut().for_each(|list: &mut Vec<_>| list.truncate(DEPTH));
+    ranked
+        .values_mut()
+        .for_each(|list: &mut Vec<_>| list.truncate(DEPTH));
     Ok(Retrieval {
         ranked,
         evaluation,
@@ -140,7 +156,9 @@ fn name_text(error: Error, name: impl Fn(usize) -> String) -> Error {
                 .strip_prefix("text ")
                 .and_then(|rest| Some((rest.split(' ').next()?.parse::<usize>().ok()?, rest)));
             match number {
-                Some((i, rest)) => Error::Invalid(format!("{}{}", name(i), &rest[i.to_string().len()..])),
+                Some((i, rest)) => {
+                    Error::Invalid(format!("{}{}", name(i), &rest[i.to_string().len()..]))
+                }
                 None => Error::Invalid(message),
             }
         }
@@ -160,7 +178,9 @@ pub fn subset(collection: &Collection, n: usize) -> Collection {
     let mut chosen = std::collections::BTreeSet::new();
     let mut kept = Vec::new();
     for query in &collection.queries {
-        let Some(judged) = collection.qrels.judged(&query.id) else { continue };
+        let Some(judged) = collection.qrels.judged(&query.id) else {
+            continue;
+        };
         let relevant: Vec<usize> = judged
             .iter()
             .filter(|(_, grade)| **grade > 0)
@@ -184,7 +204,10 @@ pub fn subset(collection: &Collection, n: usize) -> Collection {
     Collection {
         name: format!("{}-{n}", collection.name),
         split: collection.split.clone(),
-        corpus: chosen.into_iter().map(|i| collection.corpus[i].clone()).collect(),
+        corpus: chosen
+            .into_iter()
+            .map(|i| collection.corpus[i].clone())
+            .collect(),
         queries: kept,
         qrels,
         notes: collection.notes.clone(),
@@ -197,7 +220,9 @@ mod tests {
 
     #[test]
     fn errors_name_the_document() {
-        let error = name_text(Error::Invalid("text 12 got an embedding".into()), |i| format!("document d{i}"));
+        let error = name_text(Error::Invalid("text 12 got an embedding".into()), |i| {
+            format!("document d{i}")
+        });
         assert_eq!(error.to_string(), "document d12 got an embedding");
         let other = name_text(Error::Invalid("something else".into()), |_| unreachable!());
         assert_eq!(other.to_string(), "something else");

@@ -192,7 +192,11 @@ impl Corpus {
     fn shards(&self) -> Vec<Shard<'_>> {
         self.pieces
             .iter()
-            .map(|(rows, inverse_norms)| Shard { rows, inverse_norms, n: inverse_norms.len() })
+            .map(|(rows, inverse_norms)| Shard {
+                rows,
+                inverse_norms,
+                n: inverse_norms.len(),
+            })
             .collect()
     }
 }

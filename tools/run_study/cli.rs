@@ -14,10 +14,10 @@ use nearmiss::device::{DeviceChoice, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::score::VectorIndex;
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
+use nearmiss::study::profile;
 use nearmiss::study::progress::Reporter;
 use nearmiss::study::report::{self, RetrieveConfig};
 use nearmiss::study::retrieve::{retrieve, subset};
-use nearmiss::study::profile;
 use nearmiss::text::TextKind;
 use nearmiss::{Device, Error, Result, ops, template};
 
@@ -165,12 +165,20 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         None => run_retrieve(&cli.common, &cli.data),
         Some(Command::Retrieve { common, data }) => run_retrieve(&common, &data),
-        Some(Command::Encode { common, texts, data, kind, output }) => {
-            run_encode(&common, texts.as_deref(), data.as_deref(), kind, &output)
-        }
+        Some(Command::Encode {
+            common,
+            texts,
+            data,
+            kind,
+            output,
+        }) => run_encode(&common, texts.as_deref(), data.as_deref(), kind, &output),
         Some(Command::Ops) => print(&String::new()),
         Some(Command::Devices { json }) => run_devices(json),
-        Some(Command::Kernel { op, language, variant }) => run_kernel(&op, language, variant),
+        Some(Command::Kernel {
+            op,
+            language,
+            variant,
+        }) => run_kernel(&op, language, variant),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -184,7 +192,9 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
 /// Writes data to stdout; a closed pipe (as of `| head`) is no failure.
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", e)),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write", "stdout", e))
+        }
         _ => Ok(()),
     }
 }
@@ -204,7 +214,9 @@ impl Session {
                 return Err(Error::Usage("--threads 0: give at least one".into()));
             }
             // Fails only if a pool exists already, which nothing before this line makes.
-            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+            let _ = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build_global();
         }
         let choice: DeviceChoice = common.device.parse()?;
         let device = Device::open(choice, ops::RETRIEVAL)?;
@@ -229,23 +241,44 @@ impl Session {
             backbone.folder.display(),
             &backbone.sha256[..12]
         ));
-        let mut options = LoadOptions { max_length: common.max_length, token_budget: None };
+        let mut options = LoadOptions {
+            max_length: common.max_length,
+            token_budget: None,
+        };
         if let Some(memory) = &common.memory {
-            options.token_budget = Some(nearmiss::encoder::token_budget(&backbone.folder, &device, parse_bytes(memory)?)?);
+            options.token_budget = Some(nearmiss::encoder::token_budget(
+                &backbone.folder,
+                &device,
+                parse_bytes(memory)?,
+            )?);
         }
         let encoder = Encoder::load(&backbone.folder, &device, options)?;
         device.set_profiling(common.profile);
-        Ok(Session { reporter, backbone, encoder })
+        Ok(Session {
+            reporter,
+            backbone,
+            encoder,
+        })
     }
 
     /// Operators and, if asked for, what each cost.
     fn close(&self, common: &Common) -> Result<()> {
         let device = self.encoder.device();
         let totals = device.op_totals();
-        let ran: Vec<String> = totals.iter().map(|t| format!("{} x {}", t.op, t.calls)).collect();
-        self.reporter.log(&format!("operators on {}: {}", device.kind(), ran.join(", ")));
+        let ran: Vec<String> = totals
+            .iter()
+            .map(|t| format!("{} x {}", t.op, t.calls))
+            .collect();
+        self.reporter.log(&format!(
+            "operators on {}: {}",
+            device.kind(),
+            ran.join(", ")
+        ));
         let memory = device.memory();
-        self.reporter.log(&format!("device memory: at most {:.1} MB", memory.peak as f64 / 1e6));
+        self.reporter.log(&format!(
+            "device memory: at most {:.1} MB",
+            memory.peak as f64 / 1e6
+        ));
         if common.profile {
             device.set_profiling(false);
             let ceilings = profile::measure_ceilings(device)?;
@@ -256,7 +289,10 @@ impl Session {
 }
 
 fn parse_bytes(text: &str) -> Result<u64> {
-    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let (number, unit) = text.split_at(
+        text.find(|c: char| c.is_ascii_alphabetic())
+            .unwrap_or(text.len()),
+    );
     let factor = match unit.to_ascii_uppercase().as_str() {
         "" | "B" => 1.0,
         "KB" | "K" => 1e3,
@@ -266,7 +302,9 @@ fn parse_bytes(text: &str) -> Result<u64> {
     };
     match number.trim().parse::<f64>() {
         Ok(v) if v * factor >= 1.0 => Ok((v * factor) as u64),
-        _ => Err(Error::Usage(format!("--memory {text}: write a size such as 500MB or 2GB"))),
+        _ => Err(Error::Usage(format!(
+            "--memory {text}: write a size such as 500MB or 2GB"
+        ))),
     }
 }
 
@@ -279,7 +317,12 @@ fn collection(data: &Data, seed: u64) -> Result<Collection> {
                 Preset::Small => (400, 200),
                 Preset::Full => (1000, 500),
             };
-            generated::generate(&generated::Options { seed, n_passages, n_queries, ..Default::default() })?
+            generated::generate(&generated::Options {
+                seed,
+                n_passages,
+                n_queries,
+                ..Default::default()
+            })?
         }
     };
     match data.documents {
@@ -296,11 +339,17 @@ fn run_retrieve(common: &Common, data: &Data) -> Result<()> {
     // A folder that cannot be written is better known before an hour of work than after.
     std::fs::create_dir_all(&common.out).map_err(|e| Error::io("create folder", &common.out, e))?;
     tempfile::tempfile_in(&common.out).map_err(|e| Error::io("write to", &common.out, e))?;
-    let config = RetrieveConfig::new(encoder, &collection, &session.backbone.name, &session.backbone.sha256);
+    let config = RetrieveConfig::new(
+        encoder,
+        &collection,
+        &session.backbone.name,
+        &session.backbone.sha256,
+    );
     let found = retrieve(encoder, &collection, reporter)?;
     let notes = report::notes(&collection, &found);
     let times = found.times;
-    let rate = |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+    let rate =
+        |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     reporter.log(&format!(
         "documents: {} texts, {} tokens in {:.1} s ({:.0} tokens/s, {:.1} texts/s); index {:.1} MB",
         found.documents.texts,
@@ -328,7 +377,13 @@ fn run_retrieve(common: &Common, data: &Data) -> Result<()> {
     session.close(common)
 }
 
-fn run_encode(common: &Common, texts: Option<&Path>, data: Option<&Path>, kind: Kind, output: &Path) -> Result<()> {
+fn run_encode(
+    common: &Common,
+    texts: Option<&Path>,
+    data: Option<&Path>,
+    kind: Kind,
+    output: &Path,
+) -> Result<()> {
     let texts: Vec<String> = match (texts, data) {
         (Some(file), _) => read_lines(file)?,
         (None, Some(folder)) => Collection::load(folder, "test")?
@@ -336,9 +391,16 @@ fn run_encode(common: &Common, texts: Option<&Path>, data: Option<&Path>, kind: 
             .iter()
             .map(|d| d.text_for_encoder().into_owned())
             .collect(),
-        (None, None) => return Err(Error::Usage("encode: give --texts FILE or --data DIR".into())),
+        (None, None) => {
+            return Err(Error::Usage(
+                "encode: give --texts FILE or --data DIR".into(),
+            ));
+        }
     };
-    let extension = output.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let extension = output
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default();
     if !["npy", "safetensors"].contains(&extension) {
         return Err(Error::Usage(format!(
             "--output {}: end its name in .npy or .safetensors",
@@ -367,7 +429,12 @@ fn run_encode(common: &Common, texts: Option<&Path>, data: Option<&Path>, kind: 
         stats
     } else {
         let mut index = VectorIndex::with_capacity(encoder.device(), encoder.width(), texts.len())?;
-        let stats = encoder.encode(&texts, kind, |_, part| index.append(part), |done, _| task.at(done))?;
+        let stats = encoder.encode(
+            &texts,
+            kind,
+            |_, part| index.append(part),
+            |done, _| task.at(done),
+        )?;
         index.save(output)?;
         stats
     };
@@ -388,8 +455,15 @@ fn run_encode(common: &Common, texts: Option<&Path>, data: Option<&Path>, kind: 
 fn read_lines(file: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
     let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        Error::input(file, format!("line {line}: not UTF-8; convert the file to UTF-8"))
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
+        Error::input(
+            file,
+            format!("line {line}: not UTF-8; convert the file to UTF-8"),
+        )
     })?;
     if text.is_empty() {
         return Err(Error::input(file, "empty; write one text per line"));
@@ -408,22 +482,39 @@ fn run_devices(json: bool) -> Result<()> {
     }
     let mut text = String::new();
     for line in lines {
-        let mark = if line.available { "available" } else { "missing" };
+        let mark = if line.available {
+            "available"
+        } else {
+            "missing"
+        };
         text.push_str(&format!("{:<8} {mark:<10} {}\n", line.device, line.detail));
     }
     let auto = Device::auto(ops::RETRIEVAL);
     text.push_str(&format!("--device auto takes {}\n", auto.name()));
     for kind in [DeviceKind::Cuda, DeviceKind::Wgpu] {
-        let lacking: Vec<&str> = ops::ALL.iter().filter(|op| !op.runs_on(kind)).map(|op| op.name).collect();
+        let lacking: Vec<&str> = ops::ALL
+            .iter()
+            .filter(|op| !op.runs_on(kind))
+            .map(|op| op.name)
+            .collect();
         if !lacking.is_empty() {
-            text.push_str(&format!("{kind} does not have yet: {}\n", lacking.join(", ")));
+            text.push_str(&format!(
+                "{kind} does not have yet: {}\n",
+                lacking.join(", ")
+            ));
         }
     }
     print(&text)
 }
 
 fn run_kernel(op: &str, language: Language, variant: Option<usize>) -> Result<()> {
-    let names = || ops::ALL.iter().map(|op| op.name).collect::<Vec<_>>().join(", ");
+    let names = || {
+        ops::ALL
+            .iter()
+            .map(|op| op.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let spec = ops::ALL
         .iter()
         .find(|spec| spec.name == op)
@@ -432,13 +523,21 @@ fn run_kernel(op: &str, language: Language, variant: Option<usize>) -> Result<()
         Language::Ptx => (spec.ptx, (spec.ptx_variants)()),
         Language::Wgsl => (spec.wgsl, (spec.wgsl_variants)()),
     };
-    let source = source.ok_or_else(|| Error::Usage(format!("{op} has no kernel in that language")))?;
+    let source =
+        source.ok_or_else(|| Error::Usage(format!("{op} has no kernel in that language")))?;
     let Some(number) = variant else {
-        let list: Vec<String> = variants.iter().enumerate().map(|(i, v)| format!("{i:>3}  {v}\n")).collect();
+        let list: Vec<String> = variants
+            .iter()
+            .enumerate()
+            .map(|(i, v)| format!("{i:>3}  {v}\n"))
+            .collect();
         return print(&list.concat());
     };
-    let variant = variants
-        .get(number)
-        .ok_or_else(|| Error::Usage(format!("--variant {number}: {op} has variants 0 to {}", variants.len().max(1) - 1)))?;
+    let variant = variants.get(number).ok_or_else(|| {
+        Error::Usage(format!(
+            "--variant {number}: {op} has variants 0 to {}",
+            variants.len().max(1) - 1
+        ))
+    })?;
     print(&template::expand(source, variant)?.text)
 }

@@ -111,11 +111,16 @@ pub(super) struct People {
 
 /// Numbered lines without comments and blanks, as keyword and rest.
 fn lines(text: &'static str) -> impl Iterator<Item = (usize, &'static str, &'static str)> {
-    let numbered = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
-    numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).map(|(number, line)| {
-        let (keyword, rest) = line.split_once(' ').unwrap_or((line, ""));
-        (number, keyword, rest.trim())
-    })
+    let numbered = text
+        .lines()
+        .enumerate()
+        .map(|(i, line)| (i + 1, line.trim()));
+    numbered
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(number, line)| {
+            let (keyword, rest) = line.split_once(' ').unwrap_or((line, ""));
+            (number, keyword, rest.trim())
+        })
 }
 
 /// Reads the names: the keywords `first` and `last`, each with its `- name` lines.
@@ -127,7 +132,13 @@ pub(super) fn parse_people(file: &str, text: &'static str) -> Result<People> {
             ("first", _) => current = Some(&mut first),
             ("last", _) => current = Some(&mut last),
             ("-", Some(names)) => names.push(rest),
-            _ => return Err(at(file, number, format!("expected first, last or a `- name`, got {keyword:?}"))),
+            _ => {
+                return Err(at(
+                    file,
+                    number,
+                    format!("expected first, last or a `- name`, got {keyword:?}"),
+                ));
+            }
         }
     }
     for (kind, names, least) in [("first", &first, 1), ("last", &last, super::CAST)] {
@@ -161,16 +172,24 @@ pub(super) fn parse(file: &str, text: &'static str) -> Result<Domain> {
     for (number, keyword, rest) in lines(text) {
         let fail = |message: String| at(file, number, message);
         let template = || Template::parse(rest, number).map_err(fail);
-        let no_parent = |parent: &str| fail(format!("{keyword:?} before the first {parent:?}; move it below one"));
+        let no_parent = |parent: &str| {
+            fail(format!(
+                "{keyword:?} before the first {parent:?}; move it below one"
+            ))
+        };
         match keyword {
             "domain" => domain.name = rest,
             "years" => {
-                let years: Option<(u16, u16)> = rest.split_once(' ').and_then(|(a, b)| Some((a.parse().ok()?, b.trim().parse().ok()?)));
+                let years: Option<(u16, u16)> = rest
+                    .split_once(' ')
+                    .and_then(|(a, b)| Some((a.parse().ok()?, b.trim().parse().ok()?)));
                 domain.years = years
                     .filter(|(first, last)| first + super::CAST_YEARS <= last + 1)
                     .ok_or_else(|| {
                         let least = super::CAST_YEARS;
-                        fail(format!("expected a first and a last year, {least} years or more, got {rest:?}"))
+                        fail(format!(
+                            "expected a first and a last year, {least} years or more, got {rest:?}"
+                        ))
                     })?;
             }
             "setting" => domain.setting = slots(rest).map_err(fail)?,
@@ -183,11 +202,18 @@ pub(super) fn parse(file: &str, text: &'static str) -> Result<Domain> {
                 let (passage, question) = (passage.trim(), question.trim());
                 let entry = Value {
                     passage: passage.to_owned(),
-                    question: if question.is_empty() { passage } else { question }.to_owned(),
+                    question: if question.is_empty() {
+                        passage
+                    } else {
+                        question
+                    }
+                    .to_owned(),
                 };
                 let entries = lexicon.as_mut().ok_or_else(|| no_parent("lexicon"))?;
                 if passage.is_empty() || entries.iter().any(|known| known.passage == passage) {
-                    return Err(fail(format!("empty or repeated entry {passage:?}; remove it")));
+                    return Err(fail(format!(
+                        "empty or repeated entry {passage:?}; remove it"
+                    )));
                 }
                 entries.push(entry);
             }
@@ -208,7 +234,9 @@ pub(super) fn parse(file: &str, text: &'static str) -> Result<Domain> {
                     "state" => {
                         let symmetric = rest.ends_with(" symmetric");
                         if symmetric && frame.swap.is_none() {
-                            return Err(fail("a symmetric state needs a `swap` above it".to_owned()));
+                            return Err(fail(
+                                "a symmetric state needs a `swap` above it".to_owned(),
+                            ));
                         }
                         frame.states.push(State {
                             symmetric,
@@ -218,12 +246,20 @@ pub(super) fn parse(file: &str, text: &'static str) -> Result<Domain> {
                     }
                     _ => {
                         let state = frame.states.last_mut().ok_or_else(|| no_parent("state"))?;
-                        let side = if keyword == "p" { &mut state.passages } else { &mut state.questions };
+                        let side = if keyword == "p" {
+                            &mut state.passages
+                        } else {
+                            &mut state.questions
+                        };
                         side.push(template()?);
                     }
                 }
             }
-            _ => return Err(fail(format!("unknown keyword {keyword:?}; see the list in grammar.rs"))),
+            _ => {
+                return Err(fail(format!(
+                    "unknown keyword {keyword:?}; see the list in grammar.rs"
+                )));
+            }
         }
     }
     check(file, &domain)?;
@@ -233,7 +269,9 @@ pub(super) fn parse(file: &str, text: &'static str) -> Result<Domain> {
 /// `A:person x:thing`.
 fn slots(text: &'static str) -> Result<Vec<Slot>, String> {
     let slot = |word: &'static str| match word.split_once(':') {
-        Some((name, lexicon)) if !name.is_empty() && !lexicon.is_empty() => Ok(Slot { name, lexicon }),
+        Some((name, lexicon)) if !name.is_empty() && !lexicon.is_empty() => {
+            Ok(Slot { name, lexicon })
+        }
         _ => Err(format!("expected NAME:LEXICON, got {word:?}")),
     };
     text.split_whitespace().map(slot).collect()
@@ -243,8 +281,12 @@ fn slots(text: &'static str) -> Result<Vec<Slot>, String> {
 fn swap(frame: &Frame, text: &'static str) -> Result<(&'static str, &'static str), String> {
     let find = |name: &str| frame.slots.iter().find(|slot| slot.name == name);
     match text.split_once(' ').map(|(a, b)| (find(a), find(b.trim()))) {
-        Some((Some(a), Some(b))) if a.name != b.name && a.lexicon == b.lexicon => Ok((a.name, b.name)),
-        _ => Err(format!("expected two slots of the frame with one lexicon, got {text:?}")),
+        Some((Some(a), Some(b))) if a.name != b.name && a.lexicon == b.lexicon => {
+            Ok((a.name, b.name))
+        }
+        _ => Err(format!(
+            "expected two slots of the frame with one lexicon, got {text:?}"
+        )),
     }
 }
 
@@ -270,7 +312,10 @@ fn check(file: &str, domain: &Domain) -> Result<()> {
         if let Some(twice) = all.iter().find(|slot| !names.insert(slot.name)) {
             return Err(Error::input(
                 file,
-                format!("slot {:?} is declared twice in one passage; rename one", twice.name),
+                format!(
+                    "slot {:?} is declared twice in one passage; rename one",
+                    twice.name
+                ),
             ));
         }
         for slot in &all {
@@ -279,23 +324,33 @@ fn check(file: &str, domain: &Domain) -> Result<()> {
                 name => domain.lexicons.get(name).map_or(0, Vec::len),
             };
             // No two slots of a passage get the same value, and a near miss draws one more.
-            let needed = 1 + all.iter().filter(|other| other.lexicon == slot.lexicon).count();
+            let needed = 1 + all
+                .iter()
+                .filter(|other| other.lexicon == slot.lexicon)
+                .count();
             if entries < needed {
                 return Err(Error::input(
                     file,
-                    format!("lexicon {:?} has {entries} entries; give at least {needed}", slot.lexicon),
+                    format!(
+                        "lexicon {:?} has {entries} entries; give at least {needed}",
+                        slot.lexicon
+                    ),
                 ));
             }
         }
         if frame.states.len() < 2 {
-            return Err(Error::input(file, "a frame with fewer than two states; give it another"));
+            return Err(Error::input(
+                file,
+                "a frame with fewer than two states; give it another",
+            ));
         }
         let fact_names: HashSet<&str> = fact.iter().map(|slot| slot.name).collect();
         let around = [&domain.openings, &domain.closings];
         for template in around.into_iter().flatten() {
             let bound = |name: &str| {
                 let outside = domain.setting.iter().chain(&domain.adjunct);
-                matches!(name, "month" | "year") || outside.into_iter().any(|slot| slot.name == name)
+                matches!(name, "month" | "year")
+                    || outside.into_iter().any(|slot| slot.name == name)
             };
             bound_only(file, template, bound)?;
         }

@@ -63,7 +63,11 @@ mod tests {
             key: 1_234_567,
             drawn: 0,
         };
-        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        let expected = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        ];
         assert_eq!(expected, [stream.bits(), stream.bits(), stream.bits()]);
     }
 
@@ -89,7 +93,10 @@ mod tests {
             counts[stream.below(6)] += 1;
         }
         // Standard deviation sqrt(60000 * 1/6 * 5/6) = 91; six of them.
-        assert!(counts.iter().all(|&c| c.abs_diff(10_000) < 548), "{counts:?}");
+        assert!(
+            counts.iter().all(|&c| c.abs_diff(10_000) < 548),
+            "{counts:?}"
+        );
         let mut orders = std::collections::HashSet::new();
         for _ in 0..200 {
             let mut items = [0, 1, 2];

@@ -1,0 +1,157 @@
+//! The cases, one module per operator, and what they share.
+//!
+//! Shapes are those of a six-layer MiniLM encoder (`d_model` 384, 12 heads of 32, `d_ff` 1536) at a full batch of
+//! tokens. Activations are f32 on the CPU and f16 elsewhere, as in the encoder.
+
+use half::f16;
+use nearmiss::Result;
+use nearmiss::device::{Buffer, Device, DeviceKind, Float};
+use nearmiss::ops::Rounding;
+use rayon::prelude::*;
+
+use super::{Case, Context, Prepared, Scale};
+
+mod attention;
+mod cosine_topk;
+mod embedding;
+mod encode;
+mod layer_norm;
+mod matmul;
+mod pool;
+
+/// Width of the residual stream.
+const D_MODEL: usize = 384;
+
+/// Attention heads and their width.
+const HEADS: (usize, usize) = (12, 32);
+
+/// Rows of a result that are held against the reference, which takes f64 loops.
+const CHECKED_ROWS: usize = 8;
+
+/// All cases of this scale, in the order in which a query meets the operators.
+pub fn cases(context: &Context) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    cases.extend(embedding::cases(context));
+    cases.extend(layer_norm::cases(context));
+    cases.extend(matmul::cases(context));
+    cases.extend(attention::cases(context));
+    cases.extend(pool::cases(context));
+    cases.extend(cosine_topk::cases(context));
+    cases.extend(encode::cases(context)?);
+    Ok(cases)
+}
+
+/// Tokens of a batch.
+fn tokens(scale: Scale) -> &'static [usize] {
+    match scale {
+        Scale::Quick => &[33],
+        Scale::Software => &[256],
+        Scale::Cpu => &[2048],
+        Scale::Gpu => &[2048, 8192],
+    }
+}
+
+/// Packed batches: number of texts and tokens of each.
+fn packings(scale: Scale) -> &'static [(usize, usize)] {
+    match scale {
+        Scale::Quick => &[(3, 11)],
+        Scale::Software => &[(2, 128), (13, 20)],
+        Scale::Cpu => &[(16, 128), (100, 20)],
+        Scale::Gpu => &[(16, 128), (100, 20), (64, 128), (400, 20)],
+    }
+}
+
+/// Offsets of `n` texts of `l` tokens.
+fn offsets(n: usize, l: usize) -> Vec<u32> {
+    (0..=n).map(|i| (i * l) as u32).collect()
+}
+
+/// splitmix64 of a counter, so that numbers can be made in parallel.
+fn bits(seed: u64, i: u64) -> u64 {
+    let mut z = (seed << 40)
+        .wrapping_add(i)
+        .wrapping_add(1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Seeded numbers, uniform with standard deviation `scale`, rounded to f16 so that every element type holds them
+/// exactly.
+pub fn noise<T: Float>(len: usize, scale: f32, seed: u64) -> Vec<T> {
+    let width = 2.0 * 3f32.sqrt() * scale;
+    (0..len)
+        .into_par_iter()
+        .with_min_len(1 << 14)
+        .map(|i| {
+            let unit = (bits(seed, i as u64) >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+            T::from_f32(f16::from_f32(width * unit).to_f32())
+        })
+        .collect()
+}
+
+/// Seeded numbers below `n`.
+fn indices(len: usize, n: usize, seed: u64) -> Vec<u32> {
+    let all = 0..len as u64;
+    all.map(|i| (bits(seed, i) % n as u64) as u32).collect()
+}
+
+/// Values as f32, exactly.
+fn widen<T: Float>(values: &[T]) -> Vec<f32> {
+    values.iter().map(|v| v.to_f32()).collect()
+}
+
+/// At most [`CHECKED_ROWS`] of `n` rows, the first and the last among them.
+fn sample(n: usize) -> Vec<usize> {
+    let count = n.min(CHECKED_ROWS);
+    let mut rows: Vec<usize> = (0..count)
+        .map(|i| i * (n - 1) / (count - 1).max(1))
+        .collect();
+    rows.dedup();
+    rows
+}
+
+/// The rows `which` of a matrix with `width` columns.
+fn gather<T: Copy>(values: &[T], width: usize, which: &[usize]) -> Vec<T> {
+    let rows = which.iter().map(|&r| &values[r * width..][..width]);
+    rows.flatten().copied().collect()
+}
+
+/// An output that is wrong wherever nothing is written.
+fn poisoned<T: Float>(device: &Device, len: usize) -> Result<Buffer<T>> {
+    device.upload(&vec![T::from_f32(f32::NAN); len])
+}
+
+/// Largest `|got - want| / bound` over the rows `which` of `got`; infinite if any element of `got` at all is not
+/// finite, be it because nothing wrote it.
+fn worst_ratio<T: Float>(
+    got: &[T],
+    width: usize,
+    which: &[usize],
+    want: &[f64],
+    bound: &[f64],
+) -> f64 {
+    let sampled = gather(got, width, which);
+    if sampled.len() != want.len() || got.iter().any(|v| !v.to_f32().is_finite()) {
+        return f64::INFINITY;
+    }
+    sampled
+        .iter()
+        .zip(want.iter().zip(bound))
+        .map(|(got, (want, bound))| {
+            let error = (f64::from(got.to_f32()) - want).abs();
+            if error == 0.0 { 0.0 } else { error / bound }
+        })
+        .fold(0.0, f64::max)
+}
+
+/// The rounding rules of the device.
+fn rounding(context: &Context) -> Rounding {
+    Rounding::of(context.device.kind())
+}
+
+/// Whether activations are f32.
+fn single(context: &Context) -> bool {
+    context.device.kind() == DeviceKind::Cpu
+}

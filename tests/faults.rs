@@ -1,0 +1,382 @@
+//! Bad input, through the command line: one clear line on stderr that names what and where, the right exit code,
+//! and nothing half-written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use half::f16;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-2x64")
+}
+
+/// A scratch folder with a model, a small collection and room for results.
+struct Scratch {
+    dir: tempfile::TempDir,
+}
+
+const CORPUS: &str = r#"{"_id": "d1", "title": "Dogs", "text": "the dog bites the man"}
+{"_id": "d2", "title": "", "text": "a man walks"}
+{"_id": "d3", "title": "", "text": ""}
+"#;
+const QUERIES: &str = r#"{"_id": "q1", "text": "who bites the man?"}
+{"_id": "q2", "text": "who walks?"}
+"#;
+const QRELS: &str = "query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t1\n";
+
+impl Scratch {
+    fn new() -> Self {
+        let scratch = Scratch {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        for file in fs::read_dir(golden()).unwrap() {
+            let file = file.unwrap();
+            if file.file_type().unwrap().is_file() {
+                scratch.put(
+                    &format!("model/{}", file.file_name().display()),
+                    &fs::read(file.path()).unwrap(),
+                );
+            }
+        }
+        let pooling = fs::read(golden().join("1_Pooling/config.json")).unwrap();
+        scratch.put("model/1_Pooling/config.json", &pooling);
+        scratch.put("data/corpus.jsonl", CORPUS.as_bytes());
+        scratch.put("data/queries.jsonl", QUERIES.as_bytes());
+        scratch.put("data/qrels/test.tsv", QRELS.as_bytes());
+        scratch
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Changes one tensor of the model.
+    fn damage(&self, name: &str, change: impl Fn(&mut Vec<f32>, &mut Vec<usize>)) {
+        let bytes = fs::read(self.path("model/model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut changed: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        for (tensor, view) in tensors.tensors() {
+            let (mut shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+            if tensor == name {
+                let mut values: Vec<f32> = data
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect();
+                change(&mut values, &mut shape);
+                data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            }
+            changed.push((tensor, view.dtype(), shape, data));
+        }
+        let views = changed.iter().map(|(name, dtype, shape, data)| {
+            (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        fs::write(
+            self.path("model/model.safetensors"),
+            safetensors::serialize(views, None).unwrap(),
+        )
+        .unwrap();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_run-study"));
+        command
+            .env("NEARMISS_CACHE", self.path("cache"))
+            .env("HF_HOME", self.path("hf"))
+            .env_remove("NEARMISS_BACKBONE")
+            .current_dir(self.dir.path());
+        command
+    }
+
+    fn retrieve(&self, more: &[&str]) -> Output {
+        self.command()
+            .args([
+                "retrieve",
+                "--device",
+                "cpu",
+                "--backbone",
+                "model",
+                "--data",
+                "data",
+                "--out",
+                "out",
+            ])
+            .args(more)
+            .output()
+            .unwrap()
+    }
+}
+
+/// The one line that begins with `error:`; the exit code must be `code`, and no panic may show.
+fn fails(output: &Output, code: i32, needles: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let errors: Vec<&str> = stderr.lines().filter(|l| l.starts_with("error:")).collect();
+    assert_eq!(errors.len(), 1, "{stderr}");
+    assert!(
+        stderr.trim_end().ends_with(errors[0]) || code == 2,
+        "the error is the last word: {stderr}"
+    );
+    for needle in needles {
+        assert!(
+            errors[0].contains(needle),
+            "`{needle}` is not in: {}",
+            errors[0]
+        );
+    }
+}
+
+#[test]
+fn a_good_run_writes_everything_and_reports_the_empty_document() {
+    let s = Scratch::new();
+    s.put(
+        "data/qrels/test.tsv",
+        format!("{QRELS}q1\tnowhere\t1\nq9\td1\t1\nq2\td3\t0\n").as_bytes(),
+    );
+    let output = s.retrieve(&[]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for note in [
+        "not in corpus.jsonl",
+        "not in queries.jsonl",
+        "empty documents",
+        "| cosine |",
+    ] {
+        assert!(stdout.contains(note), "`{note}` is not in {stdout}");
+    }
+    let run = fs::read_dir(s.path("out"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    for file in [
+        "config.json",
+        "metrics.json",
+        "report.md",
+        "per_query.jsonl",
+        "times.json",
+    ] {
+        assert!(run.join(file).exists(), "{file}");
+    }
+    let lines = fs::read_to_string(run.join("per_query.jsonl")).unwrap();
+    assert!(
+        lines.contains("\"d3\"") && !lines.contains("null"),
+        "the empty document is ranked, with a number"
+    );
+    // The same again: equal files, but for the times.
+    let metrics = fs::read(run.join("metrics.json")).unwrap();
+    assert!(s.retrieve(&["--threads", "1"]).status.success());
+    assert_eq!(fs::read(run.join("metrics.json")).unwrap(), metrics);
+    assert_eq!(
+        fs::read_dir(s.path("out")).unwrap().count(),
+        1,
+        "equal configurations share a folder"
+    );
+}
+
+#[test]
+fn damaged_models() {
+    let s = Scratch::new();
+    fs::remove_file(s.path("model/tokenizer.json")).unwrap();
+    fails(&s.retrieve(&[]), 1, &["tokenizer.json"]);
+
+    let s = Scratch::new();
+    let weight = "encoder.layer.0.output.dense.weight";
+    s.damage(weight, |_, shape| shape.reverse());
+    fails(
+        &s.retrieve(&[]),
+        1,
+        &[
+            "model.safetensors",
+            weight,
+            "expected shape [64, 256]",
+            "got [256, 64]",
+        ],
+    );
+
+    let s = Scratch::new();
+    s.damage(weight, |values, _| values[7] = f32::NAN);
+    fails(
+        &s.retrieve(&[]),
+        1,
+        &["model.safetensors", weight, "element 7 is NaN"],
+    );
+
+    let s = Scratch::new();
+    let bytes = fs::read(s.path("model/model.safetensors")).unwrap();
+    s.put("model/model.safetensors", &bytes[..bytes.len() / 2]);
+    fails(
+        &s.retrieve(&[]),
+        1,
+        &["model.safetensors", "not a complete safetensors file"],
+    );
+
+    let s = Scratch::new();
+    fails(
+        &s.retrieve(&["--backbone", "nowhere/at/all"]),
+        2,
+        &["nowhere/at/all"],
+    );
+    fails(&s.retrieve(&["--max-length", "4000"]), 2, &["4000"]);
+}
+
+#[test]
+fn damaged_collections() {
+    let s = Scratch::new();
+    s.put("data/corpus.jsonl", b"");
+    fails(&s.retrieve(&[]), 1, &["corpus.jsonl"]);
+    s.put(
+        "data/corpus.jsonl",
+        format!("{CORPUS}{{\"_id\": \"d1\", \"text\": \"again\"}}\n").as_bytes(),
+    );
+    fails(&s.retrieve(&[]), 1, &["corpus.jsonl", "d1", "line 4"]);
+    s.put(
+        "data/corpus.jsonl",
+        b"{\"_id\": \"d1\", \"text\": \"caf\xe9\"}\n",
+    );
+    fails(&s.retrieve(&[]), 1, &["corpus.jsonl", "line 1", "UTF-8"]);
+    s.put("data/corpus.jsonl", CORPUS.as_bytes());
+    s.put(
+        "data/qrels/test.tsv",
+        b"query-id\tcorpus-id\tscore\nq1\td1\tyes\n",
+    );
+    fails(&s.retrieve(&[]), 1, &["test.tsv", "2"]);
+    fails(&s.retrieve(&["--data", "nowhere"]), 1, &["nowhere"]);
+    assert!(!s.path("out").exists() || fs::read_dir(s.path("out")).unwrap().next().is_none());
+}
+
+#[test]
+fn places_that_cannot_be_written() {
+    let s = Scratch::new();
+    s.put("file", b"in the way");
+    fails(
+        &s.retrieve(&["--out", "file/results"]),
+        1,
+        &["file/results"],
+    );
+    let encode = |output: &str| {
+        s.put("texts", b"one\n\ntwo words\n");
+        s.command()
+            .args([
+                "encode",
+                "--device",
+                "cpu",
+                "--backbone",
+                "model",
+                "--texts",
+                "texts",
+                "--output",
+                output,
+            ])
+            .output()
+            .unwrap()
+    };
+    fails(&encode("file/x.npy"), 1, &["file"]);
+    fails(&encode("x.txt"), 2, &["x.txt", ".npy"]);
+    let good = encode("x.npy");
+    assert!(
+        good.status.success(),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
+    let index =
+        nearmiss::score::VectorIndex::from_npy(&s.path("x.npy"), &nearmiss::Device::cpu()).unwrap();
+    assert_eq!((index.len(), index.width()), (3, 64));
+    assert!(encode("x.safetensors").status.success());
+    let index =
+        nearmiss::score::VectorIndex::open(&s.path("x.safetensors"), &nearmiss::Device::cpu())
+            .unwrap();
+    assert_eq!(index.len(), 3);
+    assert!(
+        index
+            .row(1)
+            .unwrap()
+            .iter()
+            .all(|v| f16::from_f32(*v).is_finite())
+    );
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_there() {
+    let s = Scratch::new();
+    let full = s.path("full");
+    fs::create_dir(&full).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=16k", "tmpfs"])
+        .arg(&full)
+        .output();
+    if !mount.is_ok_and(|m| m.status.success()) {
+        eprintln!("skipped: a full disk (mounting a small tmpfs is not permitted here)");
+        return;
+    }
+    fs::write(full.join("x.npy"), b"old").unwrap();
+    let texts: String = (0..200).map(|i| format!("text number {i}\n")).collect();
+    s.put("texts", texts.as_bytes());
+    let output = s
+        .command()
+        .args([
+            "encode",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "--texts",
+            "texts",
+            "--output",
+            "full/x.npy",
+        ])
+        .output()
+        .unwrap();
+    let old = fs::read(full.join("x.npy")).unwrap();
+    let left = fs::read_dir(&full).unwrap().count();
+    let unmounted = Command::new("umount").arg(&full).status();
+    fails(&output, 1, &["x.npy"]);
+    assert_eq!((old.as_slice(), left), (&b"old"[..], 1));
+    assert!(unmounted.is_ok_and(|s| s.success()));
+}
+
+#[test]
+fn missing_devices_and_wrong_usage() {
+    let s = Scratch::new();
+    fails(&s.retrieve(&["--device", "gpu"]), 2, &["`gpu`", "vulkan"]);
+    fails(
+        &s.retrieve(&["--device", "cuda:99"]),
+        1,
+        &["cuda:99", "available here: cpu"],
+    );
+    fails(&s.retrieve(&["--threads", "0"]), 2, &["--threads"]);
+    fails(&s.retrieve(&["--memory", "lots"]), 2, &["--memory lots"]);
+    let output = s
+        .command()
+        .args(["retrieve", "--nonsense"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let output = s.command().arg("devices").output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("cpu"));
+}
+
+#[test]
+fn no_network_and_nothing_cached() {
+    let s = Scratch::new();
+    let output = s
+        .command()
+        .args(["--offline", "--device", "cpu", "--out", "out"])
+        .output()
+        .unwrap();
+    fails(&output, 1, &["--backbone", "cache"]);
+}

@@ -1,0 +1,191 @@
+//! A published number, reproduced: all-MiniLM-L6-v2 on SciFact.
+//!
+//! Needs the real collection and the real weights: `NEARMISS_DATA` is a folder that holds `beir/scifact`, and the
+//! backbone is found or fetched as `run-study` does. Without them these tests say aloud that they skip; with
+//! `NEARMISS_REQUIRE=truth` that is a failure.
+
+use std::path::PathBuf;
+
+use nearmiss::data::beir::Collection;
+use nearmiss::device::WgpuOptions;
+use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::score::{Hit, VectorIndex};
+use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
+use nearmiss::study::progress::Reporter;
+use nearmiss::study::retrieve::{retrieve, subset};
+use nearmiss::text::TextKind;
+use nearmiss::{Device, Result};
+
+/// Collection and backbone, or a line that says why not.
+fn material() -> Option<(Collection, Backbone)> {
+    let found = || -> Result<(Collection, Backbone), String> {
+        let data = std::env::var_os("NEARMISS_DATA").ok_or("NEARMISS_DATA is not set")?;
+        let collection = Collection::load(PathBuf::from(data).join("beir/scifact"), "test")
+            .map_err(|e| e.to_string())?;
+        let backbone = find_backbone(DEFAULT_BACKBONE, &FetchOptions::default(), &mut |_| {})
+            .map_err(|e| e.to_string())?;
+        Ok((collection, backbone))
+    };
+    match found() {
+        Ok(material) => Some(material),
+        Err(why) => {
+            let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
+            assert!(
+                !required.contains("truth"),
+                "the truth test is required: {why}"
+            );
+            eprintln!("skipped: SciFact with all-MiniLM-L6-v2 ({why})");
+            None
+        }
+    }
+}
+
+/// Peak resident memory of this process in bytes, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+#[test]
+fn scifact_on_the_cpu_is_what_the_model_card_leads_to_expect() {
+    let Some((collection, backbone)) = material() else {
+        return;
+    };
+    let options = LoadOptions {
+        max_length: Some(256),
+        ..Default::default()
+    };
+    let encoder = Encoder::load(&backbone.folder, &Device::cpu(), options).unwrap();
+    let found = retrieve(&encoder, &collection, &Reporter::new(true)).unwrap();
+    let ndcg = found.evaluation.mean.ndcg_at_10;
+    println!("nDCG@10 = {ndcg:.4}, {} tokens", found.documents.tokens);
+    // The published value has three digits; a thousandth is one of 300 queries' hits moving by about a rank.
+    assert!((ndcg - 0.645).abs() <= 0.001, "nDCG@10 = {ndcg}");
+    let rows_and_norms = (collection.corpus.len() * (2 * encoder.width() + 4)) as u64;
+    assert_eq!(
+        found.index_bytes, rows_and_norms,
+        "the corpus is held once, in f16"
+    );
+    if let Some(peak) = peak_memory() {
+        println!("peak resident memory: {:.0} MB", peak as f64 / 1e6);
+        assert!(peak < 1_500_000_000, "{peak} bytes resident");
+    }
+}
+
+/// Embeddings and top-10 lists of a collection on a device.
+struct Ranked {
+    documents: Vec<f32>,
+    queries: Vec<f32>,
+    hits: Vec<Vec<Hit>>,
+    ndcg: f64,
+}
+
+fn ranked(device: &Device, collection: &Collection, backbone: &Backbone) -> Result<Ranked> {
+    let options = LoadOptions {
+        max_length: Some(128),
+        ..Default::default()
+    };
+    let encoder = Encoder::load(&backbone.folder, device, options)?;
+    let texts: Vec<_> = collection
+        .corpus
+        .iter()
+        .map(|d| d.text_for_encoder())
+        .collect();
+    let documents = encoder.embed(&texts, TextKind::Document)?;
+    let queries: Vec<&str> = collection.queries.iter().map(|q| q.text.as_str()).collect();
+    let queries = encoder.embed(&queries, TextKind::Query)?;
+    let mut index = VectorIndex::with_capacity(device, encoder.width(), texts.len())?;
+    index.append(&documents)?;
+    let hits = index.search(&queries, 10, None)?;
+    let ndcg = retrieve(&encoder, collection, &Reporter::new(true))?
+        .evaluation
+        .mean
+        .ndcg_at_10;
+    Ok(Ranked {
+        documents,
+        queries,
+        hits,
+        ndcg,
+    })
+}
+
+/// Euclidean distances between two sets of unit rows.
+fn distances(a: &[f32], b: &[f32], d: usize) -> Vec<f64> {
+    a.chunks_exact(d)
+        .zip(b.chunks_exact(d))
+        .map(|(a, b)| {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(a - b).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        })
+        .collect()
+}
+
+#[test]
+fn another_device_ranks_the_same_up_to_its_rounding() {
+    let Some((collection, backbone)) = material() else {
+        return;
+    };
+    let device = match Device::wgpu(WgpuOptions::default()) {
+        Ok(device) => device,
+        Err(e) => {
+            let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("wgpu"), "wgpu is required: {e}");
+            eprintln!("skipped: wgpu ({e})");
+            return;
+        }
+    };
+    // A software adapter is slow: 100 documents there, 1,000 on hardware.
+    let small = subset(&collection, if device.is_software() { 100 } else { 1000 });
+    let cpu = ranked(&Device::cpu(), &small, &backbone).unwrap();
+    let other = ranked(&device, &small, &backbone).unwrap();
+    println!(
+        "nDCG@10: cpu {:.4}, {} {:.4}",
+        cpu.ndcg,
+        device.name(),
+        other.ndcg
+    );
+    assert!((cpu.ndcg - other.ndcg).abs() <= 0.002);
+
+    let d = cpu.documents.len() / small.corpus.len();
+    let (e_d, e_q) = (
+        distances(&cpu.documents, &other.documents, d),
+        distances(&cpu.queries, &other.queries, d),
+    );
+    let worst = e_d.iter().chain(&e_q).fold(0f64, |m, &e| m.max(e));
+    println!("largest distance between the devices' embeddings: {worst:.2e}");
+    // Six tensors per layer are rounded to f16 (relative error 2^-11 each) in six layers; layer norms keep the stream at
+    // unit scale, so each adds its own relative error once.
+    assert!(worst <= 36.0 * 2f64.powi(-11), "{worst}");
+
+    // Unit vectors: |q.d - q'.d'| <= |q - q'| + |d - d'|. Storing rows in f16 adds 2^-11 of the score on either side.
+    let storage = 2.0 * 2f64.powi(-11);
+    let score = |hits: &[Hit], row: u32| {
+        hits.iter()
+            .find(|h| h.row == row)
+            .map(|h| f64::from(h.score))
+    };
+    for (q, (a, b)) in cpu.hits.iter().zip(&other.hits).enumerate() {
+        for (rank, (x, y)) in a.iter().zip(b).enumerate() {
+            if x.row == y.row {
+                let allowed = e_q[q] + e_d[x.row as usize] + storage;
+                assert!(
+                    f64::from((x.score - y.score).abs()) <= allowed,
+                    "query {q}, rank {rank}"
+                );
+                continue;
+            }
+            // Another document at this rank: on the CPU the two must be as close as the errors of both allow.
+            let floor = f64::from(a.last().expect("ten hits").score);
+            let (sx, sy) = (f64::from(x.score), score(a, y.row).unwrap_or(floor));
+            let allowed = 2.0 * e_q[q] + e_d[x.row as usize] + e_d[y.row as usize] + 2.0 * storage;
+            assert!(
+                (sx - sy).abs() <= allowed,
+                "query {q}, rank {rank}: {sx} and {sy}, allowed {allowed:e}"
+            );
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `gpu-check`: parity, benches and the study in one binary, for a machine that has a GPU and no Rust.
+//!
+//! `tools/gpu-check` packs it together with a model and data, and runs it over there.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+#[path = "../../tests/parity/cases.rs"]
+mod cases;
+#[path = "../run_study/cli.rs"]
+mod cli;
+mod halve;
+mod parity;
+#[path = "../../benches/program.rs"]
+mod program;
+
+const USAGE: &str = "\
+usage: gpu-check COMMAND ...
+
+  parity         hold every operator on every device of this machine against its reference
+  bench          time every operator on one device
+  run-study      the study; what follows are its own arguments
+  halve-weights  copy a model folder with its weights rounded to f16
+
+`gpu-check COMMAND --help` tells the options of each.";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_else(|| "gpu-check".into());
+    let command = arguments.next().unwrap_or_default();
+    // Each command names itself in its messages by what stands first.
+    let mut name = program;
+    name.push(" ");
+    name.push(&command);
+    let rest = std::iter::once::<OsString>(name).chain(arguments);
+    match command.to_str() {
+        Some("parity") => parity::main_with(rest),
+        Some("bench") => program::main_with(rest),
+        Some("run-study") => cli::main_with(rest),
+        Some("halve-weights") => halve::main_with(rest),
+        Some("--help" | "-h" | "help") => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
