@@ -171,12 +171,19 @@ impl Record {
             ("limits", limits.how.clone()),
             (
                 "cold cache",
-                format!(
-                    "inputs rotate through {} MiB (three times a last-level cache of {} MiB), at most {} MiB",
-                    (context.cold_bytes >> 20).min(context.max_bytes >> 20),
-                    cache >> 20,
-                    context.max_bytes >> 20
-                ),
+                if context.cold_bytes <= context.max_bytes {
+                    format!(
+                        "inputs rotate through {} MiB, three times a last-level cache of {} MiB",
+                        context.cold_bytes >> 20,
+                        cache >> 20
+                    )
+                } else {
+                    format!(
+                        "inputs rotate through {} MiB only; the last-level cache is {} MiB and may hold them",
+                        context.max_bytes >> 20,
+                        cache >> 20
+                    )
+                },
             ),
             ("scale", format!("{:?}", context.scale).to_lowercase()),
         ];
@@ -271,8 +278,10 @@ impl Record {
             table.add_row(aligned.collect::<Vec<_>>());
         }
         format!(
-            "{}\n\nmedian, min: time of a call in a row of calls; spread: quartiles' distance over the median; alone: one \
-             call on an idle\ndevice, waited for; floor: shortest time that the measured limits allow, over the median.",
+            "{}\n\n\
+             median, min: time of a call in a row of calls; spread: quartiles' distance over the median; alone: one call on\n\
+             an idle device, waited for; floor: shortest time that the measured limits allow, over the median (above\n\
+             100 % where counted bytes came from a cache, or an operator multiplies faster than matmul); error/bound: largest of the sample checked.",
             table.trim_fmt()
         )
     }
@@ -308,12 +317,13 @@ impl Record {
     }
 }
 
-/// A name as part of a path: lower case, everything but letters and digits one hyphen.
+/// A name as part of a path: lower case, everything but letters and digits one hyphen, at most six words.
 fn slug(name: &str) -> String {
     let words = name.split(|c: char| !c.is_ascii_alphanumeric());
     let words: Vec<String> = words
         .filter(|w| !w.is_empty() && !matches!(*w, "R" | "TM"))
         .map(str::to_ascii_lowercase)
+        .take(6)
         .collect();
     words.join("-")
 }

@@ -12,8 +12,8 @@ use nearmiss::device::{Device, DeviceKind};
 /// Length of a sample on a device that works asynchronously: a wait takes some ten microseconds.
 const SAMPLE: f64 = 5e-3;
 
-/// Samples at least, even if they take longer than was asked for.
-const MIN_SAMPLES: usize = 5;
+/// Samples at least, even if they take longer than was asked for: five, or three of a call that alone takes longer.
+const MIN_SAMPLES: [usize; 2] = [5, 3];
 
 /// Samples at most.
 const MAX_SAMPLES: usize = 2000;
@@ -75,20 +75,23 @@ pub fn time(
         _ => (SAMPLE / estimate).ceil() as usize,
     }
     .clamp(1, MAX_CALLS);
-    let start = Instant::now();
-    let mut samples = Vec::new();
-    while samples.len() < MIN_SAMPLES
-        || (start.elapsed().as_secs_f64() < seconds && samples.len() < MAX_SAMPLES)
-    {
-        samples.push(sample(calls)?);
-    }
-    let start = Instant::now();
-    let mut alone = Vec::new();
-    while alone.len() < MIN_SAMPLES
-        || (start.elapsed().as_secs_f64() < 0.2 * seconds && alone.len() < MAX_SAMPLES)
-    {
-        alone.push(sample(1)?);
-    }
+    let enough = MIN_SAMPLES[usize::from(estimate > seconds)];
+    let mut collect = |calls: usize, seconds: f64| -> Result<Vec<f64>> {
+        let start = Instant::now();
+        let mut samples = Vec::new();
+        while samples.len() < enough
+            || (start.elapsed().as_secs_f64() < seconds && samples.len() < MAX_SAMPLES)
+        {
+            samples.push(sample(calls)?);
+        }
+        Ok(samples)
+    };
+    let samples = collect(calls, seconds)?;
+    // A sample of one call is such a call.
+    let alone = match calls {
+        1 => samples.clone(),
+        _ => collect(1, 0.2 * seconds)?,
+    };
     Ok(times(calls, samples, alone))
 }
 

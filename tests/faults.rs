@@ -227,8 +227,8 @@ fn damaged_models() {
     let s = Scratch::new();
     fails(
         &s.retrieve(&["--backbone", "nowhere/at/all"]),
-        2,
-        &["nowhere/at/all"],
+        1,
+        &["nowhere/at/all", "no such folder"],
     );
     fails(&s.retrieve(&["--max-length", "4000"]), 2, &["4000"]);
 }

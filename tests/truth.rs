@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use nearmiss::data::beir::Collection;
 use nearmiss::device::WgpuOptions;
 use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::metrics::ranking::evaluate;
 use nearmiss::score::{Hit, VectorIndex};
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
 use nearmiss::study::progress::Reporter;
@@ -98,10 +99,16 @@ fn ranked(device: &Device, collection: &Collection, backbone: &Backbone) -> Resu
     let mut index = VectorIndex::with_capacity(device, encoder.width(), texts.len())?;
     index.append(&documents)?;
     let hits = index.search(&queries, 10, None)?;
-    let ndcg = retrieve(&encoder, collection, &Reporter::new(true))?
-        .evaluation
-        .mean
-        .ndcg_at_10;
+    let run = collection
+        .queries
+        .iter()
+        .zip(&hits)
+        .map(|(query, hits)| {
+            let id = |hit: &Hit| collection.corpus[hit.row as usize].id.clone();
+            (query.id.clone(), hits.iter().map(id).collect())
+        })
+        .collect();
+    let ndcg = evaluate(&run, &collection.qrels)?.mean.ndcg_at_10;
     Ok(Ranked {
         documents,
         queries,

@@ -7,8 +7,8 @@ use nearmiss::ops::Packing;
 use nearmiss::ops::attention::{SPEC, attention, error_bound, reference};
 
 use super::{
-    Case, Context, HEADS, Prepared, noise, offsets, packings, poisoned, rounding, single, widen,
-    worst_ratio,
+    CHECK, Case, Context, HEADS, Prepared, noise, offsets, packings, poisoned, rounding, single,
+    widen, worst_ratio,
 };
 
 /// The cases.
@@ -46,7 +46,6 @@ fn prepare<A: Float>(context: &Context, n: usize, l: usize) -> Result<Prepared> 
         attention(qkv, &packing, heads, dim, out)?;
         Ok::<_, nearmiss::Error>(if i == CHECK { out.read()? } else { Vec::new() })
     };
-    const CHECK: usize = usize::MAX;
     let got = call(CHECK)?;
     // A text sees no other: the last one alone must give the same.
     let text: Vec<usize> = ((n - 1) * l..t).collect();

@@ -66,10 +66,9 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
         for length in lengths {
             let batch = (batch_tokens(context.scale) / length).max(1);
             // Several batches, so that batching and the pauses between batches count too.
-            let many = if context.scale == Scale::Quick {
-                batch
-            } else {
-                4 * batch
+            let many = match context.scale {
+                Scale::Quick | Scale::Software => batch,
+                Scale::Cpu | Scale::Gpu => 4 * batch,
             };
             let from_texts = folder.clone();
             cases.push(Case {

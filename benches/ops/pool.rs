@@ -5,8 +5,8 @@ use nearmiss::ops::Packing;
 use nearmiss::ops::pool::{Pooling, SPEC, error_bound, pool, reference};
 
 use super::{
-    Case, Context, D_MODEL, Prepared, gather, noise, offsets, packings, poisoned, rounding, sample,
-    worst_ratio,
+    CHECK, Case, Context, D_MODEL, Prepared, gather, noise, offsets, packings, poisoned, rounding,
+    sample, worst_ratio,
 };
 
 /// The cases.
@@ -35,7 +35,6 @@ fn prepare(context: &Context, n: usize, l: usize) -> Result<Prepared> {
         pool(h, &packing, Pooling::Mean, true, out)?;
         Ok::<_, nearmiss::Error>(if i == CHECK { out.read()? } else { Vec::new() })
     };
-    const CHECK: usize = usize::MAX;
     let got = call(CHECK)?;
     let which = sample(n);
     let h = gather(&h, l * d, &which);

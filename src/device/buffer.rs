@@ -195,12 +195,13 @@ impl<T: Element> Buffer<T> {
         let storage = self.storage.as_mut().expect("present until dropped");
         // Devices copy whole words; an odd number of f16 is completed with a zero in the padding of the allocation,
         // which always reaches to the next multiple of 16 bytes.
-        if bytes.len() % 4 != 0 && at + data.len() == self.len && offset % 4 == 0 {
+        if !bytes.len().is_multiple_of(4) && at + data.len() == self.len && offset.is_multiple_of(4)
+        {
             let mut padded = bytes.to_vec();
             padded.resize(bytes.len().next_multiple_of(4), 0);
             return each_backend_pair!(device.backend(), storage, (d, s) => d.write(s, offset, &padded));
         }
-        if offset % 4 != 0 || bytes.len() % 4 != 0 {
+        if !offset.is_multiple_of(4) || !bytes.len().is_multiple_of(4) {
             return Err(Error::shape(
                 "write",
                 "offset and length of an f16 range",
@@ -263,7 +264,7 @@ impl<T: Element> Buffer<T> {
         if bytes == 0 {
             return Ok(());
         }
-        if to_offset % 4 != 0 || from_offset % 4 != 0 || bytes % 4 != 0 {
+        if to_offset % 4 != 0 || from_offset % 4 != 0 || !bytes.is_multiple_of(4) {
             return Err(Error::shape(
                 "copy",
                 "offsets and length of an f16 range",

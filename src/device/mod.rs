@@ -153,6 +153,10 @@ struct Shared {
 }
 
 /// The device behind the handle. Operators match on it; nothing above `ops` sees it.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one per device, behind an Arc"
+)]
 pub(crate) enum Backend {
     Cpu(cpu::Cpu),
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]

@@ -137,7 +137,7 @@ pub fn read_config(folder: &Path) -> Result<BertConfig> {
             "hidden_size {d} over {heads} heads: the head dimension must be a multiple of 32"
         ));
     }
-    if raw.intermediate_size % 8 != 0 {
+    if !raw.intermediate_size.is_multiple_of(8) {
         return refuse(format!(
             "intermediate_size {} is not a multiple of 8",
             raw.intermediate_size

@@ -44,7 +44,10 @@ const KEYS: usize = 8;
 /// Heads that share a workgroup, so that narrow heads still fill 64 invocations.
 fn heads_per_group(n_heads: usize, head_dim: usize) -> usize {
     let fit = (64 / Packing::BLOCK / (head_dim / PART)).max(1);
-    (1..=fit).rev().find(|h| n_heads % h == 0).unwrap_or(1)
+    (1..=fit)
+        .rev()
+        .find(|h| n_heads.is_multiple_of(*h))
+        .unwrap_or(1)
 }
 
 fn wgsl_variants() -> Vec<Variant> {
@@ -105,7 +108,7 @@ pub fn attention<A: Float>(
     out: &mut Buffer<A>,
 ) -> Result<()> {
     let device = out.device().clone();
-    if head_dim == 0 || head_dim % PART != 0 || head_dim > MAX_HEAD_DIM {
+    if head_dim == 0 || !head_dim.is_multiple_of(PART) || head_dim > MAX_HEAD_DIM {
         return Err(Error::shape(
             SPEC.name,
             "head_dim",

@@ -188,7 +188,7 @@ pub fn cosine_topk(
 ) -> Result<TopK> {
     let device = queries.device().clone();
     check_width(SPEC.name, "d", d)?;
-    if queries.len() % d != 0 {
+    if !queries.len().is_multiple_of(d) {
         return Err(Error::shape(
             SPEC.name,
             "queries",

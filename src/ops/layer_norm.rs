@@ -127,7 +127,7 @@ pub fn layer_norm<A: Float>(
     let device = y.device().clone();
     let d = norm.weight.len();
     check_width(SPEC.name, "weight", d)?;
-    if x.len() % d != 0 {
+    if !x.len().is_multiple_of(d) {
         return Err(Error::shape(
             SPEC.name,
             "x",

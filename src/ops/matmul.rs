@@ -193,7 +193,7 @@ pub fn matmul<A: Float, C: Float>(
 ) -> Result<()> {
     let device = c.device().clone();
     check_width(SPEC.name, "n", n)?;
-    if w.len() % n != 0 {
+    if !w.len().is_multiple_of(n) {
         return Err(Error::shape(SPEC.name, "w", format!("{n} rows"), w.len()));
     }
     let k = w.len() / n;
@@ -266,6 +266,10 @@ pub(crate) fn erf(x: f32) -> f32 {
     x * p / q
 }
 
+#[allow(
+    clippy::approx_constant,
+    reason = "a fitted coefficient: near 2 / sqrt(pi), the slope of erf at 0, but not it"
+)]
 const ERF_P: [f32; 6] = [
     1.128_379,
     0.192_763_05,

@@ -15,6 +15,7 @@ pub mod embedding;
 pub mod layer_norm;
 pub mod matmul;
 pub mod pool;
+pub mod table;
 
 mod rounding;
 mod simd;
@@ -204,7 +205,7 @@ fn check<T: Element>(
 
 /// Requires a width to be a positive multiple of 8: vector loads rely on it on every device.
 fn check_width(op: &'static str, what: &'static str, d: usize) -> Result<()> {
-    if d == 0 || d % 8 != 0 {
+    if d == 0 || !d.is_multiple_of(8) {
         return Err(Error::shape(op, what, "a positive multiple of 8", d));
     }
     Ok(())

@@ -69,7 +69,7 @@ impl VectorIndex {
     /// # Errors
     /// [`Error::Shape`] for another width.
     pub fn new(device: &Device, d: usize) -> Result<Self> {
-        if d == 0 || d % 8 != 0 {
+        if d == 0 || !d.is_multiple_of(8) {
             return Err(Error::shape(
                 "vector index",
                 "d",
@@ -143,7 +143,7 @@ impl VectorIndex {
     /// As [`VectorIndex::append`].
     pub fn append_f16(&mut self, rows: &[f16]) -> Result<()> {
         let d = self.d;
-        if rows.len() % d != 0 {
+        if !rows.len().is_multiple_of(d) {
             return Err(Error::shape(
                 "vector index",
                 "rows",

@@ -60,7 +60,7 @@ fn best_time(device: &Device, mut work: impl FnMut() -> Result<()>) -> Result<f6
 /// A table of totals, most expensive first: calls, time, rates, and the share of the floor that `ceilings` allow.
 pub fn table(totals: &[OpTotals], ceilings: Ceilings) -> String {
     let mut totals = totals.to_vec();
-    totals.sort_by(|a, b| b.time.cmp(&a.time));
+    totals.sort_by_key(|t| std::cmp::Reverse(t.time));
     let mut text = format!(
         "measured limits: {:.1} GFLOP/s in matrix products, {:.1} GB/s copying\n\
          | operator | calls | time | GFLOP/s | GB/s | share of the floor |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",

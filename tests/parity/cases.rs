@@ -5,12 +5,10 @@
 //! comparison, and fails unless that is rejected. What was compared is kept as a [`Record`], from which the operator
 //! table is made.
 
-use std::collections::BTreeMap;
-
 use half::f16;
 use nearmiss::device::{Device, DeviceKind, ElementType, Float, WgpuOptions};
 use nearmiss::ops::Rounding;
-use serde::{Deserialize, Serialize};
+pub use nearmiss::ops::table::{Record, Records};
 
 mod attention;
 mod cosine_topk;
@@ -19,6 +17,9 @@ mod layer_norm;
 mod matmul;
 mod pool;
 
+/// Runs a case on a device.
+pub type Run = Box<dyn Fn(&Device) -> Result<Option<Outcome>, String> + Send + Sync>;
+
 /// One case of one operator.
 pub struct Case {
     /// Operator name, as in `nearmiss::ops::ALL`.
@@ -26,7 +27,7 @@ pub struct Case {
     /// Sizes and element types, readable.
     pub name: String,
     /// Runs it; `Ok(None)` where the device does not take these element types.
-    pub run: Box<dyn Fn(&Device) -> Result<Option<Outcome>, String> + Send + Sync>,
+    pub run: Run,
 }
 
 /// What a case compared.
@@ -40,31 +41,13 @@ pub struct Outcome {
     pub rejected: u64,
 }
 
-/// Everything compared for one operator on one device.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct Record {
-    /// Passing cases.
-    pub cases: u64,
-    /// Output elements compared.
-    pub elements: u64,
-    /// Largest `error / bound`.
-    pub worst_ratio: f64,
-    /// Broken variants rejected.
-    pub broken_rejected: u64,
+/// Adds a passing case to an operator's record.
+pub fn add(record: &mut Record, outcome: Outcome) {
+    record.cases += 1;
+    record.elements += outcome.elements;
+    record.worst_ratio = record.worst_ratio.max(outcome.worst);
+    record.broken_rejected += outcome.rejected;
 }
-
-impl Record {
-    /// Adds a passing case.
-    pub fn add(&mut self, outcome: Outcome) {
-        self.cases += 1;
-        self.elements += outcome.elements;
-        self.worst_ratio = self.worst_ratio.max(outcome.worst);
-        self.broken_rejected += outcome.rejected;
-    }
-}
-
-/// Records by operator.
-pub type Records = BTreeMap<String, Record>;
 
 /// All cases of all operators.
 pub fn all() -> Vec<Case> {

@@ -232,7 +232,7 @@ fn case(device: &Device, shape: Shape) -> Result<Outcome, String> {
     if n > 5 {
         rows[3 * d..4 * d].fill(0.0); // a zero row has cosine 0
     }
-    let keep = |r: usize| filter == 0 || r % filter != 0;
+    let keep = |r: usize| filter == 0 || !r.is_multiple_of(filter);
     let words: Vec<u32> = (0..n.div_ceil(32))
         .map(|w| {
             (0..32)
@@ -312,7 +312,7 @@ fn compare(
         for (rank, &(id, score)) in got.iter().enumerate() {
             let (want, bound) = (scores[id as usize], bounds[id as usize]);
             let error = (f64::from(score) - want).abs();
-            if !(error <= bound) {
+            if error.is_nan() || error > bound {
                 return Err(format!(
                     "query {q}, row {id}: score {score}, exact {want}, bound {bound:e}"
                 ));
@@ -320,13 +320,13 @@ fn compare(
             if error > 0.0 {
                 outcome.worst = outcome.worst.max(error / bound);
             }
-            if let Some(&(next, next_score)) = got.get(rank + 1) {
-                if next_score > score || (next_score == score && next < id) {
-                    return Err(format!(
-                        "query {q}: ranks {rank} and {} are out of order",
-                        rank + 1
-                    ));
-                }
+            if let Some(&(next, next_score)) = got.get(rank + 1)
+                && (next_score > score || (next_score == score && next < id))
+            {
+                return Err(format!(
+                    "query {q}: ranks {rank} and {} are out of order",
+                    rank + 1
+                ));
             }
             outcome.elements += 1;
         }

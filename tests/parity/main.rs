@@ -53,7 +53,7 @@ fn main() {
                 move || match (case.run)(&device) {
                     Ok(Some(outcome)) => {
                         let mut records = records.lock().unwrap_or_else(|p| p.into_inner());
-                        records.entry(case.op.to_string()).or_default().add(outcome);
+                        cases::add(records.entry(case.op.to_string()).or_default(), outcome);
                         Ok(())
                     }
                     Ok(None) => Ok(()),

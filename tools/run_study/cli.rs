@@ -23,7 +23,12 @@ use nearmiss::{Device, Error, Result, ops, template};
 
 /// Dense retrieval on hand-written GPU kernels: without a command, runs the whole study at its defaults.
 #[derive(Parser)]
-#[command(name = "run-study", version, max_term_width = 100)]
+#[command(
+    name = "run-study",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -155,6 +160,11 @@ enum Language {
 
 /// Runs the command line `args` (the program's name first) and returns the process status.
 pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
+    // Mesa's software Vulkan complains on stderr where this is not set, though nothing here needs it.
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the program has started no thread yet.
+        unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
@@ -172,7 +182,7 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
             kind,
             output,
         }) => run_encode(&common, texts.as_deref(), data.as_deref(), kind, &output),
-        Some(Command::Ops) => print(&String::new()),
+        Some(Command::Ops) => print(&ops::table::markdown()),
         Some(Command::Devices { json }) => run_devices(json),
         Some(Command::Kernel {
             op,
