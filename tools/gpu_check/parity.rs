@@ -148,11 +148,7 @@ fn suite(name: &'static str, device: &Device, filter: &str) -> Tally {
             .unwrap_or_else(|_| Err("it panicked (see above)".into()));
         match result {
             Ok(Some(outcome)) => {
-                tally
-                    .records
-                    .entry(case.op.into())
-                    .or_default()
-                    .add(outcome);
+                cases::add(tally.records.entry(case.op.into()).or_default(), outcome);
             }
             Ok(None) => {}
             Err(why) => {
