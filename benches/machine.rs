@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nearmiss::device::{Device, DeviceKind};
 
@@ -103,28 +102,7 @@ pub fn nvidia_driver() -> Option<String> {
 
 /// Today in UTC, `YYYY-MM-DD`.
 pub fn today() -> String {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |t| t.as_secs());
-    date(seconds / 86_400)
-}
-
-/// The date so many days after 1970-01-01, in the Gregorian calendar.
-fn date(mut days: u64) -> String {
-    let leap = |y: u64| (y % 4 == 0 && y % 100 != 0) || y % 400 == 0;
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while days >= months[month] {
-        days -= months[month];
-        month += 1;
-    }
-    format!("{year:04}-{:02}-{:02}", month + 1, days + 1)
+    jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()
 }
 
 /// First line that a command prints; `None` if it fails or prints nothing.

@@ -26,7 +26,7 @@ use record::{Record, Row};
 #[derive(Parser)]
 #[command(name = "ops", version, max_term_width = 100)]
 struct Options {
-    /// auto, cpu, cuda[:N], wgpu, vulkan or metal.
+    /// auto, cpu, cuda, cuda:N, wgpu, vulkan or metal.
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Only cases whose name (`operator shape`) contains this.
@@ -94,6 +94,9 @@ impl Context {
     }
 }
 
+/// Makes a case's inputs, runs it once and checks the result.
+pub type Prepare = Box<dyn Fn(&Context) -> Result<Prepared>>;
+
 /// One thing to time.
 pub struct Case {
     /// Operator, or `encode`.
@@ -103,7 +106,7 @@ pub struct Case {
     /// The operators it runs.
     pub needs: &'static [&'static OpSpec],
     /// Makes the inputs, runs it once and checks the result.
-    pub prepare: Box<dyn Fn(&Context) -> Result<Prepared>>,
+    pub prepare: Prepare,
 }
 
 /// A case whose result has been compared.

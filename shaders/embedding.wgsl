@@ -14,7 +14,8 @@ enable f16;
 //
 // Launch     ceil(t d / 4 / 64) workgroups of 64, spread over x and y
 // Mapping    one invocation adds four neighbouring elements
-// Memory     no workgroup memory, no barriers
+// Memory     none
+// Sync       none
 // Limits     none beyond the defaults
 //
 // Work       2 t d additions

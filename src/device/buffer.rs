@@ -388,6 +388,7 @@ impl<T: Element> std::fmt::Debug for Buffer<T> {
 }
 
 /// A buffer, or a part of one, as an argument of a kernel.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
 #[derive(Clone, Copy)]
 pub(crate) struct Binding<'a> {
     pub storage: &'a Storage,
@@ -396,5 +397,6 @@ pub(crate) struct Binding<'a> {
     /// Bytes, a multiple of 16.
     pub bytes: u64,
     /// Whether the kernel writes it.
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
     pub written: bool,
 }

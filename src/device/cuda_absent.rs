@@ -20,6 +20,10 @@ impl Cuda {
         }]
     }
 
+    pub fn multiprocessors(&self) -> u32 {
+        match *self {}
+    }
+
     pub fn launch(&self, _: &Launch<'_>) -> Result<()> {
         match *self {}
     }

@@ -4,6 +4,7 @@ use super::Binding;
 use crate::template::{Source, Variant};
 
 /// One dispatch of a WGSL entry point.
+#[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
 pub(crate) struct Dispatch<'a> {
     /// The shader template.
     pub source: Source,
@@ -20,6 +21,7 @@ pub(crate) struct Dispatch<'a> {
 }
 
 /// One argument of a PTX kernel.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) enum Arg<'a> {
     /// A device address.
     Buffer(Binding<'a>),
@@ -32,6 +34,7 @@ pub(crate) enum Arg<'a> {
 }
 
 /// One launch of a PTX entry.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) struct Launch<'a> {
     /// The kernel template.
     pub source: Source,

@@ -125,7 +125,7 @@ accum!(f64);
 
 /// Packed texts: `t` tokens of `n` texts one behind the other, text `i` being rows `offsets[i] .. offsets[i + 1]`.
 ///
-/// Lives on a device together with the work list of [`attention`]: texts cut into blocks of at most
+/// Lives on a device together with the work list of [`fn@attention`]: texts cut into blocks of at most
 /// [`Packing::BLOCK`] query rows.
 pub struct Packing {
     offsets: Vec<u32>,

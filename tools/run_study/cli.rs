@@ -88,7 +88,7 @@ enum Command {
 /// Options that mean the same everywhere.
 #[derive(Args, Clone)]
 struct Common {
-    /// auto, cpu, cuda[:N], wgpu, vulkan or metal.
+    /// auto, cpu, cuda, cuda:N, wgpu, vulkan or metal.
     #[arg(long, default_value = "auto")]
     device: String,
     /// Encoder: a model folder, a known name (all-MiniLM-L6-v2, all-MiniLM-L12-v2, gte-small) or org/name.
