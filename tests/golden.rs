@@ -313,6 +313,36 @@ fn a_damaged_weight_is_noticed() {
     );
 }
 
+#[test]
+fn a_device_that_runs_out_of_memory_gets_smaller_batches() {
+    let model = MODELS[0];
+    let texts: Vec<String> = (0..40)
+        .map(|i| format!("text number {i} of many"))
+        .collect();
+    for device in devices() {
+        let encoder = Encoder::load(&folder(model), &device, LoadOptions::default()).unwrap();
+        device.reset_memory_peak();
+        let weights = device.memory().in_use;
+        let whole = encoder.embed(&texts, TextKind::Document).unwrap();
+        let needed = device.memory().peak - weights;
+        // A quarter of what one batch took: two halvings.
+        device.set_memory_limit(Some(weights + needed / 4));
+        let halved = encoder.embed(&texts, TextKind::Document).unwrap();
+        assert_eq!(halved.len(), whole.len());
+        let error = largest_error(&halved, &whole);
+        assert!(error < 0.01, "texts were exchanged: {error}");
+        device.set_memory_limit(Some(weights + 64));
+        let refused = encoder.embed(&texts, TextKind::Document).unwrap_err();
+        let line = refused.to_string();
+        assert!(
+            line.contains("out of memory") && line.contains("bytes were asked for"),
+            "{line}"
+        );
+        device.set_memory_limit(None);
+        assert_eq!(encoder.embed(&texts, TextKind::Document).unwrap(), whole);
+    }
+}
+
 fn encoder_of(model: &str) -> Encoder {
     Encoder::load(&folder(model), &Device::cpu(), LoadOptions::default()).unwrap()
 }

@@ -368,6 +368,12 @@ impl Device {
         self.lock_pool().set_caching(on);
     }
 
+    /// Lets at most so many bytes be in use at once (`None`: as many as there are); what would exceed them is
+    /// [`Error::OutOfMemory`]. For machines whose memory is shared, and for testing what happens when it runs out.
+    pub fn set_memory_limit(&self, bytes: Option<u64>) {
+        self.lock_pool().set_limit(bytes);
+    }
+
     /// Switches profiling on or off. While on, every operator is timed on its own (the device is synchronised before
     /// and after it), so totals are exact and the whole run is slower.
     pub fn set_profiling(&self, on: bool) {
@@ -400,9 +406,23 @@ impl Device {
     }
 
     fn take_storage(&self, bytes: u64) -> Result<(Storage, u64)> {
-        let size = self.lock_pool().size_class(bytes);
-        if let Some(storage) = self.lock_pool().take(size) {
-            return Ok((storage, size));
+        let out_of_memory = || Error::OutOfMemory {
+            device: self.name(),
+            bytes,
+            in_use: self.memory().in_use,
+        };
+        let size = {
+            let mut pool = self.lock_pool();
+            let size = pool.size_class(bytes);
+            if pool.admits(size)
+                && let Some(storage) = pool.take(size)
+            {
+                return Ok((storage, size));
+            }
+            size
+        };
+        if !self.lock_pool().admits(size) {
+            return Err(out_of_memory());
         }
         let fresh = |size| -> Result<Option<Storage>> {
             Ok(match self.backend() {
@@ -419,13 +439,7 @@ impl Device {
             drop(cached);
             storage = fresh(size)?;
         }
-        let Some(storage) = storage else {
-            return Err(Error::OutOfMemory {
-                device: self.name(),
-                bytes,
-                in_use: self.memory().in_use,
-            });
-        };
+        let storage = storage.ok_or_else(out_of_memory)?;
         self.lock_pool().added(size);
         Ok((storage, size))
     }

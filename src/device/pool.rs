@@ -18,6 +18,8 @@ pub(super) struct Pool<S> {
     free: HashMap<u64, Vec<S>>,
     stats: MemoryStats,
     caching: bool,
+    /// Bytes that may be in use at once.
+    limit: u64,
 }
 
 /// Smallest piece handed out: wgpu wants copies in multiples of 4, kernels read 16 bytes at a time.
@@ -29,6 +31,7 @@ impl<S> Pool<S> {
             free: HashMap::new(),
             stats: MemoryStats::default(),
             caching: true,
+            limit: u64::MAX,
         }
     }
 
@@ -41,6 +44,15 @@ impl<S> Pool<S> {
         }
         let step = (1u64 << bytes.ilog2()) / 8;
         bytes.next_multiple_of(step.max(ALIGNMENT))
+    }
+
+    /// Whether `size` more bytes may be in use.
+    pub fn admits(&self, size: u64) -> bool {
+        size <= self.limit.saturating_sub(self.stats.in_use)
+    }
+
+    pub fn set_limit(&mut self, bytes: Option<u64>) {
+        self.limit = bytes.unwrap_or(u64::MAX);
     }
 
     /// A cached piece of exactly `size` bytes, now in use.

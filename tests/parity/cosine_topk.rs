@@ -353,7 +353,14 @@ fn memory(device: &Device) -> Result<Outcome, String> {
     let (d, n_q, k) = (16, 64, 10);
     let own = |n: usize| -> Result<u64, String> {
         let mut noise = Noise::new(n);
+        let empty = device.memory().in_use;
         let corpus = Corpus::new(device, &noise.normal(n * d, 1.0), d, 1).map_err(line)?;
+        let held = device.memory().in_use - empty;
+        if held != (n * (2 * d + 4)) as u64 {
+            return Err(format!(
+                "{held} bytes for {n} rows of {d}: an f16 takes two"
+            ));
+        }
         let queries = device.upload(&noise.normal(n_q * d, 1.0)).map_err(line)?;
         device.reset_memory_peak();
         let before = device.memory().in_use;

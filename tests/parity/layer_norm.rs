@@ -10,7 +10,12 @@ use super::{
 };
 
 pub fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
+    // More rows than a grid has places in one dimension.
+    let mut cases = vec![Case {
+        op: "layer_norm",
+        name: "rows=70001,d=8".into(),
+        run: Box::new(|device| case::<f32>(device, 70_001, 8, true, true, false).map(Some)),
+    }];
     for (i, rows) in AWKWARD.into_iter().enumerate() {
         for (j, d) in [8, 64, 384, 1024].into_iter().enumerate() {
             // Every combination of residual, bias and second output occurs with several sizes.
