@@ -2,7 +2,7 @@
 //!
 //! A case runs once and a sample of its result is held against the operator's reference in f64 within the operator's
 //! error bound; only then is it timed (see `timing.rs`). Its floor follows from the cost that the operator itself
-//! declares and from two limits of the device that are measured at the start (see `limits.rs`). What a device lacks is
+//! declares and from two limits of the device that are measured at the start (`study::profile`). What a device lacks is
 //! a row that says so. Exit codes: 0 done, 1 a check or a run failed, 2 wrong usage.
 
 use std::ffi::OsString;
@@ -12,9 +12,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use nearmiss::device::{Ceilings, Cost, Device, DeviceChoice, DeviceKind};
 use nearmiss::ops::OpSpec;
+use nearmiss::study::profile::{Probe, measure_limits};
 use nearmiss::{Error, Result};
 
-mod limits;
 mod machine;
 mod ops;
 mod record;
@@ -178,7 +178,11 @@ fn run(options: Options) -> Result<ExitCode> {
             options.filter
         )));
     }
-    let limits = limits::measure(&context)?;
+    let probe = match context.scale {
+        Scale::Quick => Probe::QUICK,
+        _ => Probe::of(&context.device),
+    };
+    let limits = measure_limits(&context.device, probe)?;
     let mut record = Record::new(&context, cache, &limits);
     if options.json {
         println!("{}", record.facts_json());

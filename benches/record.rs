@@ -8,9 +8,9 @@ use nearmiss::device::{Ceilings, Cost, DeviceKind};
 use nearmiss::{Error, Result};
 use serde::Serialize;
 
-use super::limits::Limits;
 use super::timing::Times;
 use super::{Context, Prepared, machine};
+use nearmiss::study::profile::Limits;
 
 /// Whether a case was timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

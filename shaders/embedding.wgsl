@@ -19,8 +19,8 @@ enable f16;
 // Limits     none beyond the defaults
 //
 // Work       2 t d additions
-// Traffic    t d (3 * sizeof(table) + 4) + 8 t bytes
-// Roofline   memory bound (about 0.2 FLOP/B)
+// Traffic    t d (sizeof(table) + 4) + 8 t bytes; position and token-type rows stay in cache
+// Roofline   memory bound (about 0.3 FLOP/B)
 // Measured   see benches/results
 //
 // Numerics   two f32 additions in the order written: |error| <= g(2) (|word| + |position| + |token_type|), u = 2^-23

@@ -2,6 +2,7 @@
 enable f16;
 %% endif
 %% from "_elements.wgsl" import array
+%% from "_group_sum.wgsl" import group_sum, who_inputs, who_value
 // layer_norm.wgsl - layer norm over rows, with a residual added first and a rounded second copy of the result
 // Computes   y = (v - mean(v)) / sqrt(var(v) + eps) * weight + bias,  v = x + residual
 // Twins      src/ops/layer_norm.rs (definition, reference), kernels/layer_norm.ptx
@@ -15,7 +16,7 @@ enable f16;
 // Launch     one workgroup of 64 per row, spread over x and y
 // Mapping    invocation i takes elements 4 i .. 4 i + 3, then 4 (i + 64) .. and so on
 // Memory     64 f32 of workgroup memory for sums
-// Sync       per sum: one barrier per halving (6), two with subgroups
+// Sync       per sum: two barriers and one per halving (6), two with subgroups (_group_sum.wgsl)
 // Limits     none beyond the defaults
 //
 // Work       8 rows d
@@ -51,38 +52,7 @@ ${array(next.binding, "y_act", "f16", "read_write", native)}
 %% endif
 
 const GROUP: u32 = 64u;
-var<workgroup> partial: array<f32, GROUP>;
-
-// Sum over the workgroup, the same value in every invocation.
-%% if subgroups
-fn group_sum(value: f32, lane: u32, subgroup: u32, n_subgroups: u32, subgroup_lane: u32) -> f32 {
-    let s = subgroupAdd(value);
-    workgroupBarrier(); // partial[] of the previous sum has been read by all
-    if subgroup_lane == 0u {
-        partial[subgroup] = s;
-    }
-    workgroupBarrier(); // every subgroup's sum is in partial[]
-    var total = 0.0;
-    for (var i = 0u; i < n_subgroups; i += 1u) {
-        total += partial[i];
-    }
-    return total;
-}
-%% else
-fn group_sum(value: f32, lane: u32) -> f32 {
-    workgroupBarrier(); // partial[0] of the previous sum has been read by all
-    partial[lane] = value;
-    workgroupBarrier(); // all values are in partial[]
-    for (var width = GROUP / 2u; width > 0u; width /= 2u) {
-        if lane < width {
-            partial[lane] += partial[lane + width];
-        }
-        workgroupBarrier(); // this level is summed
-    }
-    return partial[0];
-}
-%% endif
-
+${group_sum(subgroups)}
 fn row_value(i: u32) -> vec4<f32> {
 %% if residual != "none"
     return load_x(i) + load_residual(i);
@@ -96,16 +66,13 @@ fn layer_norm(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-%% if subgroups
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(num_subgroups) n_subgroups: u32,
-    @builtin(subgroup_invocation_id) subgroup_lane: u32,
-%% endif
+${who_inputs(subgroups)}
 ) {
     let row = group.x + group.y * groups.x;
     if row >= p.rows {
         return;
     }
+${who_value(subgroups)}
     let base = row * p.d4;
     let n = f32(p.d4 * 4u);
 
@@ -113,15 +80,14 @@ fn layer_norm(
     for (var c = lane; c < p.d4; c += GROUP) {
         sum += row_value(base + c);
     }
-%% set where = "lane, subgroup, n_subgroups, subgroup_lane" if subgroups else "lane"
-    let mean = group_sum(sum.x + sum.y + sum.z + sum.w, ${where}) / n;
+    let mean = group_sum(sum.x + sum.y + sum.z + sum.w, who) / n;
 
     var squares = vec4<f32>();
     for (var c = lane; c < p.d4; c += GROUP) {
         let deviation = row_value(base + c) - mean;
         squares += deviation * deviation;
     }
-    let variance = group_sum(squares.x + squares.y + squares.z + squares.w, ${where}) / n;
+    let variance = group_sum(squares.x + squares.y + squares.z + squares.w, who) / n;
     let rstd = 1.0 / sqrt(variance + p.eps);
 
     for (var c = lane; c < p.d4; c += GROUP) {

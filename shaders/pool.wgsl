@@ -2,6 +2,7 @@
 enable f16;
 %% endif
 %% from "_elements.wgsl" import array
+%% from "_group_sum.wgsl" import group_sum, who_inputs, who_value
 // pool.wgsl - one embedding per packed text
 // Computes   e = mean of a text's rows of h (variant pooling = mean) or its first row (first), then, with
 //            `normalize`, e / max(|e|, 1e-12)
@@ -15,7 +16,7 @@ enable f16;
 // Launch     one workgroup of 64 per text, spread over x and y
 // Mapping    invocation i owns elements 4 i .. 4 i + 3, then 4 (i + 64) .., and walks the text's rows
 // Memory     64 f32 of workgroup memory for the norm, 8,192 B for the pooled row
-// Sync       one barrier per halving of the norm's sum (6), two with subgroups
+// Sync       for the norm: two barriers and one per halving (6), two with subgroups (_group_sum.wgsl)
 // Limits     8,448 B of workgroup memory
 //
 // Work       t d + 3 n d
@@ -34,7 +35,7 @@ ${array(2, "e", output, "read_write", native)}
 
 const GROUP: u32 = 64u;
 %% if normalize
-var<workgroup> partial: array<f32, GROUP>;
+${group_sum(subgroups)}
 var<workgroup> pooled: array<vec4<f32>, 512>; // each invocation reads back only what it wrote
 %% endif
 
@@ -43,10 +44,8 @@ fn pool(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-%% if subgroups and normalize
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(num_subgroups) n_subgroups: u32,
-    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+%% if normalize
+${who_inputs(subgroups)}
 %% endif
 ) {
     let text = group.x + group.y * groups.x;
@@ -77,27 +76,8 @@ fn pool(
 %% endif
     }
 %% if normalize
-%% if subgroups
-    let s = subgroupAdd(squares);
-    if subgroup_lane == 0u {
-        partial[subgroup] = s;
-    }
-    workgroupBarrier(); // every subgroup's sum is in partial[]
-    var total = 0.0;
-    for (var i = 0u; i < n_subgroups; i += 1u) {
-        total += partial[i];
-    }
-%% else
-    partial[lane] = squares;
-    workgroupBarrier(); // all sums are in partial[]
-    for (var width = GROUP / 2u; width > 0u; width /= 2u) {
-        if lane < width {
-            partial[lane] += partial[lane + width];
-        }
-        workgroupBarrier(); // this level is summed
-    }
-    let total = partial[0];
-%% endif
+${who_value(subgroups)}
+    let total = group_sum(squares, who);
     let norm = max(sqrt(total), 1.0e-12);
     for (var c = lane; c < p.d4; c += GROUP) {
         store_e(text * p.d4 + c, pooled[c] / norm);

@@ -40,3 +40,8 @@ pub mod text;
 
 pub use device::{Device, DeviceKind};
 pub use error::{Error, Result};
+
+/// The README's example is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -128,6 +128,10 @@ const FRAGMENTS: &[Source] = &[
         text: include_str!("../shaders/_elements.wgsl"),
     },
     Source {
+        file: "_group_sum.wgsl",
+        text: include_str!("../shaders/_group_sum.wgsl"),
+    },
+    Source {
         file: "_mma.ptx",
         text: include_str!("../kernels/_mma.ptx"),
     },

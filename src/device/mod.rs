@@ -14,15 +14,12 @@ mod launch;
 mod pool;
 mod profile;
 
+#[cfg(not(all(feature = "cuda", feature = "wgpu")))]
+#[allow(dead_code, reason = "one of the two may be there for real")]
+mod absent;
 #[cfg(feature = "cuda")]
 mod cuda;
-#[cfg(not(feature = "cuda"))]
-#[path = "cuda_absent.rs"]
-mod cuda;
 #[cfg(feature = "wgpu")]
-mod wgpu;
-#[cfg(not(feature = "wgpu"))]
-#[path = "wgpu_absent.rs"]
 mod wgpu;
 
 use std::fmt;
@@ -33,8 +30,14 @@ pub use buffer::{Buffer, Element, ElementType, Float};
 pub use pool::MemoryStats;
 pub use profile::{Ceilings, Cost, OpTotals};
 
+#[cfg(feature = "cuda")]
 pub(crate) use self::cuda::Cuda;
+#[cfg(feature = "wgpu")]
 pub(crate) use self::wgpu::Wgpu;
+#[cfg(not(feature = "cuda"))]
+pub(crate) use absent::Cuda;
+#[cfg(not(feature = "wgpu"))]
+pub(crate) use absent::Wgpu;
 pub(crate) use buffer::Binding;
 pub(crate) use launch::{Arg, Dispatch, Launch};
 use pool::Pool;

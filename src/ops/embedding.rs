@@ -1,7 +1,7 @@
 //! `x[t, :] = word[ids[t], :] + position[positions[t], :] + token_type[0, :]`
 //!
 //! The first operator of a BERT encoder: three table rows are added into the f32 residual stream. Tables may be f16
-//! or f32. Cost: `2 t d` additions; the bytes are the rows read and written once, so it runs at memory speed.
+//! or f32. Cost: `2 t d` additions; the bytes are the word rows read and the sums written, so it runs at memory speed.
 //! Comes before [`mod@super::layer_norm`].
 //!
 //! Numerics: two additions in f32, in the order written; f16 tables are read exactly.
@@ -121,11 +121,12 @@ pub fn embedding<T: Float>(
     })
 }
 
-/// Two additions per element; three rows read, one written, and the two index lists.
+/// Two additions per element; one word row read and one row written, and the two index lists. The position and
+/// token-type rows are the same few for all texts and stay in cache.
 fn cost<T: Float>(t: usize, d: usize) -> Cost {
     Cost {
         flop: 2 * (t * d) as u64,
-        bytes: (t * d * (3 * size_of::<T>() + 4) + t * 8) as u64,
+        bytes: (t * d * (size_of::<T>() + 4) + t * 8) as u64,
     }
 }
 

@@ -291,8 +291,8 @@ impl Session {
         ));
         if common.profile {
             device.set_profiling(false);
-            let ceilings = profile::measure_ceilings(device)?;
-            eprint!("{}", profile::table(&totals, ceilings));
+            let limits = profile::measure_limits(device, profile::Probe::of(device))?;
+            eprint!("{}", profile::table(&totals, &limits));
         }
         Ok(())
     }
