@@ -12,6 +12,7 @@
 //! | devices | `cuInit` `cuDeviceGetCount` `cuDeviceGet` `cuDeviceGetName` `cuDeviceGetAttribute` `cuDeviceTotalMem_v2` |
 //! | context | `cuDevicePrimaryCtxRetain` `cuDevicePrimaryCtxRelease_v2` `cuCtxSetCurrent` |
 //! | stream | `cuStreamCreate` `cuStreamSynchronize` `cuStreamDestroy_v2` |
+//! | events | `cuEventCreate` `cuEventRecord` `cuEventElapsedTime` `cuEventDestroy_v2` |
 //! | memory | `cuMemAlloc_v2` `cuMemFree_v2` `cuMemcpyHtoDAsync_v2` `cuMemcpyDtoHAsync_v2` `cuMemcpyDtoDAsync_v2` |
 //! | kernels | `cuModuleLoadDataEx` `cuModuleGetFunction` `cuModuleUnload` `cuFuncSetAttribute` `cuLaunchKernel` |
 //! | errors | `cuGetErrorName` `cuGetErrorString` |
@@ -22,6 +23,7 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -180,6 +182,37 @@ impl Drop for Context {
     }
 }
 
+/// A point in the stream whose time is taken.
+struct Event {
+    context: Arc<Context>,
+    event: sys::CUevent,
+}
+
+impl Event {
+    /// An event recorded in the stream behind everything enqueued so far.
+    fn record(context: &Arc<Context>) -> Result<Self, DriverError> {
+        context.bind()?;
+        // The default flag of the driver, unlike cudarc's own default, keeps timing on.
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+        let event = Event {
+            context: context.clone(),
+            event,
+        };
+        // SAFETY: event and stream belong to this context, which `event` keeps.
+        unsafe { result::event::record(event.event, context.stream) }?;
+        Ok(event)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // Nobody is left to hear of an error.
+        let _ = self.context.bind();
+        // SAFETY: made by `record`, and destroyed once.
+        let _ = unsafe { result::event::destroy(self.event) };
+    }
+}
+
 /// A piece of device memory.
 pub(crate) struct Piece {
     context: Arc<Context>,
@@ -304,6 +337,20 @@ impl Cuda {
     /// Streaming multiprocessors: launchers choose tile sizes that keep all of them busy.
     pub fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    /// Runs `work` and says how long the device was at it: the time between two events around what it enqueued.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        let start = self.check("recording an event", Event::record(&self.context))?;
+        work()?;
+        let end = self.check("recording an event", Event::record(&self.context))?;
+        self.synchronize()?;
+        // SAFETY: both events are ours, recorded in the same stream, and the stream is done.
+        let milliseconds = unsafe { result::event::elapsed(start.event, end.event) };
+        let milliseconds = self.check("timing", milliseconds)?;
+        Ok(Duration::from_secs_f64(
+            f64::from(milliseconds.max(0.0)) / 1e3,
+        ))
     }
 
     /// Enqueues one launch, compiling the variant if it is new.

@@ -401,10 +401,16 @@ impl Device {
             return Ok(());
         }
         self.synchronize()?;
-        let start = std::time::Instant::now();
-        work(self.backend())?;
-        self.synchronize()?;
-        self.lock_log().record(op, cost, Some(start.elapsed()));
+        let time = match self.backend() {
+            Backend::Cuda(d) => d.time(|| work(self.backend()))?,
+            _ => {
+                let start = std::time::Instant::now();
+                work(self.backend())?;
+                self.synchronize()?;
+                start.elapsed()
+            }
+        };
+        self.lock_log().record(op, cost, Some(time));
         Ok(())
     }
 
