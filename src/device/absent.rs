@@ -84,6 +84,9 @@ impl Wgpu {
     pub fn tier(&self) -> Tier {
         match *self {}
     }
+    pub fn staged(&self) -> bool {
+        match *self {}
+    }
     pub fn is_software(&self) -> bool {
         match *self {}
     }

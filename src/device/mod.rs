@@ -139,6 +139,9 @@ pub struct WgpuOptions {
     pub tier: Option<Tier>,
     /// Pretend that one binding can hold at most so many bytes (tests exercise sharding on small data).
     pub max_binding: Option<u64>,
+    /// Whether matrix products stage their operands in workgroup memory; `None`: on hardware, not on a software
+    /// adapter, where it is a detour (tests run both).
+    pub staged: Option<bool>,
     /// Refuse software adapters.
     pub hardware_only: bool,
 }

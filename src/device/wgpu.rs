@@ -24,6 +24,7 @@ pub(crate) struct Wgpu {
     info: wgpu::AdapterInfo,
     tier: Tier,
     max_binding: u64,
+    staged: bool,
     offset_alignment: u64,
     max_groups: u32,
     state: Mutex<State>,
@@ -134,6 +135,9 @@ impl Wgpu {
             max_binding: limits
                 .max_storage_buffer_binding_size
                 .min(options.max_binding.unwrap_or(u64::MAX)),
+            staged: options
+                .staged
+                .unwrap_or(info.device_type != wgpu::DeviceType::Cpu),
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_groups: limits.max_compute_workgroups_per_dimension,
             info,
@@ -170,6 +174,11 @@ impl Wgpu {
 
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// Whether products go through workgroup memory here.
+    pub fn staged(&self) -> bool {
+        self.staged
     }
 
     /// `true` on an adapter that runs on the processor.

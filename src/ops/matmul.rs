@@ -505,7 +505,7 @@ fn wgpu<A: Float, C: Float>(
         .with("input", A::TYPE.name())
         .with("output", C::TYPE.name())
         // Workgroup memory is a detour on a processor, where it is ordinary memory behind costly barriers.
-        .with("staged", !dev.is_software());
+        .with("staged", dev.staged());
     let mut bindings = vec![a.bind(), w.bind()];
     bindings.extend(epilogue.bias.map(|b| b.bind()));
     bindings.extend(epilogue.residual.map(|b| b.bind()));

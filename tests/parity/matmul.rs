@@ -2,7 +2,7 @@
 
 use half::f16;
 use nearmiss::Device;
-use nearmiss::device::{DeviceKind, Float};
+use nearmiss::device::{DeviceKind, Float, Tier, WgpuOptions};
 use nearmiss::ops::matmul::{Epilogue, error_bound, matmul, reference};
 
 use super::{
@@ -33,6 +33,39 @@ pub fn cases() -> Vec<Case> {
                         }
                     }
                     Ok(sum(outcomes))
+                }),
+            });
+        }
+    }
+    // A software adapter leaves the staged tiles out, which are what hardware runs: here it is told to take them, and
+    // hardware the direct ones.
+    for (m, n, k) in [
+        (1, 8, 8),
+        (33, 72, 40),
+        (64, 64, 64),
+        (130, 136, 200),
+        (257, 264, 24),
+    ] {
+        for epilogue in [0, 7] {
+            let flag = epilogue != 0;
+            cases.push(Case {
+                op: "matmul",
+                name: format!("the other tiles: m={m},n={n},k={k},epilogue={epilogue}"),
+                run: Box::new(move |device| {
+                    if device.kind() != DeviceKind::Wgpu {
+                        return Ok(None);
+                    }
+                    let core = device.name().contains("core tier");
+                    let other = Device::wgpu(WgpuOptions {
+                        tier: core.then_some(Tier::Core),
+                        staged: Some(device.is_software()),
+                        ..Default::default()
+                    })
+                    .map_err(line)?;
+                    Ok(sum([
+                        case::<f16, f16>(&other, m, n, k, flag, flag, flag)?,
+                        case::<f32, f32>(&other, m, n, k, flag, flag, flag)?,
+                    ]))
                 }),
             });
         }
