@@ -75,15 +75,20 @@ impl Tensors {
     }
 }
 
-/// Devices under test: the CPU, and wgpu where there is an adapter.
+/// Devices under test: the CPU, and wgpu and CUDA where there are such.
 fn devices() -> Vec<Device> {
+    let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
     let mut devices = vec![Device::cpu()];
-    match Device::wgpu(WgpuOptions::default()) {
-        Ok(device) => devices.push(device),
-        Err(e) => {
-            let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
-            assert!(!required.contains("wgpu"), "wgpu is required: {e}");
-            eprintln!("skipped: wgpu ({e})");
+    for (name, device) in [
+        ("wgpu", Device::wgpu(WgpuOptions::default())),
+        ("cuda", Device::cuda(0)),
+    ] {
+        match device {
+            Ok(device) => devices.push(device),
+            Err(e) => {
+                assert!(!required.contains(name), "{name} is required: {e}");
+                eprintln!("skipped: {name} ({e})");
+            }
         }
     }
     devices

@@ -6,6 +6,9 @@ use crate::error::Result;
 /// Stands for CUDA in a build without the feature `cuda`.
 pub(crate) enum Cuda {}
 
+/// Stands for work that CUDA captured.
+pub(crate) enum Captured {}
+
 /// Stands for wgpu in a build without the feature `wgpu`.
 pub(crate) enum Wgpu {}
 
@@ -67,6 +70,15 @@ impl Cuda {
         match *self {}
     }
     pub fn launch(&self, _: &Launch<'_>) -> Result<()> {
+        match *self {}
+    }
+    pub fn is_emulator(&self) -> bool {
+        match *self {}
+    }
+    pub fn capture<T>(&self, _: impl FnOnce() -> Result<T>) -> Result<(T, Captured)> {
+        match *self {}
+    }
+    pub fn replay(&self, _: &mut Captured) -> Result<()> {
         match *self {}
     }
     pub fn time(&self, _: impl FnOnce() -> Result<()>) -> Result<std::time::Duration> {

@@ -9,6 +9,7 @@ use half::f16;
 use memmap2::Mmap;
 
 use super::cpu::HostMemory;
+use super::graph::Arena;
 use super::{Backend, Device, Memory, Storage, each_backend_pair};
 use crate::error::{Error, Result};
 
@@ -97,6 +98,8 @@ pub struct Buffer<T: Element> {
     storage: Option<Storage>,
     /// Bytes really taken from the allocator; 0 for a mapped file.
     size: u64,
+    /// Where the memory goes when dropped, if not to the allocator.
+    arena: Option<Arc<Arena>>,
     len: usize,
     element: PhantomData<T>,
 }
@@ -107,11 +110,12 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`], saying how much was asked for.
     pub fn alloc<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
-        let (storage, size) = self.take_storage((len * size_of::<T>()) as u64)?;
+        let (storage, size, arena) = self.take_storage((len * size_of::<T>()) as u64)?;
         Ok(Buffer {
             device: self.clone(),
             storage: Some(storage),
             size,
+            arena,
             len,
             element: PhantomData,
         })
@@ -149,6 +153,7 @@ impl Device {
                 offset,
             })),
             size: 0,
+            arena: None,
             len,
             element: PhantomData,
         })
@@ -369,6 +374,10 @@ impl<T: Element> Drop for Buffer<T> {
     fn drop(&mut self) {
         // A mapped file (size 0) is not the allocator's.
         if let Some(storage) = self.storage.take().filter(|_| self.size > 0) {
+            if let Some(arena) = &self.arena {
+                arena.give_back(self.size, storage);
+                return;
+            }
             let unwanted = self.device.lock_pool().give_back(self.size, storage);
             drop(unwanted);
         }

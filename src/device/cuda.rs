@@ -15,14 +15,20 @@
 //! | events | `cuEventCreate` `cuEventRecord` `cuEventElapsedTime` `cuEventDestroy_v2` |
 //! | memory | `cuMemAlloc_v2` `cuMemFree_v2` `cuMemcpyHtoDAsync_v2` `cuMemcpyDtoHAsync_v2` `cuMemcpyDtoDAsync_v2` |
 //! | kernels | `cuModuleLoadDataEx` `cuModuleGetFunction` `cuModuleUnload` `cuFuncSetAttribute` `cuLaunchKernel` |
+//! | recording | `cuStreamBeginCapture_v2` `cuStreamEndCapture` |
+//! | graphs | `cuGraphInstantiateWithFlags` `cuGraphLaunch` `cuGraphExecDestroy` `cuGraphDestroy` |
 //! | errors | `cuGetErrorName` `cuGetErrorString` |
 //!
 //! Symbols are resolved at their first call and a missing one panics, which is why [`driver`] guards the way in and why
-//! the list stays within what every driver since CUDA 11 exports.
+//! the list stays within what every driver since CUDA 11.4 exports.
+//!
+//! Work is recorded on a stream that is made for it ([`Cuda::capture`]). While one thread records, what it enqueues goes
+//! there and whatever cannot be recorded is refused; the other threads, and their stream, do not notice.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
@@ -263,6 +269,65 @@ impl Drop for Kernel {
     }
 }
 
+/// Recorded work that can be enqueued.
+pub(crate) struct Captured {
+    context: Arc<Context>,
+    work: sys::CUgraphExec,
+}
+
+// SAFETY: an opaque handle of a context that may be used from any thread (see `Context`). The driver wants calls on one
+// graph to come one after the other: `Cuda::replay` takes it mutably.
+unsafe impl Send for Captured {}
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        // It may be at work still, and the memory that it uses is freed next.
+        let _ = self.context.synchronize();
+        // SAFETY: made by `Cuda::capture`, destroyed only here, and not running.
+        let _ = unsafe { result::graph::exec_destroy(self.work) };
+    }
+}
+
+/// A capture in progress: who makes it, and the stream that notes what is enqueued and executes nothing.
+struct Capture {
+    thread: ThreadId,
+    stream: sys::CUstream,
+}
+
+// SAFETY: as for `Context`, whose the stream is.
+unsafe impl Send for Capture {}
+
+/// Sees to it that a capture is ended and its stream destroyed, also by a panic in what is captured.
+struct CaptureEnd<'a> {
+    cuda: &'a Cuda,
+    stream: sys::CUstream,
+    ended: bool,
+}
+
+impl CaptureEnd<'_> {
+    /// What was captured.
+    fn end(&mut self) -> Result<sys::CUgraph, DriverError> {
+        self.ended = true;
+        *lock(&self.cuda.capture) = None;
+        self.cuda.context.bind()?;
+        // SAFETY: the stream is ours and is being captured.
+        unsafe { result::stream::end_capture(self.stream) }
+    }
+}
+
+impl Drop for CaptureEnd<'_> {
+    fn drop(&mut self) {
+        if !self.ended
+            && let Ok(graph) = self.end()
+        {
+            // SAFETY: nobody else has seen the graph.
+            let _ = unsafe { result::graph::destroy(graph) };
+        }
+        // SAFETY: ours, no capture is in progress on it, and nothing was ever executed on it.
+        let _ = unsafe { result::stream::destroy(self.stream) };
+    }
+}
+
 /// What a kernel's parameter list declares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parameter {
@@ -282,6 +347,7 @@ pub(crate) struct Cuda {
     // Fields are dropped in this order; the context outlives what it holds.
     kernels: Mutex<HashMap<(&'static str, &'static str, Variant), Kernel>>,
     aside: Mutex<Aside>,
+    capture: Mutex<Option<Capture>>,
     context: Arc<Context>,
     multiprocessors: u32,
 }
@@ -296,6 +362,7 @@ impl Cuda {
         Ok(Cuda {
             kernels: Mutex::default(),
             aside: Mutex::default(),
+            capture: Mutex::default(),
             context: Arc::new(context),
             multiprocessors: description.multiprocessors,
         })
@@ -339,8 +406,96 @@ impl Cuda {
         self.multiprocessors
     }
 
+    /// Whether the driver is not a GPU's but the emulator that executes and checks our PTX on the CPU.
+    pub fn is_emulator(&self) -> bool {
+        self.context.name.starts_with("PTX emulator")
+    }
+
+    /// Captures what `work` enqueues on this thread instead of executing it. Only launches of kernels that are compiled
+    /// already and copies on the device can be captured; anything else in `work` is an error.
+    pub fn capture<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Captured)> {
+        self.refuse_in_capture("a second recording")?;
+        self.check("making the context current", self.context.bind())?;
+        let stream = self.check(
+            "making a stream",
+            result::stream::create(result::stream::StreamKind::NonBlocking),
+        )?;
+        // Thread-local: calls that have no place in a capture fail on this thread only.
+        // SAFETY: the stream has just been made in the current context.
+        let begun = unsafe {
+            result::stream::begin_capture(
+                stream,
+                sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+            )
+        };
+        let mut end = CaptureEnd {
+            cuda: self,
+            stream,
+            ended: begun.is_err(),
+        };
+        self.check("beginning to record", begun)?;
+        *lock(&self.capture) = Some(Capture {
+            thread: std::thread::current().id(),
+            stream,
+        });
+        let outcome = work();
+        let graph = end.end();
+        // A failure in the work spoils the capture too, and is the better message.
+        let value = outcome.inspect_err(|_| {
+            if let Ok(graph) = graph {
+                // SAFETY: nobody else has seen the graph.
+                let _ = unsafe { result::graph::destroy(graph) };
+            }
+        })?;
+        let graph = self.check("recording", graph)?;
+        if graph.is_null() {
+            return Err(self.error("recording: the driver made no graph".into()));
+        }
+        // SAFETY: a graph that the driver has just made; what is instantiated does not need it any more.
+        let work = unsafe {
+            let work = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            work
+        };
+        let work = self.check("making a graph of what was recorded", work)?;
+        let captured = Captured {
+            context: self.context.clone(),
+            work,
+        };
+        Ok((value, captured))
+    }
+
+    /// Enqueues what was captured, on the usual stream.
+    pub fn replay(&self, captured: &mut Captured) -> Result<()> {
+        self.refuse_in_capture("a graph")?;
+        self.check("making the context current", self.context.bind())?;
+        // SAFETY: graph and stream are of this context, and no other call uses the graph. The memory whose addresses it
+        // holds belongs to whoever owns the graph, and is freed only after the stream is idle.
+        let launched = unsafe { result::graph::launch(captured.work, self.context.stream) };
+        self.check("launching a graph", launched)
+    }
+
+    /// The stream on which this thread enqueues: the usual one, or the one on which it records.
+    fn stream(&self) -> sys::CUstream {
+        match &*lock(&self.capture) {
+            Some(capture) if capture.thread == std::thread::current().id() => capture.stream,
+            _ => self.context.stream,
+        }
+    }
+
+    /// An error if this thread is recording: `what` cannot be part of a graph.
+    fn refuse_in_capture(&self, what: &str) -> Result<()> {
+        match &*lock(&self.capture) {
+            Some(capture) if capture.thread == std::thread::current().id() => {
+                Err(self.error(format!("recording: {what} cannot be part of a graph")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs `work` and says how long the device was at it: the time between two events around what it enqueued.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        self.refuse_in_capture("taking the time")?;
         let start = self.check("recording an event", Event::record(&self.context))?;
         work()?;
         let end = self.check("recording an event", Event::record(&self.context))?;
@@ -374,7 +529,10 @@ impl Cuda {
         let mut kernels = lock(&self.kernels);
         let kernel = match kernels.entry(key) {
             std::collections::hash_map::Entry::Occupied(slot) => slot.into_mut(),
-            std::collections::hash_map::Entry::Vacant(slot) => slot.insert(self.compile(launch)?),
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                self.refuse_in_capture("compiling a kernel")?;
+                slot.insert(self.compile(launch)?)
+            }
         };
 
         let mut values = Vec::with_capacity(launch.args.len());
@@ -426,7 +584,7 @@ impl Cuda {
                 (gx, gy, gz),
                 (bx, by, bz),
                 launch.shared_bytes,
-                self.context.stream,
+                self.stream(),
                 &mut pointers,
             )
         };
@@ -540,6 +698,7 @@ impl Memory for Cuda {
     }
 
     fn alloc(&self, bytes: u64) -> Result<Option<Piece>> {
+        self.refuse_in_capture("allocating memory")?;
         self.check("making the context current", self.context.bind())?;
         // SAFETY: the context is current; `Piece` frees what is allocated here.
         match unsafe { result::malloc_sync(bytes as usize) } {
@@ -555,6 +714,7 @@ impl Memory for Cuda {
 
     fn write(&self, to: &mut Piece, offset: u64, data: &[u8]) -> Result<()> {
         let address = to.at(offset, data.len());
+        self.refuse_in_capture("copying from the host")?;
         self.check("making the context current", self.context.bind())?;
         let doing = "copying to the device";
         let mut aside = lock(&self.aside);
@@ -577,6 +737,7 @@ impl Memory for Cuda {
 
     fn read(&self, from: &Piece, offset: u64, data: &mut [u8]) -> Result<()> {
         let address = from.at(offset, data.len());
+        self.refuse_in_capture("copying to the host")?;
         self.check("making the context current", self.context.bind())?;
         let mut aside = lock(&self.aside);
         // SAFETY: `from` has the bytes (checked), and `data` is borrowed until the stream is idle again.
@@ -599,13 +760,13 @@ impl Memory for Cuda {
         self.check("making the context current", self.context.bind())?;
         // SAFETY: both pieces have the bytes (checked) and are different ones, since one is borrowed mutably; they are
         // freed only after the stream is idle.
-        let copied = unsafe {
-            result::memcpy_dtod_async(target, source, bytes as usize, self.context.stream)
-        };
+        let copied =
+            unsafe { result::memcpy_dtod_async(target, source, bytes as usize, self.stream()) };
         self.check("copying on the device", copied)
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.refuse_in_capture("waiting")?;
         self.finish(&mut lock(&self.aside))
     }
 }

@@ -10,6 +10,7 @@
 
 mod buffer;
 mod cpu;
+mod graph;
 mod launch;
 mod pool;
 mod profile;
@@ -31,14 +32,16 @@ pub use pool::MemoryStats;
 pub use profile::{Ceilings, Cost, OpTotals};
 
 #[cfg(feature = "cuda")]
-pub(crate) use self::cuda::Cuda;
+pub(crate) use self::cuda::{Captured, Cuda};
 #[cfg(feature = "wgpu")]
 pub(crate) use self::wgpu::Wgpu;
-#[cfg(not(feature = "cuda"))]
-pub(crate) use absent::Cuda;
 #[cfg(not(feature = "wgpu"))]
 pub(crate) use absent::Wgpu;
+#[cfg(not(feature = "cuda"))]
+pub(crate) use absent::{Captured, Cuda};
 pub(crate) use buffer::Binding;
+pub(crate) use graph::Graph;
+use graph::{Arena, Recording};
 pub(crate) use launch::{Arg, Dispatch, Launch};
 use pool::Pool;
 use profile::Log;
@@ -156,6 +159,10 @@ struct Shared {
     backend: Backend,
     pool: Mutex<Pool<Storage>>,
     log: Mutex<Log>,
+    /// The recording in progress.
+    recording: Mutex<Option<Recording>>,
+    /// Held while recording.
+    recorder: Mutex<()>,
 }
 
 /// The device behind the handle. Operators match on it; nothing above `ops` sees it.
@@ -232,13 +239,19 @@ pub(crate) use each_backend_pair;
 
 impl Device {
     fn new(backend: Backend) -> Self {
-        Device {
+        let device = Device {
             shared: Arc::new(Shared {
                 backend,
                 pool: Mutex::new(Pool::new()),
                 log: Mutex::new(Log::default()),
+                recording: Mutex::new(None),
+                recorder: Mutex::new(()),
             }),
+        };
+        if !memory_caching(device.backend()) {
+            device.set_memory_caching(false);
         }
+        device
     }
 
     /// The processor.
@@ -267,7 +280,7 @@ impl Device {
     }
 
     /// The best device of this machine that has every operator in `needed`: CUDA, then a hardware wgpu adapter,
-    /// then the CPU. A software Vulkan adapter is only used when asked for by name.
+    /// then the CPU. A device that is software (a Vulkan adapter, a CUDA emulator) is only used when asked for by name.
     pub fn auto(needed: &[&crate::ops::OpSpec]) -> Self {
         let usable = |device: &Device| needed.iter().all(|op| op.runs_on(device.kind()));
         let hardware = WgpuOptions {
@@ -276,7 +289,7 @@ impl Device {
         };
         Self::cuda(0)
             .ok()
-            .filter(usable)
+            .filter(|device| usable(device) && !device.is_software())
             .or_else(|| Self::wgpu(hardware).ok().filter(usable))
             .unwrap_or_else(Self::cpu)
     }
@@ -354,7 +367,8 @@ impl Device {
     pub fn is_software(&self) -> bool {
         match self.backend() {
             Backend::Wgpu(d) => d.is_software(),
-            _ => false,
+            Backend::Cuda(d) => d.is_emulator(),
+            Backend::Cpu(_) => false,
         }
     }
 
@@ -369,7 +383,8 @@ impl Device {
     }
 
     /// Switches the allocator's cache on or off. Off, every buffer has memory of its own and exactly its own size,
-    /// so that a memory checker sees every overrun.
+    /// so that a memory checker sees every overrun. `NEARMISS_MEMORY_CACHING` (`on` or `off`) says how devices are
+    /// opened; unset, the cache is on, except on a CUDA device that is an emulator.
     pub fn set_memory_caching(&self, on: bool) {
         self.lock_pool().set_caching(on);
     }
@@ -386,6 +401,11 @@ impl Device {
         self.lock_log().set_timing(on);
     }
 
+    /// Whether profiling is on.
+    pub(crate) fn profiling(&self) -> bool {
+        self.lock_log().timing()
+    }
+
     /// What ran here since the device was opened, per operator, in order of first use.
     pub fn op_totals(&self) -> Vec<OpTotals> {
         self.lock_log().totals()
@@ -398,7 +418,11 @@ impl Device {
         cost: Cost,
         work: impl FnOnce(&Backend) -> Result<()>,
     ) -> Result<()> {
-        if !self.lock_log().timing() {
+        // What is recorded counts when it is replayed; it cannot be timed on its own.
+        if self.note(op, cost) {
+            return work(self.backend());
+        }
+        if !self.profiling() {
             work(self.backend())?;
             self.lock_log().record(op, cost, None);
             return Ok(());
@@ -417,22 +441,30 @@ impl Device {
         Ok(())
     }
 
-    fn take_storage(&self, bytes: u64) -> Result<(Storage, u64)> {
+    /// Memory for `bytes` bytes, its real size, and the arena that it belongs to, if not to the pool.
+    fn take_storage(&self, bytes: u64) -> Result<(Storage, u64, Option<Arc<Arena>>)> {
+        let size = self.lock_pool().size_class(bytes);
+        match self.arena() {
+            Some(arena) => Ok((arena.take(size)?, size, Some(arena))),
+            None => Ok((self.take_from_pool(size)?, size, None)),
+        }
+    }
+
+    /// A piece of `size` bytes, a size class, from the cache or the backend.
+    fn take_from_pool(&self, size: u64) -> Result<Storage> {
         let out_of_memory = || Error::OutOfMemory {
             device: self.name(),
-            bytes,
+            bytes: size,
             in_use: self.memory().in_use,
         };
-        let size = {
+        {
             let mut pool = self.lock_pool();
-            let size = pool.size_class(bytes);
             if pool.admits(size)
                 && let Some(storage) = pool.take(size)
             {
-                return Ok((storage, size));
+                return Ok(storage);
             }
-            size
-        };
+        }
         if !self.lock_pool().admits(size) {
             return Err(out_of_memory());
         }
@@ -453,7 +485,7 @@ impl Device {
         }
         let storage = storage.ok_or_else(out_of_memory)?;
         self.lock_pool().added(size);
-        Ok((storage, size))
+        Ok(storage)
     }
 
     fn lock_pool(&self) -> std::sync::MutexGuard<'_, Pool<Storage>> {
@@ -486,6 +518,27 @@ pub struct InventoryLine {
     pub available: bool,
     /// The hardware's name and tier, or why it is missing.
     pub detail: String,
+}
+
+/// The environment variable that switches the allocator's cache.
+const MEMORY_CACHING: &str = "NEARMISS_MEMORY_CACHING";
+
+/// Whether freed memory is kept for reuse when a device is opened: as the environment says, else always but on the
+/// emulator, whose checker sees reads of fresh memory and of freed memory only if every buffer is a new one.
+fn memory_caching(backend: &Backend) -> bool {
+    let wanted = std::env::var(MEMORY_CACHING).unwrap_or_default();
+    match wanted.as_str() {
+        "on" => return true,
+        "off" => return false,
+        "" => {}
+        _ => {
+            static NOTED: std::sync::Once = std::sync::Once::new();
+            NOTED.call_once(|| {
+                eprintln!("note: {MEMORY_CACHING}={wanted} is ignored; use on or off");
+            });
+        }
+    }
+    !matches!(backend, Backend::Cuda(d) if d.is_emulator())
 }
 
 fn no_device(wanted: DeviceChoice, why: String) -> Error {

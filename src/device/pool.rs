@@ -94,6 +94,10 @@ impl<S> Pool<S> {
         self.stats.peak = self.stats.in_use;
     }
 
+    pub fn caching(&self) -> bool {
+        self.caching
+    }
+
     pub fn set_caching(&mut self, on: bool) {
         self.caching = on;
         if !on {

@@ -17,13 +17,14 @@
 use half::f16;
 
 use super::BertConfig;
+use super::graphs::Inputs;
 use super::params::{Linear, NormParams, Params};
 use crate::device::{Buffer, Device, Float};
 use crate::error::Result;
 use crate::ops::embedding::Tables;
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::matmul::{Epilogue, matmul};
-use crate::ops::{Packing, attention, embedding};
+use crate::ops::{attention, embedding};
 
 /// What a forward pass shows on its way: the stage and the residual stream `[t, d]`.
 pub type Observer<'a> = &'a mut dyn FnMut(Stage, &Buffer<f32>) -> Result<()>;
@@ -62,21 +63,19 @@ impl Stream {
     }
 }
 
-/// Runs the encoder over packed texts; returns the last layer's token vectors `[t, d]`.
+/// Runs the encoder over packed texts that are on the device; returns the last layer's token vectors `[t, d]`.
 pub(super) fn forward<A: Float>(
     params: &Params<A>,
     config: &BertConfig,
-    ids: &[u32],
-    positions: &[u32],
-    packing: &Packing,
+    inputs: &Inputs,
     observe: Option<Observer<'_>>,
 ) -> Result<Buffer<f32>> {
     let pass = Pass {
         device: params.word.device(),
         config,
-        t: ids.len(),
+        t: inputs.ids.len(),
     };
-    pass.run(params, ids, positions, packing, observe)
+    pass.run(params, inputs, observe)
 }
 
 struct Pass<'a> {
@@ -89,9 +88,7 @@ impl Pass<'_> {
     fn run<A: Float>(
         &self,
         params: &Params<A>,
-        ids: &[u32],
-        positions: &[u32],
-        packing: &Packing,
+        inputs: &Inputs,
         mut observe: Option<Observer<'_>>,
     ) -> Result<Buffer<f32>> {
         let (d, device) = (self.config.d_model, self.device);
@@ -102,12 +99,7 @@ impl Pass<'_> {
             token_type: &params.token_type,
             d,
         };
-        embedding(
-            &tables,
-            &device.upload(ids)?,
-            &device.upload(positions)?,
-            &mut x,
-        )?;
+        embedding(&tables, &inputs.ids, &inputs.positions, &mut x)?;
         let mut stream = self.norm::<A>(&x, None, &params.embedding_norm)?;
         drop(x);
         let mut show = |stage, stream: &Stream| match &mut observe {
@@ -120,7 +112,7 @@ impl Pass<'_> {
             let mut context = device.alloc::<A>(self.t * d)?;
             attention(
                 &qkv,
-                packing,
+                &inputs.packing,
                 self.config.n_heads,
                 self.config.head_dim(),
                 &mut context,

@@ -7,9 +7,14 @@
 //! [`Encoder::load`] reads the usual model folder (see [`config`]); [`Encoder::encode`] streams any number of texts
 //! through in batches that hold a budget of tokens, never padded; [`Encoder::token_vectors`] gives the last layer
 //! itself. Published pooling, normalisation, length limit and prompts are honoured.
+//!
+//! On CUDA, small batches (up to 1,024 tokens) whose text lengths were met before run as graphs, one call instead of
+//! one per kernel, with the same bits as a result. [`Encoder::set_graphs`] and the environment variable
+//! `NEARMISS_GRAPHS` (`off`, or a number) say how many are kept.
 
 pub mod config;
 mod forward;
+mod graphs;
 mod params;
 
 use std::path::Path;
@@ -18,11 +23,13 @@ use half::f16;
 
 pub use config::{BertConfig, PoolingConfig};
 pub use forward::{Observer, Stage};
+pub use graphs::GraphStats;
 
 use crate::device::{Buffer, Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::ops::{Packing, pool};
 use crate::text::{PackedBatch, TextKind, Tokenizer, pack, plan_batches};
+use graphs::{Graphs, Inputs, Output};
 use params::Params;
 
 /// Texts tokenised and batched together: enough that texts of like length meet, few enough that memory stays small.
@@ -30,6 +37,8 @@ const WINDOW: usize = 2048;
 
 /// A text encoder on a device.
 pub struct Encoder {
+    // Before the weights, whose addresses they hold.
+    graphs: Graphs,
     device: Device,
     config: BertConfig,
     pooling: PoolingConfig,
@@ -70,7 +79,8 @@ impl Encoder {
     /// Reads a model folder onto `device`.
     ///
     /// # Errors
-    /// One line naming the file, and the tensor or field in it, for anything missing, damaged or unsupported.
+    /// One line naming the file, and the tensor or field in it, for anything missing, damaged or unsupported;
+    /// [`Error::Usage`] if `NEARMISS_GRAPHS` is neither `off` nor a number.
     pub fn load(folder: &Path, device: &Device, options: LoadOptions) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::input(
@@ -88,6 +98,7 @@ impl Encoder {
             Weights::F32(Params::load(folder, &config, device)?)
         };
         Ok(Encoder {
+            graphs: Graphs::new()?,
             token_budget: options.token_budget.unwrap_or(default_budget(device)),
             device: device.clone(),
             config,
@@ -120,6 +131,17 @@ impl Encoder {
     /// Width of embeddings and token vectors.
     pub fn width(&self) -> usize {
         self.config.d_model
+    }
+
+    /// Keeps at most `most` graphs of small batches from now on (CUDA only), each with the activations of its batch; 0
+    /// gives up those there are and makes no more. Without this call as many as `NEARMISS_GRAPHS` says, or 32.
+    pub fn set_graphs(&self, most: usize) {
+        self.graphs.set_most(most);
+    }
+
+    /// What became of the graphs of small batches so far.
+    pub fn graph_stats(&self) -> GraphStats {
+        self.graphs.stats()
     }
 
     /// Encodes `texts` in order. `sink` gets the embeddings in pieces: the number of the first text and the rows
@@ -156,6 +178,11 @@ impl Encoder {
             while let Some(which) = todo.pop() {
                 let batch = pack(tokens, &which);
                 let pooled = match self.pooled(&batch) {
+                    // Graphs hold memory that this batch may need.
+                    Err(Error::OutOfMemory { .. }) if self.graphs.clear() => {
+                        todo.push(which);
+                        continue;
+                    }
                     Err(Error::OutOfMemory { .. }) if which.len() > 1 => {
                         budget = (budget / 2).max(1);
                         let (a, b) = which.split_at(which.len() / 2);
@@ -211,7 +238,72 @@ impl Encoder {
         batch: &PackedBatch,
         observe: Option<Observer<'_>>,
     ) -> Result<(Buffer<f32>, Packing)> {
-        // A GPU cannot report an index out of its table, so it is checked here.
+        self.check_batch(batch)?;
+        let input = [&batch.ids[..], &batch.positions, &batch.offsets];
+        // An observer wants to see what happens in between.
+        if observe.is_none()
+            && let Some(h) = self.graphs.run(
+                &self.device,
+                Output::Vectors,
+                input,
+                |inputs| self.forward(inputs, None),
+                |h| {
+                    let mut copy = self.device.alloc(h.len())?;
+                    copy.copy_from(0, h, 0..h.len())?;
+                    Ok(copy)
+                },
+            )?
+        {
+            return Ok((h, Packing::new(&self.device, batch.offsets.clone())?));
+        }
+        let inputs = self.upload(input)?;
+        let h = self.forward(&inputs, observe)?;
+        Ok((h, inputs.packing))
+    }
+
+    /// The embeddings of a packed batch, `[n, d]`.
+    fn pooled(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+        self.check_batch(batch)?;
+        let input = [&batch.ids[..], &batch.positions, &batch.offsets];
+        let work = |inputs: &Inputs| {
+            let h = self.forward(inputs, None)?;
+            let mut out = self
+                .device
+                .alloc::<f32>(inputs.packing.texts() * self.width())?;
+            pool(
+                &h,
+                &inputs.packing,
+                self.pooling.pooling,
+                self.pooling.normalize,
+                &mut out,
+            )?;
+            Ok(out)
+        };
+        let replayed = self
+            .graphs
+            .run(&self.device, Output::Embeddings, input, work, |out| {
+                out.read()
+            })?;
+        match replayed {
+            Some(rows) => Ok(rows),
+            None => work(&self.upload(input)?)?.read(),
+        }
+    }
+
+    fn upload(&self, [ids, positions, offsets]: [&[u32]; 3]) -> Result<Inputs> {
+        Inputs::upload(&self.device, ids, positions, offsets)
+    }
+
+    /// The token vectors of a batch that is on the device.
+    fn forward(&self, inputs: &Inputs, observe: Option<Observer<'_>>) -> Result<Buffer<f32>> {
+        match &self.weights {
+            Weights::F32(params) => forward::forward(params, &self.config, inputs, observe),
+            Weights::F16(params) => forward::forward(params, &self.config, inputs, observe),
+        }
+    }
+
+    /// A GPU cannot report an index out of its table, so it is checked here.
+    fn check_batch(&self, batch: &PackedBatch) -> Result<()> {
         let check = |what, values: &[u32], limit: usize| match values.iter().max() {
             Some(&max) if max as usize >= limit => Err(Error::shape(
                 "embedding",
@@ -222,32 +314,7 @@ impl Encoder {
             _ => Ok(()),
         };
         check("ids", &batch.ids, self.config.vocab)?;
-        check("positions", &batch.positions, self.config.max_positions)?;
-        let packing = Packing::new(&self.device, batch.offsets.clone())?;
-        let (ids, positions, config) = (&batch.ids, &batch.positions, &self.config);
-        let h = match &self.weights {
-            Weights::F32(params) => {
-                forward::forward(params, config, ids, positions, &packing, observe)
-            }
-            Weights::F16(params) => {
-                forward::forward(params, config, ids, positions, &packing, observe)
-            }
-        }?;
-        Ok((h, packing))
-    }
-
-    /// The embeddings of a packed batch, `[n, d]`.
-    fn pooled(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
-        let (h, packing) = self.token_vectors(batch, None)?;
-        let mut out = self.device.alloc::<f32>(packing.texts() * self.width())?;
-        pool(
-            &h,
-            &packing,
-            self.pooling.pooling,
-            self.pooling.normalize,
-            &mut out,
-        )?;
-        out.read()
+        check("positions", &batch.positions, self.config.max_positions)
     }
 }
 

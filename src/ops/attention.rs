@@ -6,14 +6,16 @@
 //! against `4 t d` elements read and written.
 //!
 //! The CPU handles one text at a time per thread: keys of a head are transposed once, then four query rows at a time
-//! go through a register-tiled product, softmax and a second product. GPUs stream the keys with an online softmax.
+//! go through a register-tiled product, softmax and a second product. GPUs stream the keys with an online softmax; on
+//! CUDA both products run on tensor cores, and short texts share a block of threads between heads.
 //! Comes after the fused q, k, v projection ([`mod@super::matmul`]), before the output projection.
 
+use half::f16;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, FLOATS, OpSpec, Packing, Rounding, TIERS, check, simd, tier_variant};
-use crate::device::{Backend, Buffer, Cost, Dispatch, Float, Wgpu};
+use crate::device::{Arg, Backend, Buffer, Cost, Cuda, DeviceKind, Dispatch, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
 use crate::template::{Source, Variant};
 
@@ -21,8 +23,8 @@ use crate::template::{Source, Variant};
 pub const SPEC: OpSpec = OpSpec {
     name: "attention",
     formula: "out = softmax(scale q k^T) v, per text and head, packed",
-    ptx: None,
-    ptx_variants: Vec::new,
+    ptx: Some(PTX),
+    ptx_variants,
     wgsl: Some(WGSL),
     wgsl_variants,
 };
@@ -31,6 +33,21 @@ const WGSL: Source = Source {
     file: "attention.wgsl",
     text: include_str!("../../shaders/attention.wgsl"),
 };
+
+const PTX: Source = Source {
+    file: "attention.ptx",
+    text: include_str!("../../kernels/attention.ptx"),
+};
+
+/// Query rows of a block in the shader's work list.
+const WGSL_ROWS: usize = 16;
+
+/// Query rows of a block in the PTX kernel's work list, by class. A text belongs to the last class whose rows hold all
+/// of it, or else to the first; a block of threads takes as many heads as there are such blocks in the first.
+const PTX_ROWS: [usize; 3] = [128, 64, 32];
+
+/// Query rows, or pairs of heads and rows, of a warp of the PTX kernel.
+const WARP_ROWS: usize = PTX_ROWS[2];
 
 /// Dimensions of a head that one invocation (or one register tile) handles.
 const PART: usize = 32;
@@ -43,7 +60,7 @@ const KEYS: usize = 8;
 
 /// Heads that share a workgroup, so that narrow heads still fill 64 invocations.
 fn heads_per_group(n_heads: usize, head_dim: usize) -> usize {
-    let fit = (64 / Packing::BLOCK / (head_dim / PART)).max(1);
+    let fit = (64 / WGSL_ROWS / (head_dim / PART)).max(1);
     (1..=fit)
         .rev()
         .find(|h| n_heads.is_multiple_of(*h))
@@ -75,6 +92,120 @@ fn wgsl_variants() -> Vec<Variant> {
     all
 }
 
+/// How the PTX kernel divides a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PtxShape {
+    /// A warp has all columns of its rows.
+    Whole {
+        /// Columns of a head, 32 or 64.
+        width: usize,
+    },
+    /// A warp has 64 columns (or fewer, the last); the warps of a block add up their scores.
+    Slices {
+        /// Warps of a block.
+        slices: usize,
+        /// Keys per step.
+        keys: usize,
+    },
+}
+
+impl PtxShape {
+    /// Columns of a slice.
+    const SLICE: usize = 64;
+
+    fn of(head_dim: usize) -> Self {
+        if head_dim <= Self::SLICE {
+            return PtxShape::Whole { width: head_dim };
+        }
+        let slices = head_dim.div_ceil(Self::SLICE);
+        // With 16 keys up to 12 slices fit into the shared memory (99 KiB) and the registers of every device.
+        let keys = if slices <= 8 { 32 } else { 16 };
+        PtxShape::Slices { slices, keys }
+    }
+
+    fn variant(self) -> Variant {
+        let (width, sliced, keys) = match self {
+            PtxShape::Whole { width } => (width, false, 64),
+            PtxShape::Slices { keys, .. } => (Self::SLICE, true, keys),
+        };
+        Variant::new()
+            .with("width", width as i64)
+            .with("sliced", sliced)
+            .with("keys", keys as i64)
+    }
+
+    fn threads(self) -> u32 {
+        match self {
+            PtxShape::Whole { .. } => 128,
+            PtxShape::Slices { slices, .. } => 32 * slices as u32,
+        }
+    }
+
+    fn shared_bytes(self) -> u32 {
+        match self {
+            // Three stages of 64 keys and values.
+            PtxShape::Whole { width } => 3 * 64 * 2 * (2 * width as u32),
+            // Keys and values of a slice, and 32 rows of scores in f32.
+            PtxShape::Slices { slices, keys } => {
+                slices as u32 * keys as u32 * (2 * 2 * Self::SLICE as u32 + 4 * WARP_ROWS as u32)
+            }
+        }
+    }
+
+    /// Blocks of threads for the entries of each class.
+    fn launch_blocks(self, entries: [usize; 3], n_heads: usize) -> usize {
+        let per_entry = PTX_ROWS.map(|rows| match self {
+            PtxShape::Whole { .. } => n_heads.div_ceil(PTX_ROWS[0] / rows),
+            PtxShape::Slices { .. } => n_heads * (rows / WARP_ROWS),
+        });
+        entries.iter().zip(per_entry).map(|(n, per)| n * per).sum()
+    }
+}
+
+fn ptx_variants() -> Vec<Variant> {
+    [32, 64, 96, MAX_HEAD_DIM]
+        .map(|head_dim| PtxShape::of(head_dim).variant())
+        .into()
+}
+
+/// How many entries the work list of a [`Packing`] has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocks {
+    /// For the shader (and for the CPU, which needs none): (text, first row) of blocks of [`WGSL_ROWS`] rows.
+    Wgsl(usize),
+    /// For the PTX kernel, by class: (first row of the text, its rows, first row of the block within the text, 0) of
+    /// blocks of [`PTX_ROWS`] rows; longest texts first, so that a launch does not end with a long one.
+    Ptx([usize; 3]),
+}
+
+/// The work list for a kind of device: texts cut into blocks of query rows.
+pub(super) fn blocks(kind: DeviceKind, offsets: &[u32]) -> (Vec<u32>, Blocks) {
+    let mut list = Vec::new();
+    if kind != DeviceKind::Cuda {
+        for (text, span) in offsets.windows(2).enumerate() {
+            for start in (span[0]..span[1]).step_by(WGSL_ROWS) {
+                list.extend([text as u32, start]);
+            }
+        }
+        let n = list.len() / 2;
+        return (list, Blocks::Wgsl(n));
+    }
+    let mut texts: Vec<[u32; 2]> = offsets.windows(2).map(|w| [w[0], w[1] - w[0]]).collect();
+    texts.sort_by_key(|&[_, rows]| std::cmp::Reverse(rows));
+    let mut entries = [0; 3];
+    for [first, rows] in texts {
+        let class = PTX_ROWS
+            .iter()
+            .rposition(|&most| rows as usize <= most)
+            .unwrap_or(0);
+        for start in (0..rows).step_by(PTX_ROWS[class]) {
+            list.extend([first, rows, start, 0]);
+            entries[class] += 1;
+        }
+    }
+    (list, Blocks::Ptx(entries))
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
@@ -88,7 +219,8 @@ struct Params {
 /// with `scale = 1 / sqrt(head_dim)`. `head_dim` is a multiple of 32, at most 768.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit, [`Error::Unsupported`] on CUDA and for f16 activations on the CPU.
+/// [`Error::Shape`] for sizes that do not fit, [`Error::Unsupported`] for element types a device does not have (CUDA
+/// takes f16 activations, the CPU f32).
 ///
 /// ```
 /// use nearmiss::{Device, ops::{Packing, attention}};
@@ -142,10 +274,13 @@ pub fn attention<A: Float>(
             Ok(())
         }
         Backend::Wgpu(dev) => wgpu(dev, qkv, packing, n_heads, head_dim, out),
-        Backend::Cuda(_) => Err(SPEC.unsupported(
-            &device,
-            "its PTX kernel does not exist yet; use --device cpu or vulkan",
-        )),
+        Backend::Cuda(dev) => {
+            let (Some(qkv), Some(out)) = (qkv.same_type::<f16>(), out.same_type_mut::<f16>())
+            else {
+                return Err(SPEC.unsupported(&device, "tensor cores multiply f16 activations"));
+            };
+            cuda(dev, qkv, packing, n_heads, head_dim, out)
+        }
     })
 }
 
@@ -220,8 +355,12 @@ pub fn reference<A: Accum>(
 /// * a probability's numerator, relative: `eps = 2 max_j e_j + (exp.0 + (exp.1 + 1) R) u` for its own exponential,
 ///   and as much again per step for the rescaling by `exp(old max - new max)`, whose arguments add up to at most `R`:
 ///   `T (exp.0 + 2) u + (exp.1 + 1) R u`
+/// * a numerator as the operand of a matrix unit: `operand.0` relative and, below the normal range, `operand.1` absolute.
+///   The largest numerator of the keys so far is at least 1 (more where the maximum lags behind), later rescaling only
+///   shrinks the error, and the sum of the numerators is taken before they are narrowed: `operand.1` times
+///   `1 / sum_j exp(s_j - max)` for each value, twice since a rounded maximum may leave a little less than 1
 /// * sums over `l` terms with `T` rescalings: `g(l + T)`, in numerator and denominator, then one division:
-///   `(2 eps + 2 g(l + T) + division u) sum_j w_j |v_j|`
+///   `(2 eps + operand.0 + 2 g(l + T) + division u) sum_j w_j |v_j| + 2 operand.1 sum_j |v_j| / sum_j exp(s_j - max)`
 pub fn error_bound(
     qkv: &[f32],
     offsets: &[u32],
@@ -263,16 +402,22 @@ pub fn error_bound(
                     + one
                     + steps as f64 * (rounding.exp.0 + 2.0) * u
                     + one;
-                let relative = 2.0 * eps + 2.0 * rounding.g(l + steps) + rounding.division * u;
+                let relative = 2.0 * eps
+                    + rounding.operand.0
+                    + 2.0 * rounding.g(l + steps)
+                    + rounding.division * u;
                 let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 for c in 0..head_dim {
-                    let (mut value, mut magnitude) = (0.0, 0.0);
+                    let (mut value, mut magnitude, mut narrowed) = (0.0, 0.0, 0.0);
                     for (j, s) in rows.clone().zip(&scores) {
-                        let term = (s - max).exp() / total * at(j, 2, head, c);
+                        let v = at(j, 2, head, c);
+                        let term = (s - max).exp() / total * v;
                         value += term;
                         magnitude += term.abs();
+                        narrowed += v.abs() / total;
                     }
-                    let e = relative / (1.0 - relative).max(0.5) * magnitude;
+                    let e = relative / (1.0 - relative).max(0.5) * magnitude
+                        + 2.0 * rounding.operand.1 * narrowed;
                     bounds[i * d + head * head_dim + c] = rounding.store(value, e, bytes);
                 }
             }
@@ -383,10 +528,13 @@ fn wgpu<A: Float>(
     head_dim: usize,
     out: &mut Buffer<A>,
 ) -> Result<()> {
+    let Blocks::Wgsl(n_blocks) = packing.n_blocks else {
+        unreachable!("a packing has the work list of its device")
+    };
     let heads = heads_per_group(n_heads, head_dim);
     let head_groups = n_heads / heads;
     let params = Params {
-        n_blocks: packing.n_blocks as u32,
+        n_blocks: n_blocks as u32,
         head_groups: head_groups as u32,
         d4: (n_heads * head_dim / 4) as u32,
         scale: scale_of(head_dim),
@@ -405,7 +553,52 @@ fn wgpu<A: Float>(
             out.bind_mut(),
         ],
         params: bytemuck::bytes_of(&params),
-        groups: super::grid(packing.n_blocks * head_groups),
+        groups: super::grid(n_blocks * head_groups),
+    })
+}
+
+fn cuda(
+    dev: &Cuda,
+    qkv: &Buffer<f16>,
+    packing: &Packing,
+    n_heads: usize,
+    head_dim: usize,
+    out: &mut Buffer<f16>,
+) -> Result<()> {
+    let Blocks::Ptx(entries) = packing.n_blocks else {
+        unreachable!("a packing has the work list of its device")
+    };
+    let shape = PtxShape::of(head_dim);
+    let blocks = shape.launch_blocks(entries, n_heads);
+    if blocks == 0 {
+        return Ok(());
+    }
+    if blocks >= 1 << 31 || 3 * n_heads * head_dim >= 1 << 30 {
+        let why = format!(
+            "{} tokens of width {} are too many for one launch",
+            packing.tokens(),
+            n_heads * head_dim
+        );
+        return Err(SPEC.unsupported(out.device(), &why));
+    }
+    let exponent = f64::from(scale_of(head_dim)) * std::f64::consts::LOG2_E;
+    dev.launch(&Launch {
+        source: PTX,
+        entry: "attention",
+        variant: shape.variant(),
+        args: &[
+            Arg::Buffer(qkv.bind()),
+            Arg::Buffer(packing.blocks.bind()),
+            Arg::Buffer(out.bind_mut()),
+            Arg::U32(entries[0] as u32),
+            Arg::U32(entries[1] as u32),
+            Arg::U32(n_heads as u32),
+            Arg::U32(head_dim as u32),
+            Arg::F32(exponent as f32),
+        ],
+        grid: [blocks as u32, 1, 1],
+        block: [shape.threads(), 1, 1],
+        shared_bytes: shape.shared_bytes(),
     })
 }
 
@@ -419,5 +612,53 @@ mod tests {
         assert_eq!(heads_per_group(3, 32), 3);
         assert_eq!(heads_per_group(12, 64), 2);
         assert_eq!(heads_per_group(1, 384), 1);
+    }
+
+    #[test]
+    fn every_row_is_in_one_block_of_its_class() {
+        // Lengths 65, 0, 32, 300, 33, 1.
+        let offsets = [0, 65, 65, 97, 397, 430, 431];
+        let (list, blocks) = blocks(DeviceKind::Cuda, &offsets);
+        assert_eq!(blocks, Blocks::Ptx([4, 1, 2]));
+        let want: [[u32; 4]; 7] = [
+            [97, 300, 0, 0],
+            [97, 300, 128, 0],
+            [97, 300, 256, 0],
+            [0, 65, 0, 0],
+            [397, 33, 0, 0],
+            [65, 32, 0, 0],
+            [430, 1, 0, 0],
+        ];
+        assert_eq!(list, want.concat());
+        let whole = PtxShape::of(32);
+        assert_eq!(whole.launch_blocks([4, 1, 2], 12), 4 * 12 + 6 + 2 * 3);
+        assert_eq!(whole.launch_blocks([4, 1, 2], 3), 4 * 3 + 2 + 2);
+        let sliced = PtxShape::of(384);
+        assert_eq!(sliced.launch_blocks([4, 1, 2], 1), 4 * 4 + 2 + 2);
+        let (list, blocks) = super::blocks(DeviceKind::Wgpu, &offsets[..4]);
+        assert_eq!(blocks, Blocks::Wgsl(7));
+        assert_eq!(list[list.len() - 4..], [2, 65, 2, 81]);
+    }
+
+    #[test]
+    fn ptx_shapes_are_those_of_the_kernel() {
+        let mut asked = Vec::new();
+        for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
+            let shape = PtxShape::of(head_dim);
+            let kernel = crate::template::expand(PTX, &shape.variant()).unwrap().text;
+            let most: u32 = kernel
+                .split_once(".maxntid ")
+                .and_then(|(_, rest)| rest.split(',').next()?.parse().ok())
+                .unwrap();
+            assert!(shape.threads() <= most, "{head_dim}");
+            assert!(shape.shared_bytes() <= 99 << 10, "{head_dim}");
+            if let PtxShape::Whole { .. } = shape {
+                // The offset at which the last stage wraps round to the first.
+                assert!(kernel.contains(&format!("%r_use, {};\n", shape.shared_bytes())));
+            }
+            asked.push(shape.variant());
+        }
+        assert!(asked.iter().all(|v| ptx_variants().contains(v)));
+        assert!(ptx_variants().iter().all(|v| asked.contains(v)));
     }
 }

@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::{Accum, FLOATS, OpSpec, Rounding, TIERS, check, check_width, grid, tier_variant};
-use crate::device::{Backend, Buffer, Cost, Dispatch, ElementType, Float, Wgpu};
+use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
 use crate::template::{Source, Variant};
 
@@ -17,8 +17,8 @@ use crate::template::{Source, Variant};
 pub const SPEC: OpSpec = OpSpec {
     name: "embedding",
     formula: "x[t] = word[ids[t]] + position[positions[t]] + token_type[0]",
-    ptx: None,
-    ptx_variants: Vec::new,
+    ptx: Some(PTX),
+    ptx_variants: || FLOATS.map(ptx_variant).to_vec(),
     wgsl: Some(WGSL),
     wgsl_variants: || {
         let all =
@@ -31,6 +31,15 @@ const WGSL: Source = Source {
     file: "embedding.wgsl",
     text: include_str!("../../shaders/embedding.wgsl"),
 };
+
+const PTX: Source = Source {
+    file: "embedding.ptx",
+    text: include_str!("../../kernels/embedding.ptx"),
+};
+
+fn ptx_variant(table: ElementType) -> Variant {
+    Variant::new().with("table", table.name())
+}
 
 /// The tables of an embedding, rows of width `d`.
 pub struct Tables<'a, T: Float> {
@@ -65,8 +74,7 @@ struct Params {
 /// a GPU cannot report it.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit (on the CPU also for an id out of range), [`Error::Unsupported`] on
-/// CUDA.
+/// [`Error::Shape`] for sizes that do not fit (on the CPU also for an id out of range).
 ///
 /// ```
 /// use nearmiss::{Device, ops::embedding::{Tables, embedding}};
@@ -114,10 +122,7 @@ pub fn embedding<T: Float>(
     device.run(SPEC.name, cost::<T>(t, d), |backend| match backend {
         Backend::Cpu(_) => cpu(tables, ids.host(), positions.host(), x.host_mut(), dims),
         Backend::Wgpu(dev) => wgpu(dev, tables, ids, positions, x, dims),
-        Backend::Cuda(_) => Err(SPEC.unsupported(
-            &device,
-            "its PTX kernel does not exist yet; use --device cpu or vulkan",
-        )),
+        Backend::Cuda(dev) => cuda(dev, tables, ids, positions, x, dims),
     })
 }
 
@@ -228,6 +233,45 @@ fn wgpu<T: Float>(
     })
 }
 
+/// Threads in a block of the PTX kernel, at most.
+const BLOCK: usize = 256;
+
+fn cuda<T: Float>(
+    dev: &Cuda,
+    tables: &Tables<'_, T>,
+    ids: &Buffer<u32>,
+    positions: &Buffer<u32>,
+    x: &mut Buffer<f32>,
+    dims: Dims,
+) -> Result<()> {
+    if dims.t == 0 {
+        return Ok(());
+    }
+    // A thread takes 16 bytes of a row; short rows share a block.
+    let width = (dims.d * size_of::<T>() / 16).min(BLOCK);
+    let tokens = BLOCK / width;
+    dev.launch(&Launch {
+        source: PTX,
+        entry: "embedding",
+        variant: ptx_variant(T::TYPE),
+        args: &[
+            Arg::Buffer(tables.word.bind()),
+            Arg::Buffer(tables.position.bind()),
+            Arg::Buffer(tables.token_type.bind()),
+            Arg::Buffer(ids.bind()),
+            Arg::Buffer(positions.bind()),
+            Arg::Buffer(x.bind_mut()),
+            Arg::U32(dims.t as u32),
+            Arg::U32(dims.d as u32),
+            Arg::U32(width as u32),
+            Arg::U32(tokens as u32),
+        ],
+        grid: [dims.t.div_ceil(tokens) as u32, 1, 1],
+        block: [(width * tokens) as u32, 1, 1],
+        shared_bytes: 0,
+    })
+}
+
 fn variant(dev: &Wgpu, table: ElementType) -> Variant {
     tier_variant(dev.tier()).with("table", table.name())
 }
@@ -255,5 +299,46 @@ mod tests {
             error.to_string(),
             "shape mismatch in embedding: ids: expected below 2, got 2"
         );
+    }
+
+    #[test]
+    fn f32_tables_give_the_bits_of_the_cpu_on_cuda() {
+        let cuda = match Device::cuda(0) {
+            Ok(device) => device,
+            Err(why) => return eprintln!("skipped: embedding on cuda ({why})"),
+        };
+        // Rows of less than a block, of one unit per thread, and of more than one.
+        for d in [8, 72, 1024, 1032] {
+            let rows = |n: usize, salt: usize| -> Vec<f32> {
+                (0..n * d)
+                    .map(|i| ((i * 7919 + salt) % 10007) as f32 / 5003.0 - 1.0)
+                    .collect()
+            };
+            let (t, vocab, max_positions) = (67, 11, 32);
+            let run = |device: &Device| -> Result<Vec<f32>> {
+                let (word, position, token_type) = (
+                    device.upload(&rows(vocab, 1))?,
+                    device.upload(&rows(max_positions, 2))?,
+                    device.upload(&rows(2, 3))?,
+                );
+                let tables = Tables {
+                    word: &word,
+                    position: &position,
+                    token_type: &token_type,
+                    d,
+                };
+                let list = |step, n| (0..t as u32).map(|i| i * step % n).collect::<Vec<u32>>();
+                let ids = device.upload(&list(5, vocab as u32))?;
+                let positions = device.upload(&list(3, max_positions as u32))?;
+                let mut x = device.alloc(t * d)?;
+                embedding(&tables, &ids, &positions, &mut x)?;
+                x.read()
+            };
+            // Two additions in the same order: no rounding differs.
+            assert!(
+                run(&cuda).unwrap() == run(&Device::cpu()).unwrap(),
+                "d = {d}"
+            );
+        }
     }
 }

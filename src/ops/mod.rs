@@ -125,19 +125,15 @@ accum!(f64);
 
 /// Packed texts: `t` tokens of `n` texts one behind the other, text `i` being rows `offsets[i] .. offsets[i + 1]`.
 ///
-/// Lives on a device together with the work list of [`fn@attention`]: texts cut into blocks of at most
-/// [`Packing::BLOCK`] query rows.
+/// Lives on a device together with the work list of [`fn@attention`]: texts cut into blocks of query rows.
 pub struct Packing {
     offsets: Vec<u32>,
     device_offsets: Buffer<u32>,
     blocks: Buffer<u32>,
-    n_blocks: usize,
+    n_blocks: attention::Blocks,
 }
 
 impl Packing {
-    /// Query rows in one block of the attention work list.
-    pub const BLOCK: usize = 16;
-
     /// Checks `offsets` `[n + 1]` and places them on `device`.
     ///
     /// # Errors
@@ -151,14 +147,9 @@ impl Packing {
                 format!("{:?}", &offsets[..offsets.len().min(8)]),
             ));
         }
-        let mut blocks = Vec::new();
-        for (text, span) in offsets.windows(2).enumerate() {
-            for start in (span[0]..span[1]).step_by(Self::BLOCK) {
-                blocks.extend([text as u32, start]);
-            }
-        }
+        let (blocks, n_blocks) = attention::blocks(device.kind(), &offsets);
         Ok(Packing {
-            n_blocks: blocks.len() / 2,
+            n_blocks,
             device_offsets: device.upload(&offsets)?,
             blocks: device.upload(&blocks)?,
             offsets,

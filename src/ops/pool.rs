@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{
     Accum, FLOATS, OpSpec, Packing, Rounding, TIERS, check, check_width, simd, tier_variant,
 };
-use crate::device::{Backend, Buffer, Cost, Dispatch, Float, Wgpu};
+use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
 use crate::template::{Source, Variant};
 
@@ -18,8 +18,8 @@ use crate::template::{Source, Variant};
 pub const SPEC: OpSpec = OpSpec {
     name: "pool",
     formula: "e = normalise(mean of a text's token vectors, or its first one)",
-    ptx: None,
-    ptx_variants: Vec::new,
+    ptx: Some(PTX),
+    ptx_variants,
     wgsl: Some(WGSL),
     wgsl_variants,
 };
@@ -27,6 +27,11 @@ pub const SPEC: OpSpec = OpSpec {
 const WGSL: Source = Source {
     file: "pool.wgsl",
     text: include_str!("../../shaders/pool.wgsl"),
+};
+
+const PTX: Source = Source {
+    file: "pool.ptx",
+    text: include_str!("../../kernels/pool.ptx"),
 };
 
 /// Which token vectors make the embedding.
@@ -53,6 +58,10 @@ const NORM_FLOOR: f32 = 1e-12;
 /// Largest width of the shader, which keeps a pooled row in workgroup memory.
 const MAX_WIDTH: usize = 2048;
 
+/// Largest width of the PTX kernel: a pooled row and 32 bytes more in the 48 KiB of shared memory that a kernel gets
+/// without asking.
+const MAX_WIDTH_CUDA: usize = (48 * 1024 - 32) / 4;
+
 fn wgsl_variants() -> Vec<Variant> {
     let mut all = Vec::new();
     for tier in TIERS {
@@ -72,6 +81,42 @@ fn wgsl_variants() -> Vec<Variant> {
     all
 }
 
+/// The entry `pool` of the PTX template: from token vectors (`direct`) or from the sums of slices (`finish`).
+fn ptx_variant(
+    stage: &'static str,
+    output: ElementType,
+    pooling: Pooling,
+    normalize: bool,
+) -> Variant {
+    Variant::new()
+        .with("stage", stage)
+        .with("output", output.name())
+        .with("pooling", pooling.name())
+        .with("normalize", normalize)
+}
+
+/// The entry `pool_slices` of the PTX template.
+fn slices_variant() -> Variant {
+    Variant::new().with("stage", "slices")
+}
+
+fn ptx_variants() -> Vec<Variant> {
+    let mut all = vec![slices_variant()];
+    for output in FLOATS {
+        for normalize in [true, false] {
+            // The first row alone needs no second stage.
+            for (stage, pooling) in [
+                ("direct", Pooling::Mean),
+                ("direct", Pooling::First),
+                ("finish", Pooling::Mean),
+            ] {
+                all.push(ptx_variant(stage, output, pooling, normalize));
+            }
+        }
+    }
+    all
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
@@ -82,7 +127,8 @@ struct Params {
 /// Pools the token vectors `h` `[t, d]` of each text of `packing` into `out` `[n, d]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit (wgpu: `d` at most 2,048), [`Error::Unsupported`] on CUDA.
+/// [`Error::Shape`] for sizes that do not fit (wgpu: `d` at most 2,048; CUDA: 12,280), [`Error::OutOfMemory`] on CUDA, where
+/// a few long texts take room for sums of eight rows each.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{Packing, pool::{Pooling, pool}}};
@@ -127,21 +173,21 @@ pub fn pool<T: Float>(
             Ok(())
         }
         Backend::Wgpu(dev) => {
-            if d > MAX_WIDTH {
-                return Err(Error::shape(
-                    SPEC.name,
-                    "d",
-                    format!("at most {MAX_WIDTH}"),
-                    d,
-                ));
-            }
+            check_max_width(d, MAX_WIDTH)?;
             wgpu(dev, h, packing, pooling, normalize, out, d)
         }
-        Backend::Cuda(_) => Err(SPEC.unsupported(
-            &device,
-            "its PTX kernel does not exist yet; use --device cpu or vulkan",
-        )),
+        Backend::Cuda(dev) => {
+            check_max_width(d, MAX_WIDTH_CUDA)?;
+            cuda(dev, h, packing, pooling, normalize, out, d)
+        }
     })
+}
+
+fn check_max_width(d: usize, limit: usize) -> Result<()> {
+    if d > limit {
+        return Err(Error::shape(SPEC.name, "d", format!("at most {limit}"), d));
+    }
+    Ok(())
 }
 
 /// The rows of a text that are averaged.
@@ -307,4 +353,142 @@ fn wgpu<T: Float>(
         params: bytemuck::bytes_of(&params),
         groups: super::grid(packing.texts()),
     })
+}
+
+/// Rows that a thread of the PTX kernel adds up one by one; a text's sum is a tree over such slices.
+const SLICE: usize = 8;
+
+/// Threads in a block of the PTX kernel.
+const BLOCK: usize = 256;
+
+/// Slices that one thread of the PTX kernel adds up one after the other before two stages are the shorter way: a slice
+/// takes about as long as its loads, a second launch and its round trip through memory as long as a few of them.
+const PATIENCE: usize = 8;
+
+fn cuda<T: Float>(
+    dev: &Cuda,
+    h: &Buffer<f32>,
+    packing: &Packing,
+    pooling: Pooling,
+    normalize: bool,
+    out: &mut Buffer<T>,
+    d: usize,
+) -> Result<()> {
+    let n = packing.texts();
+    // A thread takes four elements of a row; short rows leave room for several groups of threads in a block.
+    let width = (d / 4).min(BLOCK);
+    let groups = BLOCK / width;
+    let longest = packing
+        .offsets()
+        .windows(2)
+        .map(|span| rows(span, pooling).len())
+        .max()
+        .unwrap_or(0);
+    let chunks = longest.div_ceil(SLICE).div_ceil(groups);
+    // One block per text is enough where the texts fill the device or are short; the bits are the same either way.
+    let in_one_stage = n >= dev.multiprocessors() as usize || chunks <= PATIENCE;
+
+    let arg = |value: usize| Arg::U32(value as u32);
+    let mut sums = None;
+    if !in_one_stage {
+        let sums = sums.insert(
+            h.device()
+                .alloc::<f32>((packing.tokens() / SLICE + n) * d)?,
+        );
+        dev.launch(&Launch {
+            source: PTX,
+            entry: "pool_slices",
+            variant: slices_variant(),
+            args: &[
+                Arg::Buffer(h.bind()),
+                Arg::Buffer(packing.device_offsets.bind()),
+                Arg::Buffer(sums.bind_mut()),
+                arg(d),
+                arg(width),
+                arg(groups),
+                arg(chunks),
+            ],
+            grid: [(n * chunks) as u32, 1, 1],
+            block: [(width * groups) as u32, 1, 1],
+            shared_bytes: 0,
+        })?;
+    }
+    let stage = if in_one_stage { "direct" } else { "finish" };
+    dev.launch(&Launch {
+        source: PTX,
+        entry: "pool",
+        variant: ptx_variant(stage, T::TYPE, pooling, normalize),
+        args: &[
+            Arg::Buffer(sums.as_ref().unwrap_or(h).bind()),
+            Arg::Buffer(packing.device_offsets.bind()),
+            Arg::Buffer(out.bind_mut()),
+            arg(d),
+            arg(width),
+            arg(groups),
+        ],
+        grid: [n as u32, 1, 1],
+        block: [BLOCK as u32, 1, 1],
+        shared_bytes: (groups * d * 4) as u32,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+
+    /// The CPU and, where there is one, a CUDA device.
+    fn devices() -> impl Iterator<Item = Device> {
+        let cuda = Device::cuda(0)
+            .inspect_err(|why| eprintln!("skipped: pool on cuda ({why})"))
+            .ok();
+        [Some(Device::cpu()), cuda].into_iter().flatten()
+    }
+
+    #[test]
+    fn a_text_has_the_same_bits_in_any_batch() {
+        // Alone, a text this long takes two stages on a GPU; among so many others it takes one.
+        let (long, others) = (1001, 300);
+        for d in [8, 384, 1032] {
+            let h: Vec<f32> = (0..(long + others) * d)
+                .map(|i| ((i * 7919) % 10007) as f32 / 5003.0 - 1.0)
+                .collect();
+            let batch: Vec<u32> = std::iter::once(0)
+                .chain((0..=others).map(|i| (long + i) as u32))
+                .collect();
+            for device in devices() {
+                for normalize in [true, false] {
+                    let run = |rows: &[f32], offsets: Vec<u32>| -> Result<Vec<f32>> {
+                        let packing = Packing::new(&device, offsets)?;
+                        let mut out = device.alloc::<f32>(packing.texts() * d)?;
+                        let h = device.upload(rows)?;
+                        pool(&h, &packing, Pooling::Mean, normalize, &mut out)?;
+                        out.read()
+                    };
+                    let alone = run(&h[..long * d], vec![0, long as u32]).unwrap();
+                    let among = run(&h, batch.clone()).unwrap();
+                    assert!(
+                        alone == among[..d],
+                        "d = {d}, normalize = {normalize}, {device:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_are_too_wide_are_refused() {
+        for device in devices().filter(|d| d.kind() == crate::device::DeviceKind::Cuda) {
+            for (d, fits) in [(MAX_WIDTH_CUDA, true), (MAX_WIDTH_CUDA + 8, false)] {
+                let packing = Packing::new(&device, vec![0, 2]).unwrap();
+                let h = device.upload(&vec![1.0f32; 2 * d]).unwrap();
+                let mut out = device.alloc::<f32>(d).unwrap();
+                let outcome = pool(&h, &packing, Pooling::Mean, false, &mut out);
+                match outcome {
+                    Ok(()) => assert!(fits && out.read().unwrap() == vec![1.0; d]),
+                    Err(e) => assert!(!fits && e.to_string().contains("at most 12280"), "{e}"),
+                }
+            }
+        }
+    }
 }

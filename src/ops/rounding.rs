@@ -18,6 +18,9 @@ pub struct Rounding {
     pub sqrt: f64,
     /// Error of `exp(x)` is at most `(exp.0 + exp.1 * |x|) * u`, relative.
     pub exp: (f64, f64),
+    /// Error of an intermediate value that a matrix unit takes as f16: relative, and absolute for a subnormal one. Zero
+    /// where products of intermediate values take f32.
+    pub operand: (f64, f64),
     /// Results below this may be flushed to zero.
     pub tiny: f64,
 }
@@ -27,7 +30,7 @@ impl Rounding {
     ///
     /// * CPU: IEEE 754 to nearest; `exp` of the standard library within 1 ulp.
     /// * CUDA: `.rn` everywhere, but tensor cores do not round each addition to nearest, so `u` is 2^-23;
-    ///   `exp(x) = ex2.approx(x * log2 e)` costs about `(4 + 2 |x|)` u.
+    ///   `exp(x) = ex2.approx(x * log2 e)` costs about `(4 + 2 |x|)` u; operands of tensor cores are f16, to nearest.
     /// * WGSL allows either neighbour (2^-23) and gives division 2.5 ulp, `inverseSqrt` 2 ulp, `exp` 3 + 2 |x| ulp;
     ///   packing to f16 may round either way; subnormals may be flushed.
     pub fn of(kind: DeviceKind) -> Self {
@@ -40,6 +43,7 @@ impl Rounding {
                 division: 1.0,
                 sqrt: 1.0,
                 exp: (2.0, 0.0),
+                operand: (0.0, 0.0),
                 tiny: f16_subnormal,
             },
             DeviceKind::Cuda => Rounding {
@@ -48,6 +52,7 @@ impl Rounding {
                 division: 1.0,
                 sqrt: 1.0,
                 exp: (4.0, 2.0),
+                operand: (2f64.powi(-11), 2f64.powi(-25)),
                 tiny: f16_subnormal,
             },
             DeviceKind::Wgpu => Rounding {
@@ -56,6 +61,7 @@ impl Rounding {
                 division: 2.5,
                 sqrt: 3.0,
                 exp: (3.0, 2.0),
+                operand: (0.0, 0.0),
                 // Smallest normal f16: anything below may become zero.
                 tiny: 2f64.powi(-14),
             },

@@ -64,6 +64,13 @@ pub const SUBJECTS: &[Subject] = &[
         stored: Some(include_str!("../../tests/parity/records/wgpu-f16.json")),
     },
     Subject {
+        name: "cuda-emulated",
+        kind: DeviceKind::Cuda,
+        stored: Some(include_str!(
+            "../../tests/parity/records/cuda-emulated.json"
+        )),
+    },
+    Subject {
         name: "cuda",
         kind: DeviceKind::Cuda,
         stored: None,
@@ -172,7 +179,7 @@ mod tests {
     fn the_table_tells_missing_operators_from_unrecorded_ones() {
         let cuda = SUBJECTS
             .iter()
-            .find(|s| s.kind == DeviceKind::Cuda)
+            .find(|s| s.name == "cuda")
             .copied()
             .expect("cuda is a column");
         let columns = [

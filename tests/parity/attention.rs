@@ -1,7 +1,7 @@
 //! Cases of `attention`; broken variant: the boundary between the last two texts is ignored.
 
 use nearmiss::Device;
-use nearmiss::device::Float;
+use nearmiss::device::{DeviceKind, Float};
 use nearmiss::ops::Packing;
 use nearmiss::ops::attention::{attention, error_bound, reference};
 
@@ -31,14 +31,54 @@ pub fn cases() -> Vec<Case> {
                 run: Box::new(move |device| {
                     let outcomes: Result<Vec<Outcome>, String> = activations(device)
                         .iter()
-                        .map(|&element| with_type!(element, A => case::<A>(device, &lengths, n_heads, head_dim)))
+                        .map(|&element| with_type!(element, A => case::<A>(device, &lengths, n_heads, head_dim, 1.0)))
                         .collect();
                     Ok(sum(outcomes?))
                 }),
             });
         }
     }
+    cases.extend(cuda_cases());
     cases
+}
+
+/// What the PTX kernel does differently by the size of its input.
+fn cuda_cases() -> Vec<Case> {
+    // A block takes 1, 2 or 4 heads by the length of the text (more than 64 rows, 64, 32), keys come 64 at a time and
+    // then 32, into a ring of three stages; the number of heads need not divide.
+    let mixed = [64, 65, 32, 20, 0, 128, 2, 191, 16, 63];
+    let (long, middle) = (&[449, 64][..], &[97, 33, 40][..]);
+    let table: [(&[usize], usize, usize, f32); 12] = [
+        (&mixed, 5, 32, 1.0),
+        (&mixed, 3, 64, 1.0),
+        (long, 2, 32, 1.0),
+        (long, 1, 64, 1.0),
+        // Sharp probabilities: the maximum rises late, and most probabilities vanish.
+        (long, 2, 32, 5.0),
+        (middle, 3, 64, 5.0),
+        // Two, three, eight slices of 64 columns, with 32 keys per step; nine and twelve, with 16. Some end half full.
+        (middle, 2, 96, 1.0),
+        (middle, 1, 160, 5.0),
+        (middle, 1, 512, 1.0),
+        (middle, 1, 544, 1.0),
+        (middle, 1, 768, 1.0),
+        (&mixed, 2, 128, 1.0),
+    ];
+    table
+        .map(|(lengths, n_heads, head_dim, size)| {
+            let lengths = lengths.to_vec();
+            Case {
+                op: "attention",
+                name: format!("lengths={lengths:?},heads={n_heads}x{head_dim},size={size}"),
+                run: Box::new(move |device| {
+                    if device.kind() != DeviceKind::Cuda {
+                        return Ok(None);
+                    }
+                    case::<half::f16>(device, &lengths, n_heads, head_dim, size).map(Some)
+                }),
+            }
+        })
+        .into()
 }
 
 fn case<A: Float>(
@@ -46,6 +86,7 @@ fn case<A: Float>(
     lengths: &[usize],
     n_heads: usize,
     head_dim: usize,
+    size: f32,
 ) -> Result<Outcome, String> {
     let mut offsets = vec![0u32];
     for l in lengths {
@@ -54,7 +95,7 @@ fn case<A: Float>(
     let t = *offsets.last().expect("never empty") as usize;
     let d = n_heads * head_dim;
     let mut noise = Noise::new(t * 31 + d);
-    let qkv = noise.normal(t * 3 * d, 1.0);
+    let qkv = noise.normal(t * 3 * d, size);
     let run = |offsets: &[u32]| {
         let packing = Packing::new(device, offsets.to_vec())?;
         let mut out = device.alloc::<A>(t * d)?;

@@ -69,7 +69,7 @@ pub struct Subject {
     pub device: Result<Device, String>,
 }
 
-/// Every device the suite knows; wgpu in both tiers.
+/// Every device the suite knows; wgpu in both tiers. The PTX emulator takes the place of a GPU, and has its own records.
 pub fn subjects() -> Vec<Subject> {
     use nearmiss::device::Tier;
     let wgpu = |tier| {
@@ -83,6 +83,10 @@ pub fn subjects() -> Vec<Subject> {
         }
         Ok(device)
     };
+    let cuda = Device::cuda(0).map_err(|e| e.to_string());
+    let emulated = cuda
+        .as_ref()
+        .is_ok_and(|d| d.name().contains("PTX emulator"));
     vec![
         Subject {
             name: "cpu",
@@ -97,8 +101,8 @@ pub fn subjects() -> Vec<Subject> {
             device: wgpu(Tier::F16Subgroups),
         },
         Subject {
-            name: "cuda",
-            device: Device::cuda(0).map_err(|e| e.to_string()),
+            name: if emulated { "cuda-emulated" } else { "cuda" },
+            device: cuda,
         },
     ]
 }

@@ -126,7 +126,8 @@ impl<'a> Block<'a> {
 
     /// The lanes of a warp run, those behind first, until they all wait.
     fn turn_of_warp(&mut self, w: usize) -> Result<(), Stop> {
-        for _ in 0..TURN {
+        let end = self.left.saturating_sub(TURN.into());
+        while self.left > end {
             let groups = &mut self.warps[w].groups;
             let Some(least) = groups
                 .iter()
@@ -238,7 +239,7 @@ impl<'a> Block<'a> {
                             waits: Waits::Lanes,
                         };
                         self.spend(issued, lanes_issued).map_err(|f| (pc, f))?;
-                        return self.meet(w, pc);
+                        return self.meet(w, g);
                     }
                     if let Err(fault) = collective(&mut self.state, warp, mask, c, pc) {
                         break Err((pc, fault));
@@ -304,9 +305,11 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// A group has come to a collective: those that wait there join, and if all that it names are there, they execute it.
-    fn meet(&mut self, w: usize, pc: u32) -> Result<(), Stop> {
+    /// A group has come to a collective: it joins those that wait there, and if all that it names are there, they execute
+    /// it.
+    fn meet(&mut self, w: usize, g: usize) -> Result<(), Stop> {
         let context = self.state.context;
+        let Group { pc, mask, .. } = self.warps[w].groups[g];
         let Op::Collective(c) = &context.entry.code[pc as usize].op else {
             unreachable!("only collectives wait for lanes");
         };
@@ -314,92 +317,91 @@ impl<'a> Block<'a> {
             return self.meet_block(w, pc).map_err(|fault| (pc, fault));
         }
         let warp = &mut self.warps[w];
-        let mut here = 0;
-        warp.groups.retain(|g| {
-            let is = g.waits == Waits::Lanes && g.pc == pc;
-            here |= if is { g.mask } else { 0 };
-            !is
-        });
-        let mut waiting = here;
+        warp.groups.swap_remove(g);
+        let waiting = |g: &Group| g.waits == Waits::Lanes && g.pc == pc;
+        let mut here = mask;
+        if let Some(i) = warp.groups.iter().position(waiting) {
+            here |= warp.groups.swap_remove(i).mask;
+        }
         // Lanes that name the same members belong together.
-        while let Some(lane) = lanes(waiting).next() {
-            let (named, mates) = match c.members() {
-                None => (u32::MAX, here),
-                Some(members) => {
-                    let row = warp.registers.w.read(here, members).map_err(|f| (pc, f))?;
-                    let named = row[lane].get();
-                    (
-                        named,
-                        lanes(here)
-                            .filter(|&l| row[l].get() == named)
-                            .fold(0, |m, l| m | 1 << l),
-                    )
-                }
+        let mut arrived = mask;
+        while let Some(lane) = lanes(arrived).next() {
+            let row = match c.members() {
+                None => None,
+                Some(members) => Some(warp.registers.w.read(here, members).map_err(|f| (pc, f))?),
             };
-            waiting &= !mates;
-            let gone = named & !warp.live;
-            if mates & !named != 0 {
-                let lane = (mates & !named).trailing_zeros();
-                let detail = format!("the lane is not among the members it names, {named:#x}");
-                return Err((pc, fault::<()>(Kind::Undefined, lane, detail).unwrap_err()));
+            let named = row.map_or(u32::MAX, |row| row[lane].get());
+            if let Some(fault) = unmet(warp, c, lane as u32, named) {
+                return Err((pc, fault));
             }
-            if gone != 0 && c.members().is_none() {
-                let detail = format!(
-                    "takes all 32 lanes of the warp, of which {:#x} have ended or do not exist",
-                    gone
-                );
-                return Err((
-                    pc,
-                    fault::<()>(Kind::Undefined, lane as u32, detail).unwrap_err(),
-                ));
-            }
-            if let Collective::WarpBarrier { .. } = c {
-                // Lanes may come from different instructions.
-                let there = |g: &Group| {
-                    g.waits == Waits::Lanes
-                        && matches!(
-                            context.entry.code[g.pc as usize].op,
-                            Op::Collective(Collective::WarpBarrier { .. })
-                        )
-                        && g.mask & named != 0
-                };
-                let elsewhere: u32 = warp
-                    .groups
-                    .iter()
-                    .filter(|g| there(g))
-                    .map(|g| g.mask)
-                    .fold(0, |a, b| a | b);
-                if (mates | elsewhere & named) == named && elsewhere & named != 0 {
-                    let others: Vec<Group> = warp.groups.extract_if(.., |g| there(g)).collect();
-                    for g in others {
-                        warp.start(g.pc + 1, g.mask & named, context.one_by_one);
-                        if g.mask & !named != 0 {
-                            warp.groups.push(Group {
-                                mask: g.mask & !named,
-                                ..g
-                            });
-                        }
-                    }
-                    self.state.warp_barrier(w);
-                    warp.start(pc + 1, mates, context.one_by_one);
-                    continue;
+            let mates = match row {
+                // The usual case while lanes come one after the other.
+                _ if named & !here != 0
+                    && arrived == 1 << lane
+                    && !matches!(c, Collective::WarpBarrier { .. }) =>
+                {
+                    1 << lane
                 }
-            }
+                None => here,
+                Some(row) => lanes(here)
+                    .filter(|&l| row[l].get() == named)
+                    .fold(0, |m, l| m | 1 << l),
+            };
+            arrived &= !mates;
             if mates == named {
+                here &= !mates;
                 collective(&mut self.state, warp, mates, c, pc).map_err(|fault| (pc, fault))?;
                 if let Some((_, lane)) = self.traced.filter(|t| t.0 == w && mates >> t.1 & 1 == 1) {
                     trace(context, warp, lane, pc);
                 }
                 warp.start(pc + 1, mates, context.one_by_one);
-            } else {
+            } else if let Collective::WarpBarrier { .. } = c
+                && Self::meet_elsewhere(warp, context, mates, named)
+            {
+                here &= !mates;
+                self.state.warp_barrier(w);
+                warp.start(pc + 1, mates, context.one_by_one);
+            }
+        }
+        if here != 0 {
+            warp.groups.push(Group {
+                pc,
+                mask: here,
+                waits: Waits::Lanes,
+            });
+        }
+        Ok(())
+    }
+
+    /// Lanes of a warp may come to `bar.warp.sync` at different instructions: if the missing ones wait at others, they go
+    /// on.
+    fn meet_elsewhere(warp: &mut Warp<'a>, context: &Context<'a>, mates: u32, named: u32) -> bool {
+        let there = |g: &Group| {
+            g.waits == Waits::Lanes
+                && matches!(
+                    context.entry.code[g.pc as usize].op,
+                    Op::Collective(Collective::WarpBarrier { .. })
+                )
+        };
+        let elsewhere = warp
+            .groups
+            .iter()
+            .filter(|g| there(g))
+            .fold(0, |m, g| m | g.mask);
+        if mates | elsewhere & named != named {
+            return false;
+        }
+        let others: Vec<Group> = warp.groups.extract_if(.., |g| there(g)).collect();
+        for g in others {
+            warp.start(g.pc + 1, g.mask & named, context.one_by_one);
+            if g.mask & !named != 0 {
                 warp.groups.push(Group {
-                    pc,
-                    mask: mates,
-                    waits: Waits::Lanes,
+                    mask: g.mask & !named,
+                    ..g
                 });
             }
         }
-        Ok(())
+        true
     }
 
     /// Lanes have come to a barrier of the block, which counts whole warps.
@@ -497,10 +499,16 @@ impl<'a> Block<'a> {
         }
         let Barrier {
             waiting,
-            bounds,
+            mut bounds,
             brought,
             ..
         } = std::mem::take(barrier);
+        // Who waited has done nothing since it arrived: all it did lies before now, whatever others did meanwhile.
+        self.state.clock += 1;
+        for &w in &waiting {
+            self.state.now[w] = self.state.clock;
+            bounds[w] = self.state.clock;
+        }
         for w in waiting {
             let state = &mut self.state;
             for (mine, all) in state.bounds[w].iter_mut().zip(&bounds) {
@@ -522,16 +530,28 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// Lanes have ended: barriers may be complete without them.
+    /// Lanes have ended: barriers may be complete without them, and what takes all lanes never will be.
     fn after_exit(&mut self, w: usize) -> Result<(), Stop> {
-        let at_barriers: Vec<u32> = self.warps[w]
+        let waiting = |g: &&Group| g.waits == Waits::Lanes;
+        let groups: Vec<Group> = self.warps[w]
             .groups
             .iter()
-            .filter(|g| g.waits == Waits::Lanes)
-            .map(|g| g.pc)
+            .filter(waiting)
+            .copied()
             .collect();
-        for pc in at_barriers {
-            self.meet(w, pc)?;
+        for Group { pc, mask, .. } in groups {
+            match &self.state.context.entry.code[pc as usize].op {
+                Op::Collective(Collective::Barrier { .. }) => {
+                    self.meet_block(w, pc).map_err(|fault| (pc, fault))?;
+                }
+                Op::Collective(c) if c.members().is_none() => {
+                    let lane = mask.trailing_zeros();
+                    if let Some(fault) = unmet(&self.warps[w], c, lane, u32::MAX) {
+                        return Err((pc, fault));
+                    }
+                }
+                _ => {}
+            }
         }
         if self.warps[w].live == 0 {
             for id in 0..16 {
@@ -579,6 +599,23 @@ impl<'a> Block<'a> {
             }),
         )
     }
+}
+
+/// Why the lanes that a lane names at a collective can never meet.
+fn unmet(warp: &Warp<'_>, c: &Collective, lane: u32, named: u32) -> Option<Box<Fault>> {
+    let detail = if named >> lane & 1 == 0 {
+        format!("the lane is not among the members it names, {named:#x}")
+    } else if c.members().is_none() && warp.live != u32::MAX {
+        let gone = !warp.live;
+        format!("takes all 32 lanes of the warp, of which {gone:#x} have ended or do not exist")
+    } else {
+        return None;
+    };
+    Some(Box::new(Fault {
+        kind: Kind::Undefined,
+        lane: Some(lane),
+        detail,
+    }))
 }
 
 /// Threads as `threads 0-31, 64`.

@@ -148,7 +148,8 @@ pub(crate) fn collective<'a>(
             // Lanes 8i to 8i + 7 name the rows of matrix i.
             let rows = (1u64 << (8 * count)) as u32;
             let rows = rows.wrapping_sub(1);
-            let addresses = r.addresses(rows, address.base, address.offset)?;
+            let mut addresses = [0; 32];
+            r.addresses(rows, address, &mut addresses)?;
             state.count_rows(rows, &addresses, false);
             let mut matrix = [[0u16; 8]; 8];
             for (i, reg) in regs[..usize::from(count)].iter().enumerate() {
@@ -177,7 +178,8 @@ pub(crate) fn collective<'a>(
         } => {
             let rows = (1u64 << (8 * count)) as u32;
             let rows = rows.wrapping_sub(1);
-            let addresses = r.addresses(rows, address.base, address.offset)?;
+            let mut addresses = [0; 32];
+            r.addresses(rows, address, &mut addresses)?;
             state.count_rows(rows, &addresses, true);
             for (i, reg) in regs[..usize::from(count)].iter().enumerate() {
                 let row = r.w.read(u32::MAX, *reg)?;
@@ -268,25 +270,30 @@ fn multiply(
     c: [Reg; 4],
 ) -> Result<()> {
     const ALL: u32 = u32::MAX;
-    let low = |v: &Cell<u32>| widened(v.get() & 0xffff);
-    let high = |v: &Cell<u32>| widened(v.get() >> 16);
+    // Both halves of a register in all lanes.
+    let pair = |row: &[Cell<u32>; 32]| -> ([f32; 32], [f32; 32]) {
+        (
+            std::array::from_fn(|lane| widened(row[lane].get() & 0xffff)),
+            std::array::from_fn(|lane| widened(row[lane].get() >> 16)),
+        )
+    };
     // a: register i holds row (lane / 4) + 8 (i % 2), columns 2 (lane % 4) + 8 (i / 2) and the next.
     let mut left = [[0f32; 16]; 16];
     for (i, reg) in a[..k / 4].iter().enumerate() {
-        let row = r.w.read(ALL, *reg)?;
-        for (lane, v) in row.iter().enumerate() {
+        let (low, high) = pair(r.w.read(ALL, *reg)?);
+        for lane in 0..32 {
             let at = &mut left[lane / 4 + 8 * (i % 2)][2 * (lane % 4) + 8 * (i / 2)..];
-            (at[0], at[1]) = (low(v), high(v));
+            (at[0], at[1]) = (low[lane], high[lane]);
         }
     }
     // b: register i holds rows 2 (lane % 4) + 8 i and the next, column lane / 4.
     let mut right = [[0f32; 8]; 16];
     for (i, reg) in b[..k / 8].iter().enumerate() {
-        let row = r.w.read(ALL, *reg)?;
-        for (lane, v) in row.iter().enumerate() {
+        let (low, high) = pair(r.w.read(ALL, *reg)?);
+        for lane in 0..32 {
             let at = 2 * (lane % 4) + 8 * i;
-            right[at][lane / 4] = low(v);
-            right[at + 1][lane / 4] = high(v);
+            right[at][lane / 4] = low[lane];
+            right[at + 1][lane / 4] = high[lane];
         }
     }
     // c and d: row (lane / 4) + 8 j, columns 2 (lane % 4) and the next; f32 in registers 2 j and 2 j + 1, f16 in one.
@@ -300,10 +307,10 @@ fn multiply(
                 at[1] = f32::from_bits(second[lane].get());
             }
         } else {
-            let row = r.w.read(ALL, c[j])?;
-            for (lane, v) in row.iter().enumerate() {
+            let (low, high) = pair(r.w.read(ALL, c[j])?);
+            for lane in 0..32 {
                 let at = &mut sum[lane / 4 + 8 * j][2 * (lane % 4)..];
-                (at[0], at[1]) = (low(v), high(v));
+                (at[0], at[1]) = (low[lane], high[lane]);
             }
         }
     }

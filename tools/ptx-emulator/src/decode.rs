@@ -30,6 +30,8 @@ struct Decoder<'a> {
     d_presets: Vec<u64>,
     shared: Vec<SharedVariable>,
     shared_bytes: u32,
+    /// Bytes of all shared variables that have a size.
+    sized_shared: u32,
     constants: Vec<u8>,
     local_bytes: u32,
 }
@@ -69,6 +71,7 @@ pub(crate) fn entry(kernel: &Kernel, variables: &[Variable]) -> Result<Entry> {
         d_presets: Vec::new(),
         shared: Vec::new(),
         shared_bytes: 0,
+        sized_shared: sized_shared(kernel, variables),
         constants: Vec::new(),
         local_bytes: 0,
     };
@@ -76,6 +79,26 @@ pub(crate) fn entry(kernel: &Kernel, variables: &[Variable]) -> Result<Entry> {
         decoder.variable(variable)?;
     }
     decoder.entry(offset)
+}
+
+/// Where the shared variables that have a size end, those of the file first.
+fn sized_shared(kernel: &Kernel, variables: &[Variable]) -> u32 {
+    let inside = kernel.body.iter().filter_map(|item| match item {
+        Item::Variable(v) => Some(v),
+        _ => None,
+    });
+    let shared = variables
+        .iter()
+        .chain(inside)
+        .filter(|v| v.space == "shared");
+    shared
+        .fold(0u64, |end, v| match v.count {
+            Some(n) => end
+                .next_multiple_of(v.align.max(1))
+                .saturating_add(n.saturating_mul(v.element)),
+            None => end,
+        })
+        .min(1 << 24) as u32
 }
 
 fn fail<T>(line: u32, message: impl Into<String>) -> Result<T> {
@@ -187,7 +210,11 @@ impl<'a> Decoder<'a> {
                 if !v.values.is_empty() {
                     return fail(v.line, "shared memory has no initial values");
                 }
-                let offset = place(self.shared_bytes);
+                // The one without a size lies behind all others.
+                let offset = place(match bytes {
+                    Some(_) => self.shared_bytes,
+                    None => self.sized_shared,
+                });
                 if let Some(bytes) = bytes {
                     self.shared_bytes = offset + bytes as u32;
                 }
@@ -541,6 +568,9 @@ impl<'a> Decoder<'a> {
                     offset.into()
                 }
                 None => match special(name) {
+                    Some(_) if !matches!(s.opcode[0].as_str(), "mov" | "cvt") => {
+                        return self.error(s, format!("{name} is an operand for mov and cvt only"));
+                    }
                     Some(special) if ty.bytes() == 4 && ty.is_integer() => {
                         return Ok(Any::W(self.preset(Preset::Special(special))));
                     }
@@ -977,10 +1007,10 @@ impl<'a> Decoder<'a> {
     // ---- Memory ----
 
     fn space(m: &mut Modifiers<'_>) -> Option<Space> {
-        m.take("shared::cta");
         m.one_of(&[
             ("global", Space::Global),
             ("shared", Space::Shared),
+            ("shared::cta", Space::Shared),
             ("local", Space::Local),
             ("const", Space::Const),
             ("param", Space::Param),
@@ -1466,6 +1496,9 @@ impl<'a> Decoder<'a> {
         let (Some((wide_d, n_d)), Some((wide_c, n_c))) = (accumulator(d), accumulator(c)) else {
             return self.error(s, "accumulators are .f32 or .f16");
         };
+        if k == 8 && wide_c != wide_d {
+            return self.error(s, "m16n8k8 has accumulators of one type");
+        }
         self.count(s, 4..=4)?;
         let halves = usize::from(k) / 8;
         let ty = |wide| if wide { Ty::F32 } else { Ty::B32 };

@@ -502,7 +502,8 @@ impl<'a> State<'a> {
 
     fn load(&mut self, warp: &Warp<'a>, mask: u32, a: &Access, pc: u32) -> Result<()> {
         let r = &warp.registers;
-        let addresses = r.addresses(mask, a.address.base, a.address.offset)?;
+        let mut addresses = [0; 32];
+        r.addresses(mask, a.address, &mut addresses)?;
         let (bytes, regs) = (usize::from(a.bytes), &a.regs[..usize::from(a.count)]);
         let size = bytes * regs.len();
         let put = |lane, i: usize, value| {
@@ -585,7 +586,8 @@ impl<'a> State<'a> {
 
     fn store(&mut self, warp: &Warp<'a>, mask: u32, a: &Access, pc: u32) -> Result<()> {
         let r = &warp.registers;
-        let addresses = r.addresses(mask, a.address.base, a.address.offset)?;
+        let mut addresses = [0; 32];
+        r.addresses(mask, a.address, &mut addresses)?;
         let (bytes, regs) = (usize::from(a.bytes), &a.regs[..usize::from(a.count)]);
         let size = bytes * regs.len();
         for reg in regs {
@@ -638,7 +640,8 @@ impl<'a> State<'a> {
 
     fn atomic(&mut self, warp: &Warp<'a>, mask: u32, a: &Atom, pc: u32) -> Result<()> {
         let r = &warp.registers;
-        let addresses = r.addresses(mask, a.address.base, a.address.offset)?;
+        let mut addresses = [0; 32];
+        r.addresses(mask, a.address, &mut addresses)?;
         let bytes = a.ty.bytes() as usize;
         r.check(mask, a.a)?;
         if let Some(b) = a.b {
@@ -689,8 +692,9 @@ impl<'a> State<'a> {
         pc: u32,
     ) -> Result<()> {
         let r = &warp.registers;
-        let targets = r.addresses(mask, to.base, to.offset)?;
-        let sources = r.addresses(mask, from.base, from.offset)?;
+        let (mut targets, mut sources) = ([0; 32], [0; 32]);
+        r.addresses(mask, to, &mut targets)?;
+        r.addresses(mask, from, &mut sources)?;
         if let Some(s) = source_bytes {
             r.w.read(mask, s)?;
         }
@@ -707,20 +711,15 @@ impl<'a> State<'a> {
                 );
             }
             let source = sources[lane];
-            if from_source > 0 {
-                // What is not read need not exist, but the address is aligned all the same.
-                if !source.is_multiple_of(bytes as u64) {
-                    self.locate(Space::Global, source, bytes, lane)?;
-                }
-                self.read_source(source, from_source, thread, pc)?;
+            // What is not read need not exist, but the address is aligned all the same.
+            if from_source > 0 && !source.is_multiple_of(bytes as u64) {
+                self.locate(Space::Global, source, bytes, lane)?;
             }
+            let data = self.read_source(source, from_source, thread, pc)?;
             let to = self.locate(Space::Shared, targets[lane], bytes, lane)?;
             self.touch(Space::Shared, to, bytes, thread, pc, How::Copy, false)?;
-            let data = if self.context.one_by_one {
-                None
-            } else {
-                Some(self.read_source(source, from_source, thread, pc)?)
-            };
+            // Threads one by one: the data is read as late as it may be.
+            let data = (!self.context.one_by_one).then_some(data);
             let copies = &mut self.copies[thread as usize];
             let group = copies.committed;
             copies.pending.push_back(Copy {
@@ -739,6 +738,16 @@ impl<'a> State<'a> {
     /// Reads what a copy takes from global memory: `bytes` need not be a power of two.
     fn read_source(&mut self, source: u64, bytes: usize, thread: u32, pc: u32) -> Result<[u8; 16]> {
         let mut data = [0; 16];
+        if bytes == 16 {
+            // The usual case.
+            let offset = self.locate(Space::Global, source, bytes, thread as usize % 32)?;
+            self.touch(Space::Global, offset, bytes, thread, pc, How::Read, false)?;
+            let buffer = self.buffer(Space::Global);
+            for (i, part) in data.chunks_exact_mut(8).enumerate() {
+                part.copy_from_slice(&buffer.load(offset + 8 * i, 8).to_le_bytes());
+            }
+            return Ok(data);
+        }
         let mut at = 0;
         while at < bytes {
             let part = if bytes - at >= 4 { 4 } else { 1 };

@@ -14,7 +14,9 @@
 //! the kernel as well.
 //!
 //! Limits: one device; no generic addresses; blocks that synchronise run one after the other, so that a block that
-//! waits for a later one never ends; within a block, only barriers order accesses (not flags in memory).
+//! waits for a later one never ends; within a block, only barriers order accesses (not flags in memory); reads are
+//! remembered per word, so threads that read and then write neighbouring halves of one word are taken for a race; and
+//! `bar.warp.sync` of some lanes counts for the whole warp.
 
 mod block;
 mod code;

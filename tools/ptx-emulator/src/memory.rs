@@ -274,7 +274,7 @@ mod tests {
         let a = memory.alloc(100).unwrap();
         let b = memory.alloc(100).unwrap();
         assert!(memory.alloc(801).is_none());
-        assert!(b >= a + 100 + GAP && b % ALIGNMENT == 0);
+        assert!(b >= a + 100 + GAP && b.is_multiple_of(ALIGNMENT));
         memory
             .write(a + 3, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
             .unwrap();

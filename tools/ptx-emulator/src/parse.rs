@@ -200,14 +200,19 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     file.target = Some((self.word("a target")?.into(), line));
                     if self.eat(',') {
+                        let line = self.line();
                         let option = self.word("a target option")?;
-                        return self.error(format!("unknown target option {option}"));
+                        return Err(ParseError::new(
+                            line,
+                            format!("unknown target option {option}"),
+                        ));
                     }
                 }
                 Kind::Word(".address_size") => {
                     self.at += 1;
+                    let line = self.line();
                     if self.word("64")? != "64" {
-                        return self.error("only .address_size 64 is understood");
+                        return Err(ParseError::new(line, "only .address_size 64 is understood"));
                     }
                 }
                 Kind::Word(".visible" | ".extern" | ".weak") => self.at += 1,

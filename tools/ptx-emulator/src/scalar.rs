@@ -234,8 +234,19 @@ pub(crate) fn h_bits(v: f64) -> u32 {
     if v.is_nan() {
         NAN16
     } else {
-        u32::from(f16::from_f64(v).to_bits())
+        u32::from(nearest_f16(v).to_bits())
     }
+}
+
+/// f64 to f16, rounded once: to odd in f32 first, whose last bit then stands for all that was cut off.
+fn nearest_f16(v: f64) -> f16 {
+    let nearest = v as f32;
+    let exact = f64::from(nearest);
+    if exact == v || !nearest.is_finite() {
+        return f16::from_f32(nearest);
+    }
+    let beyond = u32::from(exact.abs() > v.abs());
+    f16::from_f32(f32::from_bits((nearest.to_bits() - beyond) | 1))
 }
 
 /// Subnormal f16 to zero.
@@ -277,7 +288,7 @@ pub(crate) fn to_f16(v: f64, round: Round) -> u32 {
     if v.is_nan() {
         return NAN16;
     }
-    let nearest = f16::from_f64(v);
+    let nearest = nearest_f16(v);
     let exact = nearest.to_f64();
     let (up, down) = match round {
         Round::Nearest => (false, false),

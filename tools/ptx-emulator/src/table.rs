@@ -1353,8 +1353,13 @@ impl Conversion {
         };
         if self.to.is_integer() {
             if value.is_nan() {
-                // NaN becomes 0 in every integer type but the 64-bit ones, where it is the most negative number.
-                return if self.to.bytes() == 8 { 1 << 63 } else { 0 };
+                // The ISA: zero if neither side has 64 bits, else the top bit alone.
+                let wide = self.from == F64 || self.to.is_wide();
+                return if wide {
+                    1 << (8 * self.to.bytes() - 1)
+                } else {
+                    0
+                };
             }
             let whole = to_integral(value, self.round);
             let width = 8 * self.to.bytes();

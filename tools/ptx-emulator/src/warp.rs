@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::code::{Any, Base, Entry, Pred, Preset, Reg, SINK, Special};
+use crate::code::{Address, Any, Base, Entry, Pred, Preset, Reg, SINK, Special};
 use crate::report::Kind;
 use crate::table::{Compare, Fun};
 
@@ -185,26 +185,33 @@ impl<'a> Registers<'a> {
         bit(&self.p_written).then(|| bit(&self.p))
     }
 
-    /// Addresses that the lanes of `mask` form from a register and an offset.
+    /// Addresses that the lanes of `mask` form from a register and an offset; those of other lanes mean nothing.
     #[inline(always)]
-    pub fn addresses(&self, mask: u32, base: Base, offset: i64) -> Result<[u64; 32]> {
-        let mut all = [offset as u64; 32];
-        match base {
-            Base::None => {}
+    pub fn addresses(&self, mask: u32, address: Address, all: &mut [u64; 32]) -> Result<()> {
+        let offset = address.offset as u64;
+        // One lane, or all of them whether wanted or not.
+        let wanted = if mask.is_power_of_two() {
+            let lane = mask.trailing_zeros() as usize;
+            lane..lane + 1
+        } else {
+            0..32
+        };
+        match address.base {
+            Base::None => all[wanted].fill(offset),
             Base::W(r) => {
                 let row = self.w.read(mask, r)?;
-                for (a, v) in all.iter_mut().zip(row) {
-                    *a = u64::from(v.get()).wrapping_add(offset as u64);
+                for lane in wanted {
+                    all[lane] = u64::from(row[lane].get()).wrapping_add(offset);
                 }
             }
             Base::D(r) => {
                 let row = self.d.read(mask, r)?;
-                for (a, v) in all.iter_mut().zip(row) {
-                    *a = v.get().wrapping_add(offset as u64);
+                for lane in wanted {
+                    all[lane] = row[lane].get().wrapping_add(offset);
                 }
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// Runs a row of the table of scalar instructions.

@@ -944,13 +944,6 @@ impl Driver {
                 "an earlier call ended the capture",
             );
         }
-        if let Work::Free { .. } = work {
-            capture.invalid = true;
-            return fail(
-                STREAM_CAPTURE_UNSUPPORTED,
-                "memory nodes in graphs are not emulated",
-            );
-        }
         let node = Node {
             work,
             after: std::mem::take(&mut joined.after),
