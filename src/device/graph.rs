@@ -266,7 +266,7 @@ impl Device {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use super::*;
     use crate::device::Buffer;

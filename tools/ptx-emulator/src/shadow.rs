@@ -71,6 +71,15 @@ impl Who<'_> {
                 .is_some_and(|&bound| time < bound)
     }
 
+    /// Whether all reads of this block that a record stands for are ordered before this access.
+    #[inline(always)]
+    fn after_reads(&self, record: u64) -> bool {
+        let time = (record >> 32) as u32;
+        time < self.below
+            || (self.bounds.iter().enumerate())
+                .all(|(warp, &bound)| record >> (warp % 16) & 1 == 0 || time < bound)
+    }
+
     /// Whether an access of another block, by a thread at a time, is ordered before this one.
     fn knows(&self, block: u32, thread: u32, time: u32) -> bool {
         self.sync
@@ -210,7 +219,8 @@ impl Word {
             // Strong reads race with nothing strong, and what they order is not followed word by word.
             return Ok(());
         }
-        let new = if time < who.base || (block == who.block && time < who.below) {
+        // Reads that are ordered before this one need not be remembered: what is ordered after this one is after them.
+        let new = if time < who.base || (block == who.block && who.after_reads(r)) {
             fresh
         } else if block != who.block {
             self.blocks
@@ -266,15 +276,8 @@ impl Word {
                 } else {
                     who.knows(block, thread, time)
                 }
-            } else if thread == SEVERAL {
-                time < who.below
-                    || who
-                        .bounds
-                        .iter()
-                        .enumerate()
-                        .all(|(warp, &bound)| r >> (warp % 16) & 1 == 0 || time < bound)
             } else {
-                who.after(thread, time)
+                who.after_reads(r) || thread == who.thread
             };
             if !ordered {
                 return Err(Conflict::Race(Other {

@@ -85,9 +85,17 @@ fn text(steps: &[Step]) -> String {
             Who::All => String::new(),
         };
         body += &match *step {
-            Step::Read(who, word) => format!("    {} ld.shared.u32 %r2, [room + {}];\n", guard(who), 4 * word),
+            Step::Read(who, word) => format!(
+                "    {} ld.shared.u32 %r2, [room + {}];\n",
+                guard(who),
+                4 * word
+            ),
             Step::Write(t, word) => {
-                format!("    {} st.shared.u32 [room + {}], %r1;\n", guard(Who::Thread(t)), 4 * word)
+                format!(
+                    "    {} st.shared.u32 [room + {}], %r1;\n",
+                    guard(Who::Thread(t)),
+                    4 * word
+                )
             }
             Step::Block => "    bar.sync 0;\n".into(),
             // A barrier for each pair.
@@ -126,10 +134,15 @@ impl Clocks {
     fn tell(&mut self, from: &[usize], to: &[usize]) {
         let mut all = [0; THREADS];
         for &t in from {
-            all.iter_mut().zip(&self.0[t]).for_each(|(a, b)| *a = (*a).max(*b));
+            all.iter_mut()
+                .zip(&self.0[t])
+                .for_each(|(a, b)| *a = (*a).max(*b));
         }
         for &t in to {
-            self.0[t].iter_mut().zip(&all).for_each(|(a, b)| *a = (*a).max(*b));
+            self.0[t]
+                .iter_mut()
+                .zip(&all)
+                .for_each(|(a, b)| *a = (*a).max(*b));
         }
         for &t in from.iter().chain(to) {
             self.0[t][t] += 1;
@@ -180,7 +193,13 @@ fn races(steps: &[Step]) -> bool {
 fn judged(steps: &[Step], options: &ptx_emulator::Options) -> Result<(), Report> {
     let module = parse(&text(steps));
     let args = [Arg::zeros(4), Arg::zeros(4)];
-    run(module.entry("k").expect("the kernel"), shape(1, THREADS as u32), &args, options).map(drop)
+    run(
+        module.entry("k").expect("the kernel"),
+        shape(1, THREADS as u32),
+        &args,
+        options,
+    )
+    .map(drop)
 }
 
 /// Every race is found, and nothing else, whatever the order of threads.
@@ -203,12 +222,17 @@ fn races_are_found_exactly() {
                 right,
                 "program {number}, {}: {}, but there is {} race\n{}",
                 name(&options),
-                found.as_ref().map_or_else(Report::to_string, |()| "nothing found".into()),
+                found
+                    .as_ref()
+                    .map_or_else(Report::to_string, |()| "nothing found".into()),
                 if race { "a" } else { "no" },
                 around(&text(&steps), 0)
             );
         }
     }
     // The programs are of both sorts.
-    assert!((programs / 5..programs * 4 / 5).contains(&with_races), "{with_races} of {programs} have a race");
+    assert!(
+        (programs / 5..programs * 4 / 5).contains(&with_races),
+        "{with_races} of {programs} have a race"
+    );
 }

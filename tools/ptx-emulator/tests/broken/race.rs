@@ -336,3 +336,26 @@ fn reading_together_is_no_race() {
     .says(&["shared room + "])
     .gives(0..64);
 }
+
+/// All lanes have read the word; one of them reads it again and changes it, behind a barrier of the warp.
+#[test]
+fn a_lane_updates_what_its_warp_has_read() {
+    two_warps_from_zero(
+        "    and.b32 %r6, %r1, 0xffffff80;        // a word per warp
+    mov.u32 %r7, 0;
+ROUND:
+    ld.shared.u32 %r5, [%r6];            // here
+    bar.warp.sync -1;                    // repaired
+    setp.eq.u32 %p, %lane, 5;
+    @%p ld.shared.u32 %r8, [%r6];
+    @%p add.u32 %r8, %r8, 3;
+    @%p st.shared.u32 [%r6], %r8;        // here
+    bar.warp.sync -1;
+    add.u32 %r7, %r7, 1;
+    setp.lt.u32 %p, %r7, 4;
+    @%p bra ROUND;
+    st.global.u32 [%out4], %r5;",
+    )
+    .says(&["shared room + ", "read it in line |wrote it in line "])
+    .gives([9; 64]);
+}
