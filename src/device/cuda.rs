@@ -38,7 +38,7 @@ use super::{Arg, InventoryLine, Launch, Memory, Storage};
 use crate::error::{Error, Result};
 use crate::template::{self, Expanded, Variant};
 
-/// Dynamic shared memory that a kernel may use without asking, in bytes.
+/// Shared memory, static and dynamic, that a kernel may use without asking, in bytes.
 const SHARED_BY_DEFAULT: u32 = 48 << 10;
 
 /// Writes up to this size are copied aside and return at once; larger ones wait until the source has been read.
@@ -655,13 +655,23 @@ impl Cuda {
                 return self.check(&format!("{name}: looking up {}", launch.entry), Err(e));
             }
         };
-        Ok(Kernel {
+        let mut kernel = Kernel {
             context: self.context.clone(),
             module,
             function,
             parameters,
-            shared_limit: SHARED_BY_DEFAULT,
-        })
+            shared_limit: 0,
+        };
+        // SAFETY: the function is one of a module that is loaded as long as `kernel` exists.
+        let fixed = unsafe {
+            result::function::get_function_attribute(
+                kernel.function,
+                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+            )
+        };
+        let fixed = self.check(&format!("{name}: asking for its static memory"), fixed)?;
+        kernel.shared_limit = SHARED_BY_DEFAULT.saturating_sub(fixed as u32);
+        Ok(kernel)
     }
 
     /// Waits for the stream; then nothing aside is needed any more.

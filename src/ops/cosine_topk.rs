@@ -10,6 +10,10 @@
 //!   candidate list, then a radix select keeps the best k and raises the threshold. Blocks double in size, since the
 //!   expected number of admitted rows stays near k. Should an ordered corpus overflow a list, the search is repeated
 //!   with blocks that cannot.
+//! * **CUDA**: one launch over the corpus. Every block keeps a list per query, and all blocks count what they find in
+//!   shared bins of scores: once the bins from some edge up hold k rows, nothing below that edge is looked at. A last
+//!   launch selects and sorts what reached the final edge, a little more than k per query. The tensor cores take a query
+//!   as the sum of two f16, so it loses nothing against the f32 of the other devices.
 //!
 //! A row's inverse norm is computed once ([`inverse_norms`]) and stored beside it. Rows that are zero have cosine 0;
 //! rows that a filter excludes do not exist. Where fewer than `k` rows remain, the rest of the result is
@@ -25,7 +29,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, OpSpec, Rounding, TIERS, check, check_width, grid, simd, tier_variant};
-use crate::device::{Backend, Buffer, Cost, Device, Dispatch, Float, Wgpu};
+use crate::device::{
+    Arg, Backend, Buffer, Cost, Cuda, Device, Dispatch, Float, Launch, Wgpu,
+};
 use crate::error::{Error, Result};
 use crate::template::{Source, Variant};
 
@@ -33,8 +39,8 @@ use crate::template::{Source, Variant};
 pub const SPEC: OpSpec = OpSpec {
     name: "cosine_topk",
     formula: "the k rows with the largest cosine to each query, ties to the lowest id",
-    ptx: None,
-    ptx_variants: Vec::new,
+    ptx: Some(PTX),
+    ptx_variants,
     wgsl: Some(WGSL),
     wgsl_variants,
 };
@@ -42,6 +48,11 @@ pub const SPEC: OpSpec = OpSpec {
 const WGSL: Source = Source {
     file: "cosine_topk.wgsl",
     text: include_str!("../../shaders/cosine_topk.wgsl"),
+};
+
+const PTX: Source = Source {
+    file: "cosine_topk.ptx",
+    text: include_str!("../../kernels/cosine_topk.ptx"),
 };
 
 /// The id of a result that does not exist.
@@ -84,7 +95,7 @@ impl TopK {
 /// `1 / |row|` of every row of `rows` `[n, d]` (0 for a zero row) into `out` `[n]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit, [`Error::Unsupported`] on CUDA.
+/// [`Error::Shape`] for sizes that do not fit.
 pub fn inverse_norms<T: Float>(rows: &Buffer<T>, d: usize, out: &mut Buffer<f32>) -> Result<()> {
     let device = out.device().clone();
     check_width(SPEC.name, "d", d)?;
@@ -113,7 +124,7 @@ pub fn inverse_norms<T: Float>(rows: &Buffer<T>, d: usize, out: &mut Buffer<f32>
             Ok(())
         }
         Backend::Wgpu(dev) => norms_wgpu(dev, rows, d, out),
-        Backend::Cuda(_) => Err(missing_on_cuda(&device)),
+        Backend::Cuda(dev) => norms_cuda(dev, rows, d, out),
     })
 }
 
@@ -121,13 +132,6 @@ pub fn inverse_norms<T: Float>(rows: &Buffer<T>, d: usize, out: &mut Buffer<f32>
 fn inverse_norm(row: &[f32]) -> f32 {
     let norm = simd::sum(row, |v| v * v).sqrt();
     if norm > 0.0 { 1.0 / norm } else { 0.0 }
-}
-
-fn missing_on_cuda(device: &Device) -> Error {
-    SPEC.unsupported(
-        device,
-        "its PTX kernel does not exist yet; use --device cpu or vulkan",
-    )
 }
 
 /// What a search is asked.
@@ -153,14 +157,22 @@ impl Search<'_> {
     fn rows(&self) -> usize {
         self.shards.iter().map(|s| s.n).sum()
     }
+
+    fn check_gpu_k(&self) -> Result<()> {
+        if self.k > GPU_MAX_K {
+            let most = format!("at most {GPU_MAX_K} on this device");
+            return Err(Error::shape(SPEC.name, "k", most, self.k));
+        }
+        Ok(())
+    }
 }
 
 /// Finds, for each of the `queries` `[n_q, d]`, the `k` rows of all `shards` with the largest cosine. `filter`, if
 /// given, is a bit set over all rows (bit `r % 32` of word `r / 32`): only rows whose bit is set take part.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit (`d` a multiple of 8, `k` at least 1 and on wgpu at most 2,048),
-/// [`Error::Invalid`] for more than 2^32 - 1 rows, [`Error::Unsupported`] on CUDA.
+/// [`Error::Shape`] for sizes that do not fit (`d` a multiple of 8, `k` at least 1 and on a GPU at most 2,048),
+/// [`Error::Invalid`] for more than 2^32 - 1 rows.
 ///
 /// ```
 /// use half::f16;
@@ -247,7 +259,7 @@ pub fn cosine_topk(
             Ok(())
         }
         Backend::Wgpu(dev) => wgpu(dev, &device, &search, &mut found),
-        Backend::Cuda(_) => Err(missing_on_cuda(&device)),
+        Backend::Cuda(dev) => cuda(dev, &device, &search, &mut found),
     })?;
     Ok(found)
 }
@@ -301,23 +313,35 @@ pub fn reference<A: Accum>(scores: &[A], k: usize, keep: impl Fn(usize) -> bool)
 
 /// Error of each score `[n_q, n]`: the dot product `g(d) sum |q c| / (|q| |c|)`, and relative to the score the two
 /// inverse norms, `g(d / 2 + 2) + (sqrt + division) u` each, and their two products.
+///
+/// Where a matrix unit takes f16 operands, an element of a normalised query is the sum of two of them, scaled by 2^10.
+/// With an operand's relative error `r` and absolute error `a`, the first leaves `r` of the element and the second `r` of
+/// that, or `a 2^-10`; `2 d` products are added, whose magnitudes are `1 + 2 r` times those of `d`.
 pub fn error_bound(queries: &[f32], rows: &[f32], d: usize, rounding: &Rounding) -> Vec<f64> {
     let u = rounding.u;
     let norm_of = |x: &[f32]| x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
     let relative =
         2.0 * (rounding.g(d / 2 + 2) + (rounding.sqrt + rounding.division) * u) + 4.0 * u;
+    // Of the dot product: relative to the sum of magnitudes, and absolute per element of a normalised query.
+    let (of_dot, of_query) = match rounding.operand {
+        (0.0, _) => (rounding.g(d), 0.0),
+        (r, a) => (rounding.g(2 * d) * (1.0 + 2.0 * r) + r * r, a * 2f64.powi(-10)),
+    };
     let mut bounds = Vec::with_capacity(queries.len() / d * (rows.len() / d));
     for q in queries.chunks_exact(d) {
         for row in rows.chunks_exact(d) {
-            let (mut dot, mut magnitude) = (0.0, 0.0);
+            let (mut dot, mut magnitude, mut sum) = (0.0, 0.0, 0.0);
             for (&q, &c) in q.iter().zip(row) {
                 let product = f64::from(q) * f64::from(c);
                 dot += product;
                 magnitude += f64::abs(product);
+                sum += f64::from(c.abs());
             }
-            let norms = norm_of(q) * norm_of(row);
+            let norm = norm_of(row);
+            let norms = norm_of(q) * norm;
             bounds.push(if norms > 0.0 {
-                (rounding.g(d) * magnitude + relative * f64::abs(dot)) / norms
+                (of_dot * magnitude + relative * f64::abs(dot)) / norms
+                    + of_query * sum / norm
                     + f64::from(f32::MIN_POSITIVE)
             } else {
                 0.0
@@ -598,15 +622,8 @@ struct SelectParams {
 }
 
 fn wgpu(dev: &Wgpu, device: &Device, search: &Search<'_>, found: &mut TopK) -> Result<()> {
-    let &Search { n_q, d, k, .. } = search;
-    if k > GPU_MAX_K {
-        return Err(Error::shape(
-            SPEC.name,
-            "k",
-            format!("at most {GPU_MAX_K} on this device"),
-            k,
-        ));
-    }
+    let &Search { n_q, d, .. } = search;
+    search.check_gpu_k()?;
     let mut query_norms = device.alloc::<f32>(n_q)?;
     norms_wgpu(dev, search.queries, d, &mut query_norms)?;
     for start in (0..n_q).step_by(GPU_QUERIES) {
@@ -724,16 +741,185 @@ fn search_tile(
     if state.read()?.chunks_exact(STATE).any(|s| s[2] != 0) {
         return Ok(false);
     }
-    for (i, result) in results.read()?.chunks_exact(2).enumerate() {
-        let at = tile.start * k + i;
-        found.ids[at] = result[1];
-        found.scores[at] = if result[1] == NO_ID {
+    store(&results.read()?, tile.start, found);
+    Ok(true)
+}
+
+/// Puts (score bits, id) pairs, `k` per query from query `first` on, into the result.
+fn store(pairs: &[u32], first: usize, found: &mut TopK) {
+    for (i, pair) in pairs.chunks_exact(2).enumerate() {
+        let at = first * found.k + i;
+        found.ids[at] = pair[1];
+        found.scores[at] = if pair[1] == NO_ID {
             f32::NEG_INFINITY
         } else {
-            f32::from_bits(result[0])
+            f32::from_bits(pair[0])
         };
     }
-    Ok(true)
+}
+
+/// Queries that one launch of the PTX kernel multiplies with the corpus: a template value.
+const CUDA_QUERIES: [usize; 3] = [8, 16, 32];
+
+/// Rows that a block of the PTX kernel scores at a time.
+const CUDA_TILE: usize = 128;
+
+/// Places in a block's list beyond k: those that its kernel wants free before each tile, and twice as many to spare,
+/// so that a list is cut rarely.
+const CUDA_SPARE: usize = 3 * CUDA_TILE;
+
+/// Words of state per query: 256 bins, the length of the merged list, and padding.
+const CUDA_STATE: usize = 264;
+
+/// Device memory that lists may take; bounds the number of blocks.
+const CUDA_LISTS: usize = 256 << 20;
+
+/// Rows of one launch, at most: row numbers of all blocks stay clear of 2^32.
+const CUDA_PIECE: usize = 1 << 31;
+
+fn cuda_pass(pass: &'static str) -> Variant {
+    Variant::new().with("pass", pass)
+}
+
+fn search_variant(queries: usize, filter: bool) -> Variant {
+    cuda_pass("search")
+        .with("queries", queries as i64)
+        .with("filter", filter)
+}
+
+fn ptx_variants() -> Vec<Variant> {
+    let mut variants = vec![cuda_pass("prepare"), cuda_pass("merge")];
+    for queries in CUDA_QUERIES {
+        variants.extend([true, false].map(|filter| search_variant(queries, filter)));
+    }
+    variants.extend(["f16", "f32"].map(norms_variant));
+    variants
+}
+
+fn norms_cuda<T: Float>(
+    dev: &Cuda,
+    rows: &Buffer<T>,
+    d: usize,
+    out: &mut Buffer<f32>,
+) -> Result<()> {
+    let n = out.len();
+    if n == 0 {
+        return Ok(());
+    }
+    dev.launch(&Launch {
+        source: PTX,
+        entry: "inverse_norms",
+        variant: norms_variant(T::TYPE.name()),
+        args: &[
+            Arg::Buffer(rows.bind()),
+            Arg::Buffer(out.bind_mut()),
+            Arg::U32(n as u32),
+            Arg::U32(d as u32),
+        ],
+        grid: [n.div_ceil(4) as u32, 1, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+    })
+}
+
+fn cuda(dev: &Cuda, device: &Device, search: &Search<'_>, found: &mut TopK) -> Result<()> {
+    let &Search { n_q, d, k, .. } = search;
+    search.check_gpu_k()?;
+    let most = CUDA_QUERIES[CUDA_QUERIES.len() - 1];
+    let width = CUDA_QUERIES
+        .into_iter()
+        .find(|&queries| queries >= n_q)
+        .unwrap_or(most);
+    let capacity = k + CUDA_SPARE;
+    // The most that a block can have left at the end.
+    let kept = capacity - CUDA_TILE;
+    let largest = search.shards.iter().map(|s| s.n).max().unwrap_or(0);
+    let blocks = (4 * dev.multiprocessors() as usize)
+        .min(largest.div_ceil(CUDA_TILE))
+        .min(CUDA_LISTS / (8 * width * (capacity + kept)))
+        .max(1);
+    let size = k.next_power_of_two().max(2);
+
+    let mut panels = device.alloc::<f16>(2 * width * d)?;
+    let mut state = device.alloc::<u32>(width * CUDA_STATE)?;
+    let mut counts = device.alloc::<u32>(blocks * width)?;
+    let mut lists = device.alloc::<u32>(2 * blocks * width * capacity)?;
+    let mut merged = device.alloc::<u32>(2 * width * blocks * kept)?;
+    let mut best = device.alloc::<u32>(2 * n_q * k)?;
+    let pieces: Vec<(usize, &Shard<'_>, Range<usize>)> = search
+        .placed()
+        .flat_map(|(base, shard)| {
+            let starts = (0..shard.n).step_by(CUDA_PIECE);
+            starts.map(move |start| (base, shard, start..(start + CUDA_PIECE).min(shard.n)))
+        })
+        .collect();
+    for start in (0..n_q).step_by(width) {
+        let tile = start..(start + width).min(n_q);
+        dev.launch(&Launch {
+            source: PTX,
+            entry: "split_queries",
+            variant: cuda_pass("prepare"),
+            args: &[
+                Arg::Buffer(search.queries.bind_range(tile.start * d..tile.end * d)),
+                Arg::Buffer(panels.bind_mut()),
+                Arg::Buffer(state.bind_mut()),
+                Arg::U32(tile.len() as u32),
+                Arg::U32(width as u32),
+                Arg::U32(d as u32),
+            ],
+            grid: [(width / 4) as u32, 1, 1],
+            block: [128, 1, 1],
+            shared_bytes: 0,
+        })?;
+        for (i, (base, shard, range)) in pieces.iter().enumerate() {
+            dev.launch(&Launch {
+                source: PTX,
+                entry: "search",
+                variant: search_variant(width, search.filter.is_some()),
+                args: &[
+                    Arg::Buffer(shard.rows.bind_range(range.start * d..range.end * d)),
+                    Arg::Buffer(shard.inverse_norms.bind_range(range.clone())),
+                    Arg::Buffer(panels.bind()),
+                    search.filter.map_or(Arg::Null, |f| Arg::Buffer(f.bind())),
+                    Arg::Buffer(state.bind_mut()),
+                    Arg::Buffer(counts.bind_mut()),
+                    Arg::Buffer(lists.bind_mut()),
+                    Arg::Buffer(merged.bind_mut()),
+                    Arg::U32(range.len() as u32),
+                    Arg::U32(d as u32),
+                    Arg::U32((base + range.start) as u32),
+                    Arg::U32(tile.len() as u32),
+                    Arg::U32(k as u32),
+                    Arg::U32(capacity as u32),
+                    Arg::U32((blocks * kept) as u32),
+                    Arg::U32((i == 0).into()),
+                    Arg::U32((i + 1 == pieces.len()).into()),
+                ],
+                grid: [blocks as u32, 1, 1],
+                block: [128, 1, 1],
+                // Four stages of 32 of d: the rows, and both parts of the queries.
+                shared_bytes: (4 * (CUDA_TILE + 2 * width) * 64) as u32,
+            })?;
+        }
+        dev.launch(&Launch {
+            source: PTX,
+            entry: "merge",
+            variant: cuda_pass("merge"),
+            args: &[
+                Arg::Buffer(state.bind()),
+                Arg::Buffer(merged.bind()),
+                Arg::Buffer(best.bind_range_mut(2 * tile.start * k..2 * tile.end * k)),
+                Arg::U32(k as u32),
+                Arg::U32(size as u32),
+                Arg::U32((blocks * kept) as u32),
+            ],
+            grid: [tile.len() as u32, 1, 1],
+            block: [256, 1, 1],
+            shared_bytes: 0,
+        })?;
+    }
+    store(&best.read()?, 0, found);
+    Ok(())
 }
 
 #[cfg(test)]
