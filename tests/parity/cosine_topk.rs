@@ -22,10 +22,22 @@ struct Shape {
     filter: usize,
     /// The corpus repeats itself after so many rows (0: it does not), which makes exact ties.
     period: usize,
-    /// Rows are ordered by rising score, the order that overflows a candidate list.
-    rising: bool,
+    /// How the rows are ordered by their score with the first query.
+    order: Order,
+    /// Rows are turned so that none has a positive score with the first query.
+    negative: bool,
     /// Pieces the corpus is stored in.
     shards: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// As drawn.
+    Random,
+    /// The order that overflows a candidate list.
+    Rising,
+    /// The order in which a list that is cut badly loses what matters.
+    Falling,
 }
 
 const PLAIN: Shape = Shape {
@@ -35,7 +47,8 @@ const PLAIN: Shape = Shape {
     k: 10,
     filter: 0,
     period: 0,
-    rising: false,
+    order: Order::Random,
+    negative: false,
     shards: 1,
 };
 
@@ -98,7 +111,27 @@ pub fn cases() -> Vec<Case> {
             n: 20_000,
             d: 8,
             k: 20,
-            rising: true,
+            order: Order::Rising,
+            ..PLAIN
+        },
+        // Scores that the bins of cosine_topk.ptx do not count: each block's lists fill up and are cut, once by score
+        // and once, among rows that are all the same, by id.
+        Shape {
+            n_q: 1,
+            n: 20_000,
+            d: 8,
+            k: 20,
+            order: Order::Falling,
+            negative: true,
+            ..PLAIN
+        },
+        Shape {
+            n_q: 1,
+            n: 20_000,
+            d: 8,
+            k: 130,
+            period: 2,
+            negative: true,
             ..PLAIN
         },
         Shape {
@@ -209,7 +242,8 @@ fn case(device: &Device, shape: Shape) -> Result<Outcome, String> {
         k,
         filter,
         period,
-        rising,
+        order,
+        negative,
         shards,
     } = shape;
     let mut noise = Noise::new(n * 17 + d + n_q);
@@ -220,11 +254,21 @@ fn case(device: &Device, shape: Shape) -> Result<Outcome, String> {
             rows[i] = rows[i - period * d];
         }
     }
-    if rising {
+    if negative {
+        for row in rows.chunks_exact_mut(d) {
+            if reference_scores::<f64>(&queries[..d], row, d)[0] > 0.0 {
+                row.iter_mut().for_each(|v| *v = -*v);
+            }
+        }
+    }
+    if !matches!(order, Order::Random) {
         let scores = reference_scores::<f64>(&queries, &rows, d);
-        let mut order: Vec<usize> = (0..n).collect();
-        order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-        rows = order
+        let mut ids: Vec<usize> = (0..n).collect();
+        ids.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+        if matches!(order, Order::Falling) {
+            ids.reverse();
+        }
+        rows = ids
             .iter()
             .flat_map(|&r| rows[r * d..][..d].to_vec())
             .collect();
@@ -259,10 +303,12 @@ fn case(device: &Device, shape: Shape) -> Result<Outcome, String> {
     }
     let mut outcome = compare(&found, &scores, &bounds, n, &keep)?;
     if n > 5 && n_q > 0 {
-        // Lose the best row of the first query.
+        // Lose the best row of the first query: it turns away.
         let best = found.ids[0] as usize;
         let mut wrong = rows.clone();
-        wrong[best * d..][..d].iter_mut().for_each(|v| *v = -*v);
+        for (v, q) in wrong[best * d..][..d].iter_mut().zip(&queries) {
+            *v = -q;
+        }
         let broken = run(&wrong).map_err(line)?;
         if compare(&broken, &scores, &bounds, n, &keep).is_ok() {
             return Err("the broken variant passes: the test cannot fail".into());
