@@ -62,6 +62,8 @@ pub struct Options {
     pub count_memory: bool,
     /// Runs every kernel under both schedules and compares what they leave in memory.
     pub compare: bool,
+    /// Entries that are not compared: they leave lists behind whose order is left open.
+    pub compare_except: Vec<String>,
     /// A thread to be traced.
     pub trace: Option<Trace>,
     /// Instructions that a block may take before it counts as endless.
@@ -76,6 +78,7 @@ impl Default for Options {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             count_memory: false,
             compare: false,
+            compare_except: Vec::new(),
             trace: None,
             limit: 1 << 28,
         }
@@ -83,9 +86,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Reads `PTX_EMULATOR_SCHEDULE` (`lock-step` or `one-by-one`), `_SEED`, `_CORES`, `_COMPARE` (`1`), `_LIMIT` and
-    /// `_TRACE` (`entry:x,y,z:thread`); what is not set keeps its default. `_COUNTS` (a file, written by the driver
-    /// library) makes it count memory accesses.
+    /// Reads `PTX_EMULATOR_SCHEDULE` (`lock-step` or `one-by-one`), `_SEED`, `_CORES`, `_COMPARE` (`1`, or
+    /// `except:ENTRY,ENTRY` for all but these), `_LIMIT` and `_TRACE` (`entry:x,y,z:thread`); what is not set keeps its
+    /// default. `_COUNTS` (a file, written by the driver library) makes it count memory accesses.
     ///
     /// # Errors
     /// One line that names the variable.
@@ -125,11 +128,15 @@ impl Options {
             }
         }
         if let Some(v) = get("COMPARE") {
+            let except = v.strip_prefix("except:");
             options.compare = match v.as_str() {
                 "1" => true,
                 "0" => false,
-                _ => return wrong("COMPARE", &v, "0 or 1"),
+                _ if except.is_some() => true,
+                _ => return wrong("COMPARE", &v, "0, 1 or except:ENTRY,ENTRY"),
             };
+            let names = except.unwrap_or_default().split(',');
+            options.compare_except = names.map(String::from).collect();
         }
         if let Some(v) = get("TRACE") {
             options.trace = Some(match Trace::parse(&v) {
@@ -284,7 +291,7 @@ pub fn launch(memory: &Memory, launch: &Launch<'_>, options: &Options) -> Result
     check(launch)?;
     memory.refresh_clock();
     let schedule = options.schedule == Schedule::OneByOne;
-    if !options.compare {
+    if !options.compare || options.compare_except.contains(&launch.entry.name) {
         return run(memory, launch, options, schedule).map_err(|r| *r);
     }
     let view = memory.view();
@@ -484,10 +491,13 @@ mod tests {
         let options = from(&[
             ("PTX_EMULATOR_SCHEDULE", "one-by-one"),
             ("PTX_EMULATOR_SEED", "7"),
+            ("PTX_EMULATOR_COMPARE", "except:search,merge"),
             ("PTX_EMULATOR_TRACE", "matmul:1,2,0:33"),
         ])
         .unwrap();
         assert_eq!((options.schedule, options.seed), (Schedule::OneByOne, 7));
+        assert!(options.compare);
+        assert_eq!(options.compare_except, ["search", "merge"]);
         let trace = options.trace.unwrap();
         assert_eq!(
             (trace.entry.as_str(), trace.block, trace.thread),
@@ -499,6 +509,7 @@ mod tests {
             ("CORES", "0"),
             ("TRACE", "a:1:2"),
             ("LIMIT", "x"),
+            ("COMPARE", "search"),
         ] {
             let name = format!("PTX_EMULATOR_{name}");
             let error = from(&[(&name, value)]).unwrap_err();
