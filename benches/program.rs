@@ -15,11 +15,13 @@ use nearmiss::ops::OpSpec;
 use nearmiss::study::profile::{Probe, measure_limits};
 use nearmiss::{Error, Result};
 
+mod counts;
 mod machine;
 mod ops;
 mod record;
 mod timing;
 
+use counts::{Counter, Counts};
 use record::{Record, Row};
 
 /// Times every operator, and the whole encoder, on one device.
@@ -80,12 +82,14 @@ pub struct Context {
     pub max_bytes: u64,
     /// The model folder for `encode`.
     pub backbone: Option<PathBuf>,
+    /// Launches are counted: each case runs once.
+    pub counter: Option<Counter>,
 }
 
 impl Context {
     /// How many sets of `bytes` bytes of inputs and outputs a case rotates through.
     pub fn sets(&self, bytes: u64) -> usize {
-        if self.scale == Scale::Quick {
+        if self.scale == Scale::Quick || self.counter.is_some() {
             return 1;
         }
         let wanted = self.cold_bytes.div_ceil(bytes.max(1));
@@ -165,6 +169,7 @@ fn run(options: Options) -> Result<ExitCode> {
             300 << 20
         },
         backbone: options.backbone,
+        counter: Counter::of(&device),
         device,
         scale,
     };
@@ -180,6 +185,7 @@ fn run(options: Options) -> Result<ExitCode> {
     }
     let probe = match context.scale {
         Scale::Quick => Probe::QUICK,
+        _ if context.counter.is_some() => Probe::QUICK,
         _ => Probe::of(&context.device),
     };
     let limits = measure_limits(&context.device, probe)?;
@@ -202,6 +208,9 @@ fn run(options: Options) -> Result<ExitCode> {
     }
     if !options.json {
         println!("{}", record.table());
+        if let Some(counts) = record.counts_table() {
+            println!("\n{counts}");
+        }
     }
     let failed = record.failures();
     if options.save {
@@ -243,29 +252,39 @@ fn measure(case: &Case, context: &Context, ceilings: Ceilings, seconds: f64) -> 
         return row.failed(format!("error is {:.3} times its bound", prepared.worst));
     }
     let device = &context.device;
-    let timed = cost_of_a_call(device, &mut prepared).and_then(|cost| {
-        let quick = context.scale == Scale::Quick;
-        timing::time(device, seconds, quick, &mut prepared.call).map(|times| (cost, times))
+    let counter = context.counter.as_ref();
+    let timed = cost_of_a_call(device, counter, &mut prepared).and_then(|(cost, counts)| {
+        let quick = context.scale == Scale::Quick || counter.is_some();
+        let times = timing::time(device, seconds, quick, &mut prepared.call)?;
+        Ok((cost, counts, times))
     });
     match timed {
-        Ok((cost, times)) => row.timed(&prepared, cost, times, ceilings),
+        Ok((cost, counts, times)) => row.timed(&prepared, cost, times, ceilings).counted(counts),
         Err(e) => row.failed(e.to_string()),
     }
 }
 
-/// What one call costs, as the operators in it declare.
-fn cost_of_a_call(device: &Device, prepared: &mut Prepared) -> Result<Cost> {
+/// What one call costs, as the operators in it declare, and as the emulator counts it if it does.
+fn cost_of_a_call(
+    device: &Device,
+    counter: Option<&Counter>,
+    prepared: &mut Prepared,
+) -> Result<(Cost, Option<Counts>)> {
     let total = || {
         let mut sum = Cost::default();
         device.op_totals().iter().for_each(|op| sum += op.cost);
         sum
     };
+    device.synchronize()?;
     let before = total();
+    let launches = counter.map_or(Ok(0), Counter::launches)?;
     (prepared.call)(0)?;
     device.synchronize()?;
     let after = total();
-    Ok(Cost {
+    let cost = Cost {
         flop: after.flop - before.flop,
         bytes: after.bytes - before.bytes,
-    })
+    };
+    let counts = counter.map(|counter| counter.since(launches)).transpose()?;
+    Ok((cost, counts))
 }

@@ -8,6 +8,7 @@ use nearmiss::device::{Ceilings, Cost, DeviceKind};
 use nearmiss::{Error, Result};
 use serde::Serialize;
 
+use super::counts::Counts;
 use super::timing::Times;
 use super::{Context, Prepared, machine};
 use nearmiss::study::profile::Limits;
@@ -48,6 +49,16 @@ pub struct Row {
     item: Option<&'static str>,
     input_sets: Option<usize>,
     input_bytes: Option<u64>,
+    launches: Option<u64>,
+    instructions: Option<u64>,
+    warp_instructions: Option<u64>,
+    matrix_multiply_adds: Option<u64>,
+    global_bytes: Option<u64>,
+    global_sectors: Option<u64>,
+    shared_bytes: Option<u64>,
+    shared_wavefronts: Option<u64>,
+    #[serde(skip)]
+    counts: Option<Counts>,
 }
 
 impl Row {
@@ -77,6 +88,15 @@ impl Row {
             item: None,
             input_sets: None,
             input_bytes: None,
+            launches: None,
+            instructions: None,
+            warp_instructions: None,
+            matrix_multiply_adds: None,
+            global_bytes: None,
+            global_sectors: None,
+            shared_bytes: None,
+            shared_wavefronts: None,
+            counts: None,
         }
     }
 
@@ -127,6 +147,22 @@ impl Row {
         self.share_of_floor = Some(ceilings.floor(cost) / times.median);
         self.items_per_s = Some(prepared.items.0 / times.median);
         self.item = Some(prepared.items.1);
+        self
+    }
+
+    /// The emulator counted one call.
+    pub fn counted(mut self, counts: Option<Counts>) -> Self {
+        if let Some(c) = counts {
+            self.launches = Some(c.launches);
+            self.instructions = Some(c.instructions);
+            self.warp_instructions = Some(c.warp_instructions);
+            self.matrix_multiply_adds = Some(c.matrix_multiply_adds);
+            self.global_bytes = Some(c.global_bytes());
+            self.global_sectors = Some(c.global_sectors);
+            self.shared_bytes = Some(c.shared_bytes_read + c.shared_bytes_written);
+            self.shared_wavefronts = Some(c.shared_wavefronts);
+            self.counts = Some(c);
+        }
         self
     }
 
@@ -286,6 +322,60 @@ impl Record {
         )
     }
 
+    /// The table of what was counted; `None` if nothing was.
+    pub fn counts_table(&self) -> Option<String> {
+        let mut table = Table::new();
+        table.load_style(comfy_table::presets::ASCII_MARKDOWN);
+        table.set_header([
+            "operator",
+            "shape",
+            "launches",
+            "instructions",
+            "lanes",
+            "matrix FLOP",
+            "global bytes",
+            "sectors",
+            "wavefronts",
+        ]);
+        for row in &self.rows {
+            let (Some(c), Some(cost)) = (&row.counts, row.bytes.zip(row.flop)) else {
+                continue;
+            };
+            let times = |v: f64| format!("{v:.2}");
+            let (bytes, flop) = (cost.0 as f64, cost.1 as f64);
+            let cells = [
+                row.op.to_string(),
+                row.shape.clone(),
+                c.launches.to_string(),
+                grouped(c.instructions as f64),
+                format!(
+                    "{:.1}",
+                    c.instructions as f64 / (c.warp_instructions as f64).max(1.0)
+                ),
+                times(2.0 * c.matrix_multiply_adds as f64 / flop),
+                times(c.global_bytes() as f64 / bytes),
+                times(c.sector_ratio()),
+                c.wavefront_ratio().map_or(String::new(), times),
+            ];
+            let aligned = cells.into_iter().enumerate().map(|(i, text)| {
+                let alignment = [CellAlignment::Left, CellAlignment::Right][usize::from(i > 1)];
+                Cell::new(text).set_alignment(alignment)
+            });
+            table.add_row(aligned.collect::<Vec<_>>());
+        }
+        if table.is_empty() {
+            return None;
+        }
+        Some(format!(
+            "{}\n\n\
+             Counted in one call, exact and the same on every machine. instructions: times threads; lanes: of 32, at work per\n\
+             instruction; matrix FLOP: of the tensor cores, over the operator's; global bytes: that threads ask for, over the\n\
+             least that the operator has to move; sectors: bytes of the 32-byte sectors touched, over those asked for\n\
+             (below 1 where lanes share them); wavefronts: passes over the banks of shared memory per 128 bytes (1: no conflict).",
+            table.trim_fmt()
+        ))
+    }
+
     /// Writes `<folder>/<device>/<date>.csv` and `.txt`; a second record of a day gets `-2`, and so on.
     ///
     /// # Errors
@@ -311,7 +401,10 @@ impl Record {
             .map_err(|e| Error::io("write", &csv_path, e.into_error()))?;
         fs::write(&csv_path, text).map_err(|e| Error::io("write", &csv_path, e))?;
         let txt_path = folder.join(format!("{stem}.txt"));
-        let text = format!("{}\n{}\n", self.facts_text(), self.table());
+        let counts = self
+            .counts_table()
+            .map_or(String::new(), |t| format!("\n{t}\n"));
+        let text = format!("{}\n{}\n{counts}", self.facts_text(), self.table());
         fs::write(&txt_path, text).map_err(|e| Error::io("write", &txt_path, e))?;
         Ok((csv_path, txt_path))
     }

@@ -346,6 +346,8 @@ struct Aside {
 pub(crate) struct Cuda {
     // Fields are dropped in this order; the context outlives what it holds.
     kernels: Mutex<HashMap<(&'static str, &'static str, Variant), Kernel>>,
+    /// Entry and text of every kernel, to name lines in reports. The driver keeps its own copy.
+    texts: Mutex<Vec<(&'static str, Expanded)>>,
     aside: Mutex<Aside>,
     capture: Mutex<Option<Capture>>,
     context: Arc<Context>,
@@ -361,6 +363,7 @@ impl Cuda {
             .map_err(|e| format!("{} does not open: {}", description.name, explain(e)))?;
         Ok(Cuda {
             kernels: Mutex::default(),
+            texts: Mutex::default(),
             aside: Mutex::default(),
             capture: Mutex::default(),
             context: Arc::new(context),
@@ -671,6 +674,7 @@ impl Cuda {
         };
         let fixed = self.check(&format!("{name}: asking for its static memory"), fixed)?;
         kernel.shared_limit = SHARED_BY_DEFAULT.saturating_sub(fixed as u32);
+        lock(&self.texts).push((launch.entry, expanded));
         Ok(kernel)
     }
 
@@ -682,7 +686,10 @@ impl Cuda {
     }
 
     fn check<T>(&self, doing: &str, outcome: Result<T, DriverError>) -> Result<T> {
-        outcome.map_err(|e| self.error(format!("{doing}: {}", explain(e))))
+        outcome.map_err(|e| {
+            let why = placed(&explain(e), &lock(&self.texts));
+            self.error(format!("{doing}: {why}"))
+        })
     }
 
     fn error(&self, message: String) -> Error {
@@ -840,6 +847,57 @@ fn first_complaint(log: &str, expanded: &Expanded) -> Option<String> {
     Some(numbered.unwrap_or_else(|| line.to_string()))
 }
 
+/// A report of the PTX emulator, `kind: entry, line N, ..`, with its line numbers, which count in the text that the
+/// driver got, replaced by places in the kernels' files; anything else as it is.
+fn placed(report: &str, texts: &[(&'static str, Expanded)]) -> String {
+    let unplaced = || report.to_owned();
+    let Some((head, tail)) = report.split_once(", line ") else {
+        return unplaced();
+    };
+    let entry = head.rsplit(' ').next().unwrap_or_default();
+    let number = |text: &str| {
+        text.split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+    };
+    let (Some(line), Some(instruction)) = (number(tail), tail.split('`').nth(1)) else {
+        return unplaced();
+    };
+    let line: usize = line;
+    let opcode = instruction
+        .split_whitespace()
+        .find(|word| !word.starts_with('@'));
+    // Of the variants that have been compiled, those that have this instruction there.
+    let mut places = texts
+        .iter()
+        .filter(|(name, text)| {
+            let there = text.text.lines().nth(line.saturating_sub(1));
+            *name == entry && there.zip(opcode).is_some_and(|(t, o)| t.contains(o))
+        })
+        .map(|(_, text)| {
+            let mut parts = report.split("line ");
+            let mut placed = parts.next().unwrap_or_default().to_owned();
+            for part in parts {
+                match number(part).and_then(|line| text.origin(line)) {
+                    Some(origin) => {
+                        placed.push_str(&origin);
+                        placed.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+                    }
+                    None => {
+                        placed.push_str("line ");
+                        placed.push_str(part);
+                    }
+                }
+            }
+            placed
+        });
+    match places.next() {
+        Some(first) if places.all(|other| other == first) => first,
+        _ => unplaced(),
+    }
+}
+
 /// A driver error in words, with its name.
 fn explain(error: DriverError) -> String {
     let text =
@@ -907,6 +965,39 @@ mod tests {
             "ptxas fatal   : no"
         );
         assert_eq!(first_complaint(" \n", &expanded), None);
+    }
+
+    #[test]
+    fn reports_name_the_line_of_the_file() {
+        let source = Source {
+            file: "probe.ptx",
+            text: "%% if wide\n//\n%% endif\nadd.u32 %a, %a, 1;\nst.global.u32 [%b], %a;\n",
+        };
+        let text = |wide| {
+            let variant = Variant::new().with("wide", wide);
+            ("probe", template::expand(source, &variant).unwrap())
+        };
+        let texts = [text(true), text(false)];
+        let line = |i: usize, what: &str| {
+            let lines = texts[i].1.text.lines();
+            1 + lines.enumerate().find(|l| l.1.contains(what)).unwrap().0
+        };
+        let (add, store) = (line(0, "add"), line(0, "st.global"));
+        let report = |at: usize, instruction: &str| {
+            format!("out of bounds: probe, line {at}, `{instruction}`, thread 3: since line {add}")
+        };
+        assert_eq!(
+            placed(&report(store, "st.global.u32 [%b], %a"), &texts),
+            "out of bounds: probe, probe.ptx:5, `st.global.u32 [%b], %a`, thread 3: since probe.ptx:4"
+        );
+        // No variant has that instruction in that line; another kernel; no report at all.
+        for other in [
+            report(add, "ret"),
+            report(store, "st.global.u32").replace("probe", "prob"),
+            "invalid value (CUDA_ERROR_INVALID_VALUE)".into(),
+        ] {
+            assert_eq!(placed(&other, &texts), other);
+        }
     }
 
     #[test]

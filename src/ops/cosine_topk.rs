@@ -29,9 +29,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, OpSpec, Rounding, TIERS, check, check_width, grid, simd, tier_variant};
-use crate::device::{
-    Arg, Backend, Buffer, Cost, Cuda, Device, Dispatch, Float, Launch, Wgpu,
-};
+use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Device, Dispatch, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
 use crate::template::{Source, Variant};
 
@@ -325,7 +323,10 @@ pub fn error_bound(queries: &[f32], rows: &[f32], d: usize, rounding: &Rounding)
     // Of the dot product: relative to the sum of magnitudes, and absolute per element of a normalised query.
     let (of_dot, of_query) = match rounding.operand {
         (0.0, _) => (rounding.g(d), 0.0),
-        (r, a) => (rounding.g(2 * d) * (1.0 + 2.0 * r) + r * r, a * 2f64.powi(-10)),
+        (r, a) => (
+            rounding.g(2 * d) * (1.0 + 2.0 * r) + r * r,
+            a * 2f64.powi(-10),
+        ),
     };
     let mut bounds = Vec::with_capacity(queries.len() / d * (rows.len() / d));
     for q in queries.chunks_exact(d) {
