@@ -1,7 +1,7 @@
 //! What the PTX emulator counts in one call of a case: exact, and the same on every machine.
 //!
 //! Where the emulator poses as the CUDA driver and `PTX_EMULATOR_COUNTS` names a file, it appends a row per launch there.
-//! A case is then run once, untimed for all that matters, and the rows that it left are added up.
+//! Cases are not timed then; the rows that one call leaves are added up.
 
 use std::path::PathBuf;
 
@@ -54,6 +54,11 @@ impl Counts {
         self.global_bytes_read + self.global_bytes_written
     }
 
+    /// Bytes that threads asked of shared memory.
+    pub fn shared_bytes(&self) -> u64 {
+        self.shared_bytes_read + self.shared_bytes_written
+    }
+
     /// Bytes of the sectors touched over bytes asked for: 1 if every request takes whole sectors; less where lanes ask
     /// for the same bytes.
     pub fn sector_ratio(&self) -> f64 {
@@ -63,7 +68,7 @@ impl Counts {
     /// Passes over the banks of shared memory per 128 bytes moved: 1 if nothing conflicts and all lanes take part;
     /// `None` where shared memory is not used.
     pub fn wavefront_ratio(&self) -> Option<f64> {
-        let bytes = self.shared_bytes_read + self.shared_bytes_written;
+        let bytes = self.shared_bytes();
         (bytes > 0).then(|| 128.0 * self.shared_wavefronts as f64 / bytes as f64)
     }
 }

@@ -82,7 +82,7 @@ pub struct Context {
     pub max_bytes: u64,
     /// The model folder for `encode`.
     pub backbone: Option<PathBuf>,
-    /// Launches are counted: each case runs once.
+    /// If launches are counted, which takes the place of timing.
     pub counter: Option<Counter>,
 }
 
@@ -208,9 +208,6 @@ fn run(options: Options) -> Result<ExitCode> {
     }
     if !options.json {
         println!("{}", record.table());
-        if let Some(counts) = record.counts_table() {
-            println!("\n{counts}");
-        }
     }
     let failed = record.failures();
     if options.save {
@@ -252,39 +249,46 @@ fn measure(case: &Case, context: &Context, ceilings: Ceilings, seconds: f64) -> 
         return row.failed(format!("error is {:.3} times its bound", prepared.worst));
     }
     let device = &context.device;
-    let counter = context.counter.as_ref();
-    let timed = cost_of_a_call(device, counter, &mut prepared).and_then(|(cost, counts)| {
-        let quick = context.scale == Scale::Quick || counter.is_some();
-        let times = timing::time(device, seconds, quick, &mut prepared.call)?;
-        Ok((cost, counts, times))
-    });
-    match timed {
-        Ok((cost, counts, times)) => row.timed(&prepared, cost, times, ceilings).counted(counts),
-        Err(e) => row.failed(e.to_string()),
-    }
+    let quick = context.scale == Scale::Quick;
+    let measured = match &context.counter {
+        Some(counter) => {
+            counts_of_a_call(device, counter, &mut prepared).map(|(cost, c)| row.counted(cost, c))
+        }
+        None => cost_of_a_call(device, &mut prepared).and_then(|cost| {
+            let times = timing::time(device, seconds, quick, &mut prepared.call)?;
+            Ok(row.timed(&prepared, cost, times, ceilings))
+        }),
+    };
+    measured.unwrap_or_else(|e| Row::new(case.op, &case.shape).failed(e.to_string()))
 }
 
-/// What one call costs, as the operators in it declare, and as the emulator counts it if it does.
-fn cost_of_a_call(
+/// What one call costs, as the operators in it declare and as the emulator counts it.
+fn counts_of_a_call(
     device: &Device,
-    counter: Option<&Counter>,
+    counter: &Counter,
     prepared: &mut Prepared,
-) -> Result<(Cost, Option<Counts>)> {
+) -> Result<(Cost, Counts)> {
+    // The second call of a shape may record a graph and so do everything twice; this is it.
+    (prepared.call)(0)?;
+    device.synchronize()?;
+    let before = counter.launches()?;
+    let cost = cost_of_a_call(device, prepared)?;
+    Ok((cost, counter.since(before)?))
+}
+
+/// What one call costs, as the operators in it declare.
+fn cost_of_a_call(device: &Device, prepared: &mut Prepared) -> Result<Cost> {
     let total = || {
         let mut sum = Cost::default();
         device.op_totals().iter().for_each(|op| sum += op.cost);
         sum
     };
-    device.synchronize()?;
     let before = total();
-    let launches = counter.map_or(Ok(0), Counter::launches)?;
     (prepared.call)(0)?;
     device.synchronize()?;
     let after = total();
-    let cost = Cost {
+    Ok(Cost {
         flop: after.flop - before.flop,
         bytes: after.bytes - before.bytes,
-    };
-    let counts = counter.map(|counter| counter.since(launches)).transpose()?;
-    Ok((cost, counts))
+    })
 }

@@ -151,18 +151,19 @@ impl Row {
     }
 
     /// The emulator counted one call.
-    pub fn counted(mut self, counts: Option<Counts>) -> Self {
-        if let Some(c) = counts {
-            self.launches = Some(c.launches);
-            self.instructions = Some(c.instructions);
-            self.warp_instructions = Some(c.warp_instructions);
-            self.matrix_multiply_adds = Some(c.matrix_multiply_adds);
-            self.global_bytes = Some(c.global_bytes());
-            self.global_sectors = Some(c.global_sectors);
-            self.shared_bytes = Some(c.shared_bytes_read + c.shared_bytes_written);
-            self.shared_wavefronts = Some(c.shared_wavefronts);
-            self.counts = Some(c);
-        }
+    pub fn counted(mut self, cost: Cost, c: Counts) -> Self {
+        self.status = Status::Ok;
+        self.flop = Some(cost.flop);
+        self.bytes = Some(cost.bytes);
+        self.launches = Some(c.launches);
+        self.instructions = Some(c.instructions);
+        self.warp_instructions = Some(c.warp_instructions);
+        self.matrix_multiply_adds = Some(c.matrix_multiply_adds);
+        self.global_bytes = Some(c.global_bytes());
+        self.global_sectors = Some(c.global_sectors);
+        self.shared_bytes = Some(c.shared_bytes());
+        self.shared_wavefronts = Some(c.shared_wavefronts);
+        self.counts = Some(c);
         self
     }
 
@@ -259,8 +260,12 @@ impl Record {
         failed.count()
     }
 
-    /// The table that people read.
+    /// The table that people read: of times, or of counts if there are any.
     pub fn table(&self) -> String {
+        self.counts_table().unwrap_or_else(|| self.times_table())
+    }
+
+    fn times_table(&self) -> String {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::ASCII_MARKDOWN);
         table.set_header([
@@ -322,8 +327,11 @@ impl Record {
         )
     }
 
-    /// The table of what was counted; `None` if nothing was.
-    pub fn counts_table(&self) -> Option<String> {
+    /// `None` if nothing was counted.
+    fn counts_table(&self) -> Option<String> {
+        if self.rows.iter().all(|row| row.counts.is_none()) {
+            return None;
+        }
         let mut table = Table::new();
         table.load_style(comfy_table::presets::ASCII_MARKDOWN);
         table.set_header([
@@ -339,6 +347,7 @@ impl Record {
         ]);
         for row in &self.rows {
             let (Some(c), Some(cost)) = (&row.counts, row.bytes.zip(row.flop)) else {
+                table.add_row([row.op, &row.shape, &row.note]);
                 continue;
             };
             let times = |v: f64| format!("{v:.2}");
@@ -362,9 +371,6 @@ impl Record {
                 Cell::new(text).set_alignment(alignment)
             });
             table.add_row(aligned.collect::<Vec<_>>());
-        }
-        if table.is_empty() {
-            return None;
         }
         Some(format!(
             "{}\n\n\
@@ -401,10 +407,7 @@ impl Record {
             .map_err(|e| Error::io("write", &csv_path, e.into_error()))?;
         fs::write(&csv_path, text).map_err(|e| Error::io("write", &csv_path, e))?;
         let txt_path = folder.join(format!("{stem}.txt"));
-        let counts = self
-            .counts_table()
-            .map_or(String::new(), |t| format!("\n{t}\n"));
-        let text = format!("{}\n{}\n{counts}", self.facts_text(), self.table());
+        let text = format!("{}\n{}\n", self.facts_text(), self.table());
         fs::write(&txt_path, text).map_err(|e| Error::io("write", &txt_path, e))?;
         Ok((csv_path, txt_path))
     }
