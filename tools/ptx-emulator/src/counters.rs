@@ -44,6 +44,23 @@ impl Counters {
         self.shared_wavefronts += other.shared_wavefronts;
     }
 
+    /// All counts with their names.
+    pub fn named(&self) -> [(&'static str, u64); 11] {
+        [
+            ("instructions", self.instructions),
+            ("warp_instructions", self.warp_instructions),
+            ("matrix_multiply_adds", self.matrix_multiply_adds),
+            ("global_bytes_read", self.global_bytes_read),
+            ("global_bytes_written", self.global_bytes_written),
+            ("shared_bytes_read", self.shared_bytes_read),
+            ("shared_bytes_written", self.shared_bytes_written),
+            ("global_requests", self.global_requests),
+            ("global_sectors", self.global_sectors),
+            ("shared_requests", self.shared_requests),
+            ("shared_wavefronts", self.shared_wavefronts),
+        ]
+    }
+
     /// A global request: sectors of 32 bytes among the accessed ranges.
     pub(crate) fn global_request(&mut self, addresses: impl Iterator<Item = u64>, bytes: u64) {
         let mut sectors: Vec<u64> = addresses

@@ -18,6 +18,8 @@ mod control;
 #[path = "instructions/convert.rs"]
 #[rustfmt::skip] // tables
 mod convert;
+#[path = "instructions/counters.rs"]
+mod counters;
 #[path = "instructions/float.rs"]
 #[rustfmt::skip] // tables
 mod float;

@@ -1053,19 +1053,13 @@ fn columns(launch: &Launch<'_>, c: &Counters) -> Vec<(&'static str, String)> {
         ("block_z", bz.into()),
         ("dynamic_shared", launch.dynamic_shared.into()),
         ("static_shared", launch.entry.static_shared.into()),
-        ("instructions", c.instructions),
-        ("warp_instructions", c.warp_instructions),
-        ("matrix_multiply_adds", c.matrix_multiply_adds),
-        ("global_bytes_read", c.global_bytes_read),
-        ("global_bytes_written", c.global_bytes_written),
-        ("shared_bytes_read", c.shared_bytes_read),
-        ("shared_bytes_written", c.shared_bytes_written),
-        ("global_requests", c.global_requests),
-        ("global_sectors", c.global_sectors),
-        ("shared_requests", c.shared_requests),
-        ("shared_wavefronts", c.shared_wavefronts),
     ];
     std::iter::once(("entry", launch.entry.name.clone()))
-        .chain(numbers.map(|(name, n): (_, u64)| (name, n.to_string())))
+        .chain(
+            numbers
+                .into_iter()
+                .chain(c.named())
+                .map(|(name, n): (_, u64)| (name, n.to_string())),
+        )
         .collect()
 }
