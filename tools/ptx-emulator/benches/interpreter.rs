@@ -1,6 +1,6 @@
 //! How fast kernels are executed, with all checks: `cargo bench -p ptx-emulator`.
 //!
-//! A loop of arithmetic, an exchange through shared memory with barriers, and the product kernel of this repository
+//! A loop of arithmetic, a sum of vectors, an exchange through shared memory with barriers, and the product kernel of this repository
 //! (`kernels/matmul.ptx`: asynchronous copies, `ldmatrix`, `mma`), each in lock step and one thread after the other, on
 //! one core and on all. Rates are thread-instructions per second: an instruction that 32 lanes execute counts 32 times.
 //! Every run's results are compared with plain Rust. `--test` runs everything once, on less; so does `cargo test`.
@@ -44,6 +44,34 @@ ROUND:
     @%p bra ROUND;
     st.global.u32 [%out], %x;
     st.global.f32 [%out + 4], %f;
+    ret;
+}
+";
+
+/// The sum of two vectors, an element per thread.
+const SUM: &str = "
+.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry sum(.param .u64 p_a, .param .u64 p_b, .param .u64 p_out)
+{
+    .reg .b32 %i, %n, %t;
+    .reg .f32 %f, %g;
+    .reg .b64 %a, %b, %out;
+    ld.param.u64 %a, [p_a];
+    ld.param.u64 %b, [p_b];
+    ld.param.u64 %out, [p_out];
+    mov.u32 %i, %ctaid.x;
+    mov.u32 %n, %ntid.x;
+    mov.u32 %t, %tid.x;
+    mad.lo.u32 %i, %i, %n, %t;
+    mad.wide.u32 %a, %i, 4, %a;
+    mad.wide.u32 %b, %i, 4, %b;
+    mad.wide.u32 %out, %i, 4, %out;
+    ld.global.f32 %f, [%a];
+    ld.global.f32 %g, [%b];
+    add.rn.f32 %f, %f, %g;
+    st.global.f32 [%out], %f;
     ret;
 }
 ";
@@ -143,6 +171,38 @@ fn arithmetic(blocks: u32, rounds: u32) -> Bench {
                 }
                 assert_eq!(found[2 * i..2 * i + 2], [x, f.to_bits()], "thread {i}");
             }
+        }),
+        memory,
+    }
+}
+
+fn sum(blocks: u32) -> Bench {
+    let memory = Memory::new(1 << 28);
+    let n = 256 * blocks as usize;
+    let vector = |step: f32| {
+        let bytes: Vec<u8> = (0..n)
+            .flat_map(|i| (step * i as f32).to_le_bytes())
+            .collect();
+        let address = memory.alloc(bytes.len() as u64).expect("memory");
+        let written = memory.write(address, &bytes);
+        written.expect("the buffer is that long");
+        address
+    };
+    let (a, b) = (vector(0.5), vector(3.0));
+    let out = memory.alloc(4 * n as u64).expect("memory");
+    Bench {
+        name: "sum",
+        module: Module::parse(SUM).expect("PTX"),
+        grid: blocks,
+        block: 256,
+        shared: 0,
+        parameters: parameters(&[&a.to_le_bytes(), &b.to_le_bytes(), &out.to_le_bytes()]),
+        check: Box::new(move |memory| {
+            let of = |i: usize| (0.5 * i as f32 + 3.0 * i as f32).to_bits();
+            assert_eq!(
+                read_words(memory, out, n),
+                (0..n).map(of).collect::<Vec<_>>()
+            );
         }),
         memory,
     }
@@ -304,10 +364,16 @@ fn main() -> ExitCode {
     }
     let once = test || !bench;
     let benches = if once {
-        [arithmetic(2, 50), exchange(2, 10), matmul(130, 136, 40)]
+        [
+            arithmetic(2, 50),
+            sum(4),
+            exchange(2, 10),
+            matmul(130, 136, 40),
+        ]
     } else {
         [
             arithmetic(16, 1000),
+            sum(4096),
             exchange(16, 300),
             matmul(512, 512, 384),
         ]
