@@ -135,6 +135,10 @@ const FRAGMENTS: &[Source] = &[
         file: "_mma.ptx",
         text: include_str!("../kernels/_mma.ptx"),
     },
+    Source {
+        file: "_row_tiles.ptx",
+        text: include_str!("../kernels/_row_tiles.ptx"),
+    },
 ];
 
 /// Expands `source` with the values of `variant`.
