@@ -17,6 +17,7 @@ mod embedding;
 mod encode;
 mod layer_norm;
 mod matmul;
+mod maxsim;
 mod pool;
 
 /// Width of the residual stream.
@@ -40,6 +41,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(attention::cases(context));
     cases.extend(pool::cases(context));
     cases.extend(cosine_topk::cases(context));
+    cases.extend(maxsim::cases(context));
     cases.extend(encode::cases(context)?);
     Ok(cases)
 }

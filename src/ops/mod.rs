@@ -14,6 +14,7 @@ pub mod cosine_topk;
 pub mod embedding;
 pub mod layer_norm;
 pub mod matmul;
+pub mod maxsim;
 pub mod pool;
 pub mod table;
 
@@ -25,6 +26,7 @@ pub use cosine_topk::cosine_topk;
 pub use embedding::embedding;
 pub use layer_norm::layer_norm;
 pub use matmul::matmul;
+pub use maxsim::maxsim;
 pub use pool::pool;
 pub use rounding::Rounding;
 
@@ -77,10 +79,18 @@ pub const ALL: &[&OpSpec] = &[
     &attention::SPEC,
     &pool::SPEC,
     &cosine_topk::SPEC,
+    &maxsim::SPEC,
 ];
 
 /// The operators that encoding and exact retrieval need.
-pub const RETRIEVAL: &[&OpSpec] = ALL;
+pub const RETRIEVAL: &[&OpSpec] = &[
+    &embedding::SPEC,
+    &layer_norm::SPEC,
+    &matmul::SPEC,
+    &attention::SPEC,
+    &pool::SPEC,
+    &cosine_topk::SPEC,
+];
 
 /// The accumulator of a reference implementation: `f64` is the truth, `f32` the yardstick.
 pub trait Accum:

@@ -15,6 +15,7 @@ mod cosine_topk;
 mod embedding;
 mod layer_norm;
 mod matmul;
+mod maxsim;
 mod pool;
 
 /// Runs a case on a device.
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(attention::cases());
     cases.extend(pool::cases());
     cases.extend(cosine_topk::cases());
+    cases.extend(maxsim::cases());
     cases
 }
 

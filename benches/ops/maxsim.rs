@@ -1,0 +1,146 @@
+//! `maxsim`: one query against a corpus of token vectors, which reads them once, and queries against candidates of their
+//! own, as re-ranking does.
+
+use half::f16;
+use nearmiss::Result;
+use nearmiss::ops::Packing;
+use nearmiss::ops::maxsim::{
+    PairList, Pairs, Reduction, SPEC, Tokens, error_bound, maxsim, reference,
+};
+
+use super::{
+    CHECK, Case, Context, D_MODEL, Prepared, Scale, noise, offsets, poisoned, rounding, sample,
+    widen, worst_ratio,
+};
+
+/// Tokens of a query.
+const QUERY: usize = 32;
+
+#[derive(Clone, Copy)]
+struct Shape {
+    queries: usize,
+    documents: usize,
+    /// Tokens of a document.
+    l: usize,
+    d: usize,
+    /// Each query with as many documents of its own, or all with all.
+    listed: bool,
+}
+
+/// The cases.
+pub fn cases(context: &Context) -> Vec<Case> {
+    let (documents, lengths, candidates): (usize, &[usize], usize) = match context.scale {
+        Scale::Quick => (10, &[17], 5),
+        Scale::Software => (100, &[128], 25),
+        Scale::Cpu => (10_000, &[128], 100),
+        Scale::Gpu => (10_000, &[128, 300], 100),
+    };
+    let mut shapes = Vec::new();
+    for d in [128, D_MODEL] {
+        for &l in lengths {
+            shapes.push(Shape {
+                queries: 1,
+                documents,
+                l,
+                d,
+                listed: false,
+            });
+        }
+    }
+    shapes.push(Shape {
+        queries: 8,
+        documents: 8 * candidates,
+        l: lengths[0],
+        d: D_MODEL,
+        listed: true,
+    });
+    let case = |shape: Shape| Case {
+        op: SPEC.name,
+        shape: format!(
+            "{} x {QUERY} tokens, {}{} x {} tokens, {}",
+            shape.queries,
+            if shape.listed { "candidates " } else { "" },
+            shape.documents,
+            shape.l,
+            shape.d
+        ),
+        needs: &[&SPEC],
+        prepare: Box::new(move |context| prepare(context, shape)),
+    };
+    shapes.into_iter().map(case).collect()
+}
+
+fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
+    let device = &context.device;
+    let Shape {
+        queries: n_q,
+        documents: n_c,
+        l,
+        d,
+        listed,
+    } = shape;
+    let count = if listed { n_c } else { n_q * n_c };
+    let bytes = (2 * (n_q * QUERY + n_c * l) * d + 4 * count) as u64;
+    let sets = context.sets(bytes);
+    // About unit length.
+    let scale = 1.0 / (d as f32).sqrt();
+    let asked = noise::<f16>(n_q * QUERY * d, scale, 1);
+    let stored = noise::<f16>(n_c * l * d, scale, 2);
+    let q_packing = Packing::new(device, offsets(n_q, QUERY))?;
+    let c_packing = Packing::new(device, offsets(n_c, l))?;
+    let own = |c: usize| [(c / (n_c / n_q)) as u32, c as u32];
+    let pairs: Vec<[u32; 2]> = match listed {
+        true => (0..n_c).map(own).collect(),
+        false => (0..count)
+            .map(|p| [(p / n_c) as u32, (p % n_c) as u32])
+            .collect(),
+    };
+    let list = PairList::new(device, if listed { pairs.clone() } else { Vec::new() })?;
+    let mut inputs = Vec::new();
+    for _ in 0..sets {
+        inputs.push((
+            device.upload(&asked)?,
+            device.upload(&stored)?,
+            poisoned::<f32>(device, count)?,
+        ));
+    }
+    let mut call = move |i: usize| {
+        let (asked, stored, scores) = &mut inputs[i % sets];
+        let queries = Tokens {
+            rows: asked,
+            packing: &q_packing,
+        };
+        let documents = Tokens {
+            rows: stored,
+            packing: &c_packing,
+        };
+        let pairs = match listed {
+            true => Pairs::Listed(&list),
+            false => Pairs::All,
+        };
+        maxsim(queries, documents, d, pairs, Reduction::Sum, scores, None)?;
+        Ok::<_, nearmiss::Error>(if i == CHECK {
+            scores.read()?
+        } else {
+            Vec::new()
+        })
+    };
+    let got = call(CHECK)?;
+    let which = sample(count);
+    let (mut want, mut bounds) = (Vec::new(), Vec::new());
+    for &p in &which {
+        let [q, c] = pairs[p].map(|i| i as usize);
+        let query = widen(&asked[q * QUERY * d..(q + 1) * QUERY * d]);
+        let document = widen(&stored[c * l * d..(c + 1) * l * d]);
+        want.push(reference::<f64>(&query, &document, d, Reduction::Sum).0);
+        bounds.push(error_bound(&query, &document, d, Reduction::Sum, &rounding(context)).0);
+    }
+    Ok(Prepared {
+        checked: want.len(),
+        worst: worst_ratio(&got, 1, &which, &want, &bounds),
+        sets,
+        set_bytes: bytes * sets as u64,
+        items: (count as f64, "pairs"),
+        call: Box::new(move |i| call(i).map(drop)),
+    })
+}

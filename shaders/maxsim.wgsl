@@ -1,0 +1,162 @@
+%% if native
+enable f16;
+%% endif
+%% from "_elements.wgsl" import array
+// maxsim.wgsl - late interaction: how well the tokens of a document answer those of a query, maps never stored
+// Computes   score = sum over query tokens i of max over document tokens j of q_i . c_j, or its mean over i
+// Twins      src/ops/maxsim.rs (definition, reference), kernels/maxsim.ptx
+// Entry      maxsim
+//
+// Shapes     queries [t_q, d], documents [t_c, d] f16 or f32 (variant `tokens`); offsets [n_q + 1], [n_c + 1] u32;
+//            pair_list [p, 2] u32 of (query, document) (variant `pairs`: listed); scores [p] f32, or [n_q, n_c] (all);
+//            winners [p or n_q n_c, longest] u32 (variant `winners`): for each query token the position in its document
+//            of the token that won, 0xffffffff where there is none
+// Layout     row-major, 16-byte aligned; the binding of documents begins at row first_row
+// Requires   d % 8 == 0; longest: at least the tokens of any query
+//
+// Launch     one workgroup of 64 per pair, spread over x and y; all: of all queries with the documents from
+//            first_document to end_document; listed: those with other documents are passed over
+// Mapping    an invocation takes document tokens i, i + 64, .. against eight query tokens at a time
+// Memory     4,096 B of workgroup memory: the invocations' maxima and their positions
+// Sync       seven barriers per eight query tokens
+// Limits     none beyond the defaults
+//
+// Work       2 l_q l_c d FLOP per pair
+// Traffic    l_c d ceil(l_q / 8) elements per pair, all but the first time from cache; query tokens are the same address
+//            for the whole workgroup
+// Roofline   memory bound up to some ten query tokens
+// Measured   see benches/results
+//
+// Numerics   dot products in f32, four partial sums; maxima exact; query tokens added in order; bound in error_bound of
+//            the twin. The lowest position wins among equal products
+// Edges      an empty query or document: score 0, no winners; a NaN product never wins
+struct Params {
+    pairs: u32, d4: u32, longest: u32, mean: u32,
+    documents: u32, first_document: u32, end_document: u32, first_row: u32,
+}
+var<immediate> p: Params;
+
+%% set next = namespace(binding=4)
+${array(0, "queries", tokens, "read", native)}
+@group(0) @binding(1) var<storage, read> query_offsets: array<u32>;
+${array(2, "documents", tokens, "read", native)}
+@group(0) @binding(3) var<storage, read> document_offsets: array<u32>;
+%% if pairs == "listed"
+@group(0) @binding(${next.binding}) var<storage, read> pair_list: array<vec2<u32>>;
+%% set next.binding = next.binding + 1
+%% endif
+@group(0) @binding(${next.binding}) var<storage, read_write> scores: array<f32>;
+%% set next.binding = next.binding + 1
+%% if winners
+@group(0) @binding(${next.binding}) var<storage, read_write> winners: array<u32>;
+%% endif
+
+const GROUP: u32 = 64u;
+const TOKENS: u32 = 8u;
+const LOWEST: f32 = -3.4e38;
+const NONE: u32 = 0xffffffffu;
+
+var<workgroup> maxima: array<f32, 512>;    // [query token][invocation]
+var<workgroup> positions: array<u32, 512>;
+
+@compute @workgroup_size(GROUP)
+fn maxsim(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.x + group.y * groups.x;
+    if index >= p.pairs {
+        return;
+    }
+%% if pairs == "listed"
+    let pair = index;
+    let query = pair_list[index].x;
+    let document = pair_list[index].y;
+    if document < p.first_document || document >= p.end_document {
+        return;
+    }
+%% else
+    let here = p.end_document - p.first_document;
+    let query = index / here;
+    let document = p.first_document + index % here;
+    let pair = query * p.documents + document;
+%% endif
+    let first_q = query_offsets[query];
+    let l_q = query_offsets[query + 1u] - first_q;
+    let first_c = document_offsets[document];
+    let l_c = document_offsets[document + 1u] - first_c;
+
+    var score = 0.0;
+    for (var token = 0u; token < l_q; token += TOKENS) {
+        var best: array<f32, 8>;
+        var at: array<u32, 8>;
+        for (var i = 0u; i < TOKENS; i += 1u) {
+            best[i] = LOWEST;
+            at[i] = NONE;
+        }
+        // Rows of query tokens beyond the last one are read as the last one, and dropped below.
+        var q_row: array<u32, 8>;
+        for (var i = 0u; i < TOKENS; i += 1u) {
+            q_row[i] = (first_q + min(token + i, l_q - 1u)) * p.d4;
+        }
+        for (var j = lane; j < l_c; j += GROUP) {
+            let c_row = (first_c + j - p.first_row) * p.d4;
+            var sums: array<vec4<f32>, 8>;
+            for (var k = 0u; k < p.d4; k += 1u) {
+                let c = load_documents(c_row + k);
+                for (var i = 0u; i < TOKENS; i += 1u) {
+                    sums[i] += load_queries(q_row[i] + k) * c;
+                }
+            }
+            for (var i = 0u; i < TOKENS; i += 1u) {
+                let product = (sums[i].x + sums[i].y) + (sums[i].z + sums[i].w);
+                if product > best[i] {
+                    best[i] = product;
+                    at[i] = j;
+                }
+            }
+        }
+        workgroupBarrier(); // the maxima of the last tokens have been read
+        for (var i = 0u; i < TOKENS; i += 1u) {
+            maxima[i * GROUP + lane] = best[i];
+            positions[i * GROUP + lane] = at[i];
+        }
+        workgroupBarrier(); // all maxima are there
+        for (var width = GROUP / 2u; width > 0u; width /= 2u) {
+            if lane < width {
+                for (var i = 0u; i < TOKENS; i += 1u) {
+                    let own = i * GROUP + lane;
+                    let other = own + width;
+                    if maxima[other] > maxima[own]
+                        || (maxima[other] == maxima[own] && positions[other] < positions[own]) {
+                        maxima[own] = maxima[other];
+                        positions[own] = positions[other];
+                    }
+                }
+            }
+            workgroupBarrier(); // this level is reduced
+        }
+        for (var i = 0u; i < min(TOKENS, l_q - token); i += 1u) {
+            if positions[i * GROUP] != NONE {
+                score += maxima[i * GROUP];
+            }
+%% if winners
+            if lane == i {
+                winners[pair * p.longest + token + i] = positions[i * GROUP];
+            }
+%% endif
+        }
+    }
+%% if winners
+    for (var i = l_q + lane; i < p.longest; i += GROUP) {
+        winners[pair * p.longest + i] = NONE;
+    }
+%% endif
+    if p.mean != 0u {
+        score /= f32(max(l_q, 1u));
+    }
+    if lane == 0u {
+        scores[pair] = score;
+    }
+}
