@@ -2,6 +2,7 @@
 enable f16;
 %% endif
 %% from "_elements.wgsl" import array
+%% from "_token_products.wgsl" import token_products
 // maxsim.wgsl - late interaction: how well the tokens of a document answer those of a query, maps never stored
 // Computes   score = sum over query tokens i of max over document tokens j of q_i . c_j, or its mean over i
 // Twins      src/ops/maxsim.rs (definition, reference), kernels/maxsim.ptx
@@ -56,6 +57,7 @@ const TOKENS: u32 = 8u;
 const LOWEST: f32 = -3.4e38;
 const NONE: u32 = 0xffffffffu;
 
+${token_products()}
 var<workgroup> maxima: array<f32, 512>;    // [query token][invocation]
 var<workgroup> positions: array<u32, 512>;
 
@@ -95,24 +97,11 @@ fn maxsim(
             best[i] = LOWEST;
             at[i] = NONE;
         }
-        // Rows of query tokens beyond the last one are read as the last one, and dropped below.
-        var q_row: array<u32, 8>;
-        for (var i = 0u; i < TOKENS; i += 1u) {
-            q_row[i] = (first_q + min(token + i, l_q - 1u)) * p.d4;
-        }
         for (var j = lane; j < l_c; j += GROUP) {
-            let c_row = (first_c + j - p.first_row) * p.d4;
-            var sums: array<vec4<f32>, 8>;
-            for (var k = 0u; k < p.d4; k += 1u) {
-                let c = load_documents(c_row + k);
-                for (var i = 0u; i < TOKENS; i += 1u) {
-                    sums[i] += load_queries(q_row[i] + k) * c;
-                }
-            }
+            let found = products(first_q, token, l_q, first_c + j - p.first_row, p.d4);
             for (var i = 0u; i < TOKENS; i += 1u) {
-                let product = (sums[i].x + sums[i].y) + (sums[i].z + sums[i].w);
-                if product > best[i] {
-                    best[i] = product;
+                if found[i] > best[i] {
+                    best[i] = found[i];
                     at[i] = j;
                 }
             }

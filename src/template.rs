@@ -132,12 +132,20 @@ const FRAGMENTS: &[Source] = &[
         text: include_str!("../shaders/_group_sum.wgsl"),
     },
     Source {
+        file: "_token_products.wgsl",
+        text: include_str!("../shaders/_token_products.wgsl"),
+    },
+    Source {
         file: "_mma.ptx",
         text: include_str!("../kernels/_mma.ptx"),
     },
     Source {
         file: "_row_tiles.ptx",
         text: include_str!("../kernels/_row_tiles.ptx"),
+    },
+    Source {
+        file: "_token_pairs.ptx",
+        text: include_str!("../kernels/_token_pairs.ptx"),
     },
 ];
 

@@ -23,7 +23,7 @@ const PARTS: &[Part] = &[
         folder: "src/ops",
         extension: "rs",
         required: |_| true,
-        shared: &["mod", "rounding", "simd", "table"],
+        shared: &["mod", "rounding", "simd", "table", "token_pairs"],
     },
     Part {
         folder: "shaders",

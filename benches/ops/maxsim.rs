@@ -3,10 +3,8 @@
 
 use half::f16;
 use nearmiss::Result;
-use nearmiss::ops::Packing;
-use nearmiss::ops::maxsim::{
-    PairList, Pairs, Reduction, SPEC, Tokens, error_bound, maxsim, reference,
-};
+use nearmiss::ops::maxsim::{Reduction, SPEC, error_bound, maxsim, reference};
+use nearmiss::ops::{Packing, PairList, Pairs, Tokens};
 
 use super::{
     CHECK, Case, Context, D_MODEL, Prepared, Scale, noise, offsets, poisoned, rounding, sample,

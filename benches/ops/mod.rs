@@ -19,6 +19,7 @@ mod layer_norm;
 mod matmul;
 mod maxsim;
 mod pool;
+mod similarity_map;
 
 /// Width of the residual stream.
 const D_MODEL: usize = 384;
@@ -41,6 +42,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(attention::cases(context));
     cases.extend(pool::cases(context));
     cases.extend(cosine_topk::cases(context));
+    cases.extend(similarity_map::cases(context));
     cases.extend(maxsim::cases(context));
     cases.extend(encode::cases(context)?);
     Ok(cases)

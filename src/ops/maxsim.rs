@@ -15,17 +15,16 @@
 use std::ops::Range;
 
 use gemm::Parallelism;
-use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::token_pairs::{check_pairs, longest, pieces, runs, widen};
 use super::{
-    Accum, FLOATS, OpSpec, Packing, Rounding, TIERS, check, check_width, grid, simd, tier_variant,
+    Accum, FLOATS, OpSpec, Packing, PairList, Pairs, Rounding, TIERS, Tokens, check, grid, simd,
+    tier_variant,
 };
-use crate::device::{
-    Arg, Backend, Buffer, Cost, Cuda, Device, Dispatch, ElementType, Float, Launch, Wgpu,
-};
-use crate::error::{Error, Result};
+use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
+use crate::error::Result;
 use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
@@ -51,15 +50,6 @@ const PTX: Source = Source {
 /// The winner of a query token for which there is no document token.
 pub const NO_WINNER: u32 = u32::MAX;
 
-/// Token vectors of packed texts.
-#[derive(Clone, Copy)]
-pub struct Tokens<'a, T: Float> {
-    /// `[t, d]`, of unit length if products are to be cosines.
-    pub rows: &'a Buffer<T>,
-    /// Which rows belong to which text.
-    pub packing: &'a Packing,
-}
-
 /// What becomes of the maxima of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
@@ -67,51 +57,6 @@ pub enum Reduction {
     Sum,
     /// Their mean over the query's tokens, which does not grow with the query.
     Mean,
-}
-
-/// Which pairs of a query and a document are scored.
-#[derive(Clone, Copy)]
-pub enum Pairs<'a> {
-    /// Every query with every document: `n_q n_c` scores, those of a query together.
-    All,
-    /// The listed ones, in their order.
-    Listed(&'a PairList),
-}
-
-/// A list of (query, document) on a device.
-pub struct PairList {
-    host: Vec<[u32; 2]>,
-    device: Buffer<u32>,
-    /// Queries and documents that there must be at least.
-    texts: [usize; 2],
-}
-
-impl PairList {
-    /// Places a list of (query, document) numbers on `device`.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] and device failures.
-    pub fn new(device: &Device, pairs: Vec<[u32; 2]>) -> Result<Self> {
-        let texts = [0, 1].map(|side| {
-            let last = pairs.iter().map(|pair| pair[side] as usize + 1).max();
-            last.unwrap_or(0)
-        });
-        Ok(PairList {
-            device: device.upload(pairs.as_flattened())?,
-            host: pairs,
-            texts,
-        })
-    }
-
-    /// Number of pairs, `p`.
-    pub fn len(&self) -> usize {
-        self.host.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.host.is_empty()
-    }
 }
 
 /// A checked request.
@@ -165,7 +110,7 @@ impl<T: Float> Request<'_, T> {
 /// tensor cores multiply f16.
 ///
 /// ```
-/// use nearmiss::{Device, ops::{Packing, maxsim::{Pairs, Reduction, Tokens, maxsim}}};
+/// use nearmiss::{Device, ops::{Packing, Pairs, Tokens, maxsim::{Reduction, maxsim}}};
 /// let cpu = Device::cpu();
 /// let token = |axis: usize| (0..8).map(move |i| if i == axis { 1f32 } else { 0.0 });
 /// let (queries, documents) = (Packing::new(&cpu, vec![0, 2])?, Packing::new(&cpu, vec![0, 1, 3])?);
@@ -194,23 +139,7 @@ pub fn maxsim<T: Float>(
     mut winners: Option<&mut Buffer<u32>>,
 ) -> Result<()> {
     let device = scores.device().clone();
-    check_width(SPEC.name, "d", d)?;
-    for (what, tokens) in [("queries", queries), ("documents", documents)] {
-        let expected = tokens.packing.tokens() * d;
-        check(SPEC.name, what, tokens.rows, expected, &device)?;
-    }
-    if let Pairs::Listed(list) = pairs {
-        check(SPEC.name, "pairs", &list.device, 2 * list.len(), &device)?;
-        let texts = [queries.packing.texts(), documents.packing.texts()];
-        if list.texts[0] > texts[0] || list.texts[1] > texts[1] {
-            return Err(Error::shape(
-                SPEC.name,
-                "pairs",
-                format!("numbers of {} queries and {} documents", texts[0], texts[1]),
-                format!("{} and {}", list.texts[0], list.texts[1]),
-            ));
-        }
-    }
+    check_pairs(&SPEC, queries, documents, d, pairs, &device)?;
     let mut request = Request {
         queries,
         documents,
@@ -247,12 +176,6 @@ pub fn maxsim<T: Float>(
         Backend::Cuda(dev) if T::TYPE == ElementType::F16 => cuda(dev, &request, scores, winners),
         Backend::Cuda(_) => Err(SPEC.unsupported(&device, "tensor cores multiply f16 tokens")),
     })
-}
-
-/// Tokens of the longest text.
-fn longest(packing: &Packing) -> usize {
-    let lengths = packing.offsets().windows(2).map(|w| w[1] - w[0]);
-    lengths.max().unwrap_or(0) as usize
 }
 
 /// The definition, for one pair of token matrices: the score, and for each query token the winner.
@@ -327,34 +250,6 @@ const CPU_TOKENS: usize = 512;
 
 /// Query tokens multiplied at once with them; bounds their products to 512 KiB.
 const CPU_QUERY_TOKENS: usize = 256;
-
-/// Copies a row-major matrix as f32.
-fn widen<T: Float>(from: &[T], to: &mut Vec<f32>) {
-    to.resize(from.len(), 0.0);
-    match T::TYPE {
-        ElementType::F16 => {
-            bytemuck::cast_slice::<T, half::f16>(from).convert_to_f32_slice(to);
-        }
-        _ => {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = from.to_f32();
-            }
-        }
-    }
-}
-
-/// Cuts texts into runs of at most `tokens` tokens, or of one text that is longer.
-fn runs(offsets: &[u32], tokens: usize) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for text in 0..offsets.len() - 1 {
-        let start = runs.last().map_or(0, |run| offsets[run.start] as usize);
-        match runs.last_mut() {
-            Some(run) if offsets[text + 1] as usize - start <= tokens => run.end = text + 1,
-            _ => runs.push(text..text + 1),
-        }
-    }
-    runs
-}
 
 fn cpu<T: Float>(request: &Request<'_, T>, scores: &mut [f32], winners: Option<&mut [u32]>) {
     match request.pairs {
@@ -479,15 +374,11 @@ fn cpu_listed<T: Float>(
     winners: Option<&mut [u32]>,
 ) {
     let (d, longest) = (request.d, request.longest);
-    let rows = |tokens: &Tokens<'_, T>, text: u32| {
-        let offsets = tokens.packing.offsets();
-        offsets[text as usize] as usize * d..offsets[text as usize + 1] as usize * d
-    };
     let (asked, stored) = (request.queries.rows.host(), request.documents.rows.host());
     let one = |scratch: &mut [Vec<f32>; 3], pair: &[u32; 2], winners: Option<&mut [u32]>| {
         let [query, document, products] = scratch;
-        widen(&asked[rows(&request.queries, pair[0])], query);
-        widen(&stored[rows(&request.documents, pair[1])], document);
+        widen(&asked[request.queries.elements(pair[0], d)], query);
+        widen(&stored[request.documents.elements(pair[1], d)], document);
         let (m, n) = (query.len() / d, document.len() / d);
         products.resize(m * n, 0.0);
         if m * n > 0 {
@@ -511,6 +402,7 @@ fn cpu_listed<T: Float>(
     }
 }
 
+/// The template value that says which pairs.
 fn pairs_name(listed: bool) -> &'static str {
     if listed { "listed" } else { "all" }
 }
@@ -549,9 +441,6 @@ struct Params {
     first_row: u32,
 }
 
-/// Rows of a piece of the documents begin at a multiple of this, so that bindings are aligned (at d = 8, 2 KiB of f16).
-const GPU_ALIGN: usize = 128;
-
 fn wgpu<T: Float>(
     dev: &Wgpu,
     request: &Request<'_, T>,
@@ -560,19 +449,15 @@ fn wgpu<T: Float>(
 ) -> Result<()> {
     let d = request.d;
     let (queries, documents) = (&request.queries, &request.documents);
-    let offsets = documents.packing.offsets();
     let list = match request.pairs {
         Pairs::All => None,
         Pairs::Listed(list) => Some(list),
     };
     let variant = wgsl_variant(T::TYPE, list.is_some(), winners.is_some());
     // Documents beyond one binding go in pieces; a launch passes over the pairs of other pieces.
-    let most = usize::try_from(dev.max_binding()).unwrap_or(usize::MAX) / (d * size_of::<T>());
-    for piece in runs(offsets, most.saturating_sub(GPU_ALIGN)) {
-        let first_row = offsets[piece.start] as usize / GPU_ALIGN * GPU_ALIGN;
-        let end_row = offsets[piece.end] as usize;
+    for piece in pieces(documents.packing, d * size_of::<T>(), dev.max_binding()) {
         let pairs = match list {
-            None => queries.packing.texts() * piece.len(),
+            None => queries.packing.texts() * piece.documents.len(),
             Some(list) => list.len(),
         };
         let params = Params {
@@ -581,14 +466,16 @@ fn wgpu<T: Float>(
             longest: request.longest as u32,
             mean: (request.reduction == Reduction::Mean).into(),
             documents: documents.packing.texts() as u32,
-            first_document: piece.start as u32,
-            end_document: piece.end as u32,
-            first_row: first_row as u32,
+            first_document: piece.documents.start as u32,
+            end_document: piece.documents.end as u32,
+            first_row: piece.rows.start as u32,
         };
         let mut bindings = vec![
             queries.rows.bind(),
             queries.packing.device_offsets.bind(),
-            documents.rows.bind_range(first_row * d..end_row * d),
+            documents
+                .rows
+                .bind_range(piece.rows.start * d..piece.rows.end * d),
             documents.packing.device_offsets.bind(),
         ];
         bindings.extend(list.map(|list| list.device.bind()));
@@ -670,12 +557,7 @@ fn cuda<T: Float>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn runs_hold_whole_texts() {
-        assert!(runs(&[0], 4).is_empty());
-        assert_eq!(runs(&[0, 1, 3, 9, 9, 10], 3), [0..2, 2..3, 3..5]);
-    }
+    use crate::Device;
 
     #[test]
     fn pairs_beyond_the_texts_are_refused() {

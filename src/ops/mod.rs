@@ -16,10 +16,12 @@ pub mod layer_norm;
 pub mod matmul;
 pub mod maxsim;
 pub mod pool;
+pub mod similarity_map;
 pub mod table;
 
 mod rounding;
 mod simd;
+mod token_pairs;
 
 pub use attention::attention;
 pub use cosine_topk::cosine_topk;
@@ -29,6 +31,8 @@ pub use matmul::matmul;
 pub use maxsim::maxsim;
 pub use pool::pool;
 pub use rounding::Rounding;
+pub use similarity_map::similarity_map;
+pub use token_pairs::{MapLayout, PairList, Pairs, Tokens};
 
 use crate::device::{Buffer, Device, DeviceKind, Element, ElementType, Tier};
 use crate::error::{Error, Result};
@@ -79,6 +83,7 @@ pub const ALL: &[&OpSpec] = &[
     &attention::SPEC,
     &pool::SPEC,
     &cosine_topk::SPEC,
+    &similarity_map::SPEC,
     &maxsim::SPEC,
 ];
 

@@ -17,6 +17,7 @@ mod layer_norm;
 mod matmul;
 mod maxsim;
 mod pool;
+mod similarity_map;
 
 /// Runs a case on a device.
 pub type Run = Box<dyn Fn(&Device) -> Result<Option<Outcome>, String> + Send + Sync>;
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(attention::cases());
     cases.extend(pool::cases());
     cases.extend(cosine_topk::cases());
+    cases.extend(similarity_map::cases());
     cases.extend(maxsim::cases());
     cases
 }

@@ -2,10 +2,8 @@
 //! Broken variant: the document token that won for a query token turns away from it.
 
 use nearmiss::device::{Device, DeviceKind, ElementType, Float, WgpuOptions};
-use nearmiss::ops::Packing;
-use nearmiss::ops::maxsim::{
-    NO_WINNER, PairList, Pairs, Reduction, Tokens, error_bound, maxsim, reference,
-};
+use nearmiss::ops::maxsim::{NO_WINNER, Reduction, error_bound, maxsim, reference};
+use nearmiss::ops::{Packing, PairList, Pairs, Tokens};
 
 use super::{Case, Noise, Outcome, cast, line, rounding, sum, with_type, worst_ratio};
 
@@ -125,14 +123,9 @@ pub fn cases() -> Vec<Case> {
         op: "maxsim",
         name: "larger than one binding".into(),
         run: Box::new(|device| {
-            if device.max_binding() == u64::MAX {
+            let Some(small) = small_bindings(device)? else {
                 return Ok(None);
-            }
-            let small = Device::wgpu(WgpuOptions {
-                max_binding: Some(64 * 1024),
-                ..Default::default()
-            })
-            .map_err(line)?;
+            };
             let shape = |listed| Shape {
                 queries: &[5, 9],
                 documents: &[100, 90, 0, 80, 120, 33, 101, 44],
@@ -151,21 +144,41 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// Element types of token vectors that a device multiplies: stored tokens are f16 everywhere; only tensor cores insist.
+pub fn token_types(device: &Device) -> &'static [ElementType] {
+    match device.kind() {
+        DeviceKind::Cuda => &[ElementType::F16],
+        _ => &[ElementType::F16, ElementType::F32],
+    }
+}
+
+/// The device with bindings of at most 64 KiB, if it has such a limit.
+pub fn small_bindings(device: &Device) -> Result<Option<Device>, String> {
+    if device.max_binding() == u64::MAX {
+        return Ok(None);
+    }
+    let options = WgpuOptions {
+        max_binding: Some(64 * 1024),
+        ..Default::default()
+    };
+    Device::wgpu(options).map(Some).map_err(line)
+}
+
 fn all_types(device: &Device, shape: Shape) -> Result<Option<Outcome>, String> {
     let mut outcomes = Vec::new();
-    // Stored tokens are f16 everywhere; only tensor cores insist on it.
-    let elements = match device.kind() {
-        DeviceKind::Cuda => &[ElementType::F16][..],
-        _ => &[ElementType::F16, ElementType::F32],
-    };
-    for &element in elements {
+    for &element in token_types(device) {
         outcomes.push(with_type!(element, T => case::<T>(device, shape)?));
     }
     Ok(sum(outcomes))
 }
 
 /// Random token vectors of about unit length, and their offsets.
-fn tokens(noise: &mut Noise, lengths: &[usize], d: usize, period: usize) -> (Vec<f32>, Vec<u32>) {
+pub fn tokens(
+    noise: &mut Noise,
+    lengths: &[usize],
+    d: usize,
+    period: usize,
+) -> (Vec<f32>, Vec<u32>) {
     let mut rows = Vec::new();
     let mut offsets = vec![0];
     for &l in lengths {

@@ -1,0 +1,126 @@
+//! Cases of `similarity_map`; broken variant: two token vectors of a document are exchanged.
+
+use nearmiss::device::{Device, Float};
+use nearmiss::ops::similarity_map::{error_bound, reference, similarity_map};
+use nearmiss::ops::{MapLayout, Packing, PairList, Tokens};
+
+use super::maxsim::{small_bindings, token_types, tokens};
+use super::{Case, Noise, Outcome, cast, judge, line, rounding, sum, with_type};
+
+/// Tokens of each query, of each document, their width, and which pairs.
+type Shape = (
+    &'static [usize],
+    &'static [usize],
+    usize,
+    &'static [[u32; 2]],
+);
+
+pub fn cases() -> Vec<Case> {
+    let shapes: [Shape; 7] = [
+        (&[5], &[7], 64, &[[0, 0]]),
+        (&[5], &[7], 64, &[]),
+        (
+            &[0, 3],
+            &[0, 2, 31],
+            8,
+            &[[0, 2], [1, 0], [1, 2], [1, 1], [1, 2]],
+        ),
+        (
+            &[32, 33, 1],
+            &[127, 129, 257],
+            32,
+            &[[2, 2], [0, 0], [1, 1], [0, 2]],
+        ),
+        (&[70], &[300, 20], 128, &[[0, 1], [0, 0]]),
+        (&[31, 65], &[130, 33], 384, &[[1, 0], [0, 1]]),
+        (&[9], &[17, 40], 1024, &[[0, 0], [0, 1]]),
+    ];
+    let mut cases: Vec<Case> = shapes
+        .into_iter()
+        .map(|shape| Case {
+            op: "similarity_map",
+            name: format!(
+                "queries={:?},documents={:?},d={},pairs={:?}",
+                shape.0, shape.1, shape.2, shape.3
+            ),
+            run: Box::new(move |device| all_types(device, shape)),
+        })
+        .collect();
+    cases.push(Case {
+        op: "similarity_map",
+        name: "larger than one binding".into(),
+        run: Box::new(|device| match small_bindings(device)? {
+            Some(small) => all_types(
+                &small,
+                (
+                    &[5, 9],
+                    &[100, 90, 0, 80, 120, 33, 101, 44],
+                    64,
+                    &[[1, 7], [0, 0], [0, 4], [1, 5], [0, 2], [1, 3]],
+                ),
+            ),
+            None => Ok(None),
+        }),
+    });
+    cases
+}
+
+fn all_types(device: &Device, shape: Shape) -> Result<Option<Outcome>, String> {
+    let mut outcomes = Vec::new();
+    for &element in token_types(device) {
+        outcomes.push(with_type!(element, T => case::<T>(device, shape)?));
+    }
+    Ok(sum(outcomes))
+}
+
+fn case<T: Float>(device: &Device, (n_q, n_c, d, pairs): Shape) -> Result<Outcome, String> {
+    let mut noise = Noise::new(d * 7 + pairs.len());
+    let (queries, q_offsets) = tokens(&mut noise, n_q, d, 0);
+    let (documents, c_offsets) = tokens(&mut noise, n_c, d, 0);
+    let run = |documents: &[f32]| -> nearmiss::Result<Vec<f32>> {
+        let q_packing = Packing::new(device, q_offsets.clone())?;
+        let c_packing = Packing::new(device, c_offsets.clone())?;
+        let list = PairList::new(device, pairs.to_vec())?;
+        let layout = MapLayout::new(device, &q_packing, &c_packing, &list)?;
+        let mut maps = device.upload(&vec![f32::NAN; layout.elements()])?;
+        let asked = Tokens {
+            rows: &device.upload(&cast::<T>(&queries))?,
+            packing: &q_packing,
+        };
+        let stored = Tokens {
+            rows: &device.upload(&cast::<T>(documents))?,
+            packing: &c_packing,
+        };
+        similarity_map(asked, stored, d, &list, &layout, &mut maps)?;
+        maps.read()
+    };
+    let (mut want, mut bounds) = (Vec::new(), Vec::new());
+    // A document of two tokens at least that a map of at least one row shows.
+    let mut target = None;
+    for &[q, c] in pairs {
+        let span = |offsets: &[u32], i: u32| {
+            offsets[i as usize] as usize * d..offsets[i as usize + 1] as usize * d
+        };
+        let query = &queries[span(&q_offsets, q)];
+        let document = &documents[span(&c_offsets, c)];
+        want.extend(reference::<f64>(query, document, d));
+        bounds.extend(error_bound(query, document, d, &rounding(device)));
+        if !query.is_empty() && document.len() >= 2 * d {
+            target = Some(span(&c_offsets, c));
+        }
+    }
+    let broken = match target {
+        Some(rows) => {
+            let mut wrong = documents.clone();
+            wrong[rows].rotate_left(d);
+            Some(run(&wrong).map_err(line)?)
+        }
+        None => None,
+    };
+    judge(
+        &run(&documents).map_err(line)?,
+        broken.as_deref(),
+        &want,
+        &bounds,
+    )
+}
