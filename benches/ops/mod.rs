@@ -20,6 +20,7 @@ mod matmul;
 mod maxsim;
 mod pool;
 mod similarity_map;
+mod soft_alignment;
 
 /// Width of the residual stream.
 const D_MODEL: usize = 384;
@@ -44,6 +45,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(cosine_topk::cases(context));
     cases.extend(similarity_map::cases(context));
     cases.extend(maxsim::cases(context));
+    cases.extend(soft_alignment::cases(context));
     cases.extend(encode::cases(context)?);
     Ok(cases)
 }

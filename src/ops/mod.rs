@@ -17,6 +17,7 @@ pub mod matmul;
 pub mod maxsim;
 pub mod pool;
 pub mod similarity_map;
+pub mod soft_alignment;
 pub mod table;
 
 mod rounding;
@@ -32,6 +33,7 @@ pub use maxsim::maxsim;
 pub use pool::pool;
 pub use rounding::Rounding;
 pub use similarity_map::similarity_map;
+pub use soft_alignment::soft_alignment;
 pub use token_pairs::{MapLayout, PairList, Pairs, Tokens};
 
 use crate::device::{Buffer, Device, DeviceKind, Element, ElementType, Tier};
@@ -85,6 +87,7 @@ pub const ALL: &[&OpSpec] = &[
     &cosine_topk::SPEC,
     &similarity_map::SPEC,
     &maxsim::SPEC,
+    &soft_alignment::SPEC,
 ];
 
 /// The operators that encoding and exact retrieval need.

@@ -18,6 +18,7 @@ mod matmul;
 mod maxsim;
 mod pool;
 mod similarity_map;
+mod soft_alignment;
 
 /// Runs a case on a device.
 pub type Run = Box<dyn Fn(&Device) -> Result<Option<Outcome>, String> + Send + Sync>;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(cosine_topk::cases());
     cases.extend(similarity_map::cases());
     cases.extend(maxsim::cases());
+    cases.extend(soft_alignment::cases());
     cases
 }
 
