@@ -8,7 +8,8 @@
 //!   (hand-written WGSL); one API, no fallback in silence.
 //! * [`ops`]: the operators, each with its definition, a reference in f64, a derived error bound and its kernels.
 //! * [`encoder`]: BERT-family sentence encoders from the usual model folder.
-//! * [`score`]: [`score::VectorIndex`], exact cosine search over an f16 corpus.
+//! * [`score`]: [`score::VectorIndex`], exact cosine search over an f16 corpus; [`score::TokenIndex`], the same by MaxSim
+//!   over token vectors; the verifiers that score pairs of texts.
 //! * [`text`], [`data`], [`metrics`]: tokens, collections and ranking metrics; they know no device.
 //! * [`study`]: the experiments, as `run-study` runs them.
 //!
@@ -25,7 +26,7 @@
 //! # Ok::<(), nearmiss::Error>(())
 //! ```
 //!
-//! Dependencies point one way: `error <- device <- ops <- {encoder, score} <- study`.
+//! Dependencies point one way: `error <- device <- ops <- score <- encoder <- study`.
 
 pub mod data;
 pub mod device;

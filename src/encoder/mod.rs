@@ -6,7 +6,7 @@
 //!
 //! [`Encoder::load`] reads the usual model folder (see [`config`]); [`Encoder::encode`] streams any number of texts
 //! through in batches that hold a budget of tokens, never padded; [`Encoder::token_vectors`] gives the last layer
-//! itself. Published pooling, normalisation, length limit and prompts are honoured.
+//! itself, [`Encoder::encode_tokens`] streams it for any number of texts. Published pooling, normalisation, length limit and prompts are honoured.
 //!
 //! On CUDA, small batches (up to 1,024 tokens) whose text lengths were met before run as graphs, one call instead of
 //! one per kernel, with the same bits as a result. [`Encoder::set_graphs`] and the environment variable
@@ -28,12 +28,16 @@ pub use graphs::GraphStats;
 use crate::device::{Buffer, Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::ops::{Packing, pool};
-use crate::text::{PackedBatch, TextKind, Tokenizer, pack, plan_batches};
+use crate::score::{TokenVectors, TokenVectorsBuilder};
+use crate::text::{PackedBatch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
 use graphs::{Graphs, Inputs, Output};
 use params::Params;
 
 /// Texts tokenised and batched together: enough that texts of like length meet, few enough that memory stays small.
 const WINDOW: usize = 2048;
+
+/// Bytes of token vectors that are handed out at a time.
+const PIECE_BYTES: usize = 1 << 28;
 
 /// A text encoder on a device.
 pub struct Encoder {
@@ -160,38 +164,13 @@ impl Encoder {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<EncodeStats> {
         let d = self.width();
-        let mut stats = EncodeStats::default();
-        let mut budget = self.token_budget;
+        let mut job = Job::new(self);
         for (first, window) in (0..).step_by(WINDOW).zip(texts.chunks(WINDOW)) {
-            let tokenized = self.tokenizer.encode_kind(window, kind)?;
-            let tokens = &tokenized.ids;
-            stats.truncated += tokenized.n_truncated;
-            stats.empty += window
-                .iter()
-                .filter(|t| t.as_ref().trim().is_empty())
-                .count();
-            let lengths = tokenized.lengths();
+            let tokens = job.tokenize(&self.tokenizer, window, kind)?;
             let mut rows = vec![0f32; window.len() * d];
-            // A stack, so that a batch that does not fit can be replaced by its halves.
-            let mut todo = plan_batches(&lengths, budget, usize::MAX);
-            todo.reverse();
-            while let Some(which) = todo.pop() {
-                let batch = pack(tokens, &which);
-                let pooled = match self.pooled(&batch) {
-                    // Graphs hold memory that this batch may need.
-                    Err(Error::OutOfMemory { .. }) if self.graphs.clear() => {
-                        todo.push(which);
-                        continue;
-                    }
-                    Err(Error::OutOfMemory { .. }) if which.len() > 1 => {
-                        budget = (budget / 2).max(1);
-                        let (a, b) = which.split_at(which.len() / 2);
-                        todo.extend([b.to_vec(), a.to_vec()]);
-                        continue;
-                    }
-                    other => other?,
-                };
-                for (row, &text) in pooled.chunks_exact(d).zip(&which) {
+            job.run(&tokens, &mut progress, |batch, which| {
+                let pooled = self.pooled(batch)?;
+                for (row, &text) in pooled.chunks_exact(d).zip(which) {
                     if row.iter().any(|v| !v.is_finite()) {
                         return Err(Error::Invalid(format!(
                             "text {} got an embedding that is not finite on {}: its activations overflow; try --device cpu",
@@ -201,13 +180,44 @@ impl Encoder {
                     }
                     rows[text * d..][..d].copy_from_slice(row);
                 }
-                stats.texts += which.len();
-                stats.tokens += batch.n_tokens();
-                progress(stats.texts, stats.tokens);
-            }
+                Ok(())
+            })?;
             sink(first, &rows)?;
         }
-        Ok(stats)
+        Ok(job.stats)
+    }
+
+    /// Encodes `texts` in order into token vectors, cut at `max_length` tokens if that is below the encoder's own
+    /// limit. `sink` gets them in pieces: the number of the first text, and up to 2,048 texts or 256 MiB from there on.
+    ///
+    /// Special tokens and punctuation are tokens like others. Memory: one piece and one batch's activations.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`]; [`Error::Usage`] for a limit that leaves no room for a word.
+    pub fn encode_tokens<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        kind: TextKind,
+        max_length: Option<usize>,
+        mut sink: impl FnMut(usize, TokenVectors) -> Result<()>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<EncodeStats> {
+        let d = self.width();
+        let own = self.tokenizer.max_length();
+        let limit = max_length.map_or(own, |limit| limit.min(own));
+        let tokenizer = self.tokenizer.with_max_length(limit)?;
+        let window = (PIECE_BYTES / (2 * d * limit)).clamp(1, WINDOW);
+        let mut job = Job::new(self);
+        for (first, window) in (0..).step_by(window).zip(texts.chunks(window)) {
+            let tokens = job.tokenize(&tokenizer, window, kind)?;
+            let mut builder = TokenVectorsBuilder::new(&self.device, d, &tokens.lengths())?;
+            job.run(&tokens, &mut progress, |batch, which| {
+                let (h, packing) = self.token_vectors(batch, None)?;
+                builder.place(&h, &packing, which)
+            })?;
+            sink(first, builder.finish(|i| format!("text {}", first + i))?)?;
+        }
+        Ok(job.stats)
     }
 
     /// [`Encoder::encode`] into one piece, `[n, d]`.
@@ -315,6 +325,70 @@ impl Encoder {
         };
         check("ids", &batch.ids, self.config.vocab)?;
         check("positions", &batch.positions, self.config.max_positions)
+    }
+}
+
+/// Texts on their way through an encoder, in batches that fit the device.
+struct Job<'a> {
+    encoder: &'a Encoder,
+    budget: usize,
+    stats: EncodeStats,
+}
+
+impl<'a> Job<'a> {
+    fn new(encoder: &'a Encoder) -> Self {
+        Job {
+            encoder,
+            budget: encoder.token_budget,
+            stats: EncodeStats::default(),
+        }
+    }
+
+    fn tokenize<S: AsRef<str> + Sync>(
+        &mut self,
+        tokenizer: &Tokenizer,
+        window: &[S],
+        kind: TextKind,
+    ) -> Result<Tokenized> {
+        let tokenized = tokenizer.encode_kind(window, kind)?;
+        self.stats.truncated += tokenized.n_truncated;
+        let empty = window.iter().filter(|t| t.as_ref().trim().is_empty());
+        self.stats.empty += empty.count();
+        Ok(tokenized)
+    }
+
+    /// Runs `work` on batches of the texts, with the numbers of the texts in each. One that runs out of memory is
+    /// repeated in halves, so `work` must stand being called twice for a text.
+    fn run(
+        &mut self,
+        tokens: &Tokenized,
+        progress: &mut impl FnMut(usize, usize),
+        mut work: impl FnMut(&PackedBatch, &[usize]) -> Result<()>,
+    ) -> Result<()> {
+        // A stack, so that a batch that does not fit can be replaced by its halves.
+        let mut todo = plan_batches(&tokens.lengths(), self.budget, usize::MAX);
+        todo.reverse();
+        while let Some(which) = todo.pop() {
+            let batch = pack(&tokens.ids, &which);
+            match work(&batch, &which) {
+                // Graphs hold memory that this batch may need.
+                Err(Error::OutOfMemory { .. }) if self.encoder.graphs.clear() => {
+                    todo.push(which);
+                    continue;
+                }
+                Err(Error::OutOfMemory { .. }) if which.len() > 1 => {
+                    self.budget = (self.budget / 2).max(1);
+                    let (a, b) = which.split_at(which.len() / 2);
+                    todo.extend([b.to_vec(), a.to_vec()]);
+                    continue;
+                }
+                other => other?,
+            }
+            self.stats.texts += which.len();
+            self.stats.tokens += batch.n_tokens();
+            progress(self.stats.texts, self.stats.tokens);
+        }
+        Ok(())
     }
 }
 

@@ -201,15 +201,24 @@ fn check<T: Element>(
     if buffer.len() != expected {
         return Err(Error::shape(op, what, expected, buffer.len()));
     }
-    if !buffer.device().same_as(device) {
-        return Err(Error::shape(
-            op,
-            what,
-            format!("a buffer on {}", device.name()),
-            buffer.device().name(),
-        ));
+    check_device(op, what, buffer.device(), device)
+}
+
+/// Requires that `got` is the very device `expected`: two openings of one device do not share buffers.
+pub(crate) fn check_device(
+    op: &'static str,
+    what: &'static str,
+    got: &Device,
+    expected: &Device,
+) -> Result<()> {
+    if got.same_as(expected) {
+        return Ok(());
     }
-    Ok(())
+    let (name, mut other) = (expected.name(), got.name());
+    if other == name {
+        other = "a buffer of another opening of it (clone a Device to share it)".into();
+    }
+    Err(Error::shape(op, what, format!("a buffer on {name}"), other))
 }
 
 /// Requires a width to be a positive multiple of 8: vector loads rely on it on every device.

@@ -3,16 +3,16 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
-use std::sync::Arc;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{Shard, cosine_topk};
+
+use super::map;
 
 /// What the layout of a saved index is called; a file with another one is refused.
 const LAYOUT: &str = "nearmiss-vector-index-1";
@@ -308,7 +308,8 @@ impl VectorIndex {
     }
 
     /// Opens a saved index. On the CPU the file is mapped, not read: opening is instant and pages come in as a search
-    /// touches them. Rows can be appended (they live in memory; [`VectorIndex::save`] writes all).
+    /// touches them (so the file must not shrink meanwhile). Rows can be appended (they live in memory;
+    /// [`VectorIndex::save`] writes all).
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no complete index of this layout.
@@ -494,15 +495,7 @@ impl Piece {
     }
 }
 
-fn map(path: &Path) -> Result<Arc<Mmap>> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    // SAFETY: the map is only ever read; a file that another process truncates meanwhile would end the process, as
-    // with any program that maps its input, which the documentation of `open` says.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
-    Ok(Arc::new(map))
-}
-
-fn read_f16(bytes: &[u8]) -> Vec<f16> {
+pub(super) fn read_f16(bytes: &[u8]) -> Vec<f16> {
     bytes
         .chunks_exact(2)
         .map(|b| f16::from_le_bytes([b[0], b[1]]))

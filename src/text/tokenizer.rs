@@ -246,12 +246,7 @@ impl Tokenizer {
             }
         };
         inner
-            .with_truncation(Some(TruncationParams {
-                max_length,
-                direction: TruncationDirection::Right,
-                strategy: TruncationStrategy::LongestFirst,
-                stride: 0,
-            }))
+            .with_truncation(Some(truncation(max_length)))
             .map_err(fail)?;
 
         Ok(Self {
@@ -268,6 +263,30 @@ impl Tokenizer {
     pub fn with_prompts(mut self, prompts: Prompts) -> Self {
         self.prompts = prompts;
         self
+    }
+
+    /// The same tokenizer with another length limit, at most its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for a limit that leaves no room for a word or is above the present one.
+    pub fn with_max_length(&self, max_length: usize) -> Result<Self> {
+        if max_length <= self.n_special || max_length > self.max_length {
+            return Err(Error::Usage(format!(
+                "a length limit of {max_length} tokens does not suit a model with {} special tokens and at most {} in all; give one from {} to {}",
+                self.n_special,
+                self.max_length,
+                self.n_special + 1,
+                self.max_length
+            )));
+        }
+        let mut limited = self.clone();
+        limited.max_length = max_length;
+        limited
+            .inner
+            .with_truncation(Some(truncation(max_length)))
+            .map_err(|e| Error::input(&self.path, one_line(&e.to_string())))?;
+        Ok(limited)
     }
 
     /// The prompts in use.
@@ -348,6 +367,16 @@ impl Tokenizer {
         // What truncation cut off is kept by the crate as further encodings, and that is how it shows.
         let truncated = !encoding.get_overflowing().is_empty();
         Ok((encoding.get_ids().to_vec(), truncated))
+    }
+}
+
+/// Texts longer than `max_length` tokens lose their end.
+fn truncation(max_length: usize) -> TruncationParams {
+    TruncationParams {
+        max_length,
+        direction: TruncationDirection::Right,
+        strategy: TruncationStrategy::LongestFirst,
+        stride: 0,
     }
 }
 
@@ -501,6 +530,25 @@ mod tests {
             assert_eq!(
                 Tokenizer::load(dir.path(), Some(32)).unwrap().max_length(),
                 32
+            );
+        }
+    }
+
+    #[test]
+    fn a_shorter_limit_cuts_more() {
+        let dir = folder(&[]);
+        let tokenizer = Tokenizer::load(dir.path(), Some(6)).unwrap();
+        let short = tokenizer.with_max_length(4).unwrap();
+        let of = |t: &Tokenizer| t.encode_batch(&["the cat sat the dog"]).unwrap();
+        assert_eq!(of(&tokenizer).ids, [[CLS, 4, 5, 6, 4, SEP]]);
+        assert_eq!(of(&short).ids, [[CLS, 4, 5, SEP]]);
+        assert_eq!((short.max_length(), of(&short).n_truncated), (4, 1));
+        for limit in [2, 7] {
+            let error = tokenizer.with_max_length(limit).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(
+                error.to_string().ends_with("give one from 3 to 6"),
+                "{error}"
             );
         }
     }

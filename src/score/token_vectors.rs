@@ -1,0 +1,253 @@
+//! Texts as their token vectors on a device.
+
+use half::f16;
+
+use crate::device::{Buffer, Device};
+use crate::error::{Error, Result};
+use crate::ops::pool::{Pooling, pool};
+use crate::ops::{Packing, Tokens};
+
+/// The token vectors of some texts in f16, with two averages of each text.
+///
+/// Everything that compares texts by the cosines of their tokens reads these: the rows have unit length, so that a
+/// product of rows is a cosine. Made by [`crate::encoder::Encoder::encode_tokens`], or from vectors of any origin by
+/// [`TokenVectors::from_rows`].
+///
+/// Memory: `2 d (t + 2 n)` bytes for `n` texts of `t` tokens together.
+pub struct TokenVectors {
+    pub(super) d: usize,
+    /// `[t, d]`, unit length.
+    pub(super) rows: Buffer<f16>,
+    pub(super) packing: Packing,
+    /// `[n, d]`, unit length.
+    pub(super) means: Buffer<f16>,
+    /// `[n, d]`.
+    pub(super) centroids: Buffer<f16>,
+    /// Every text a single row, as the averages are.
+    singles: Packing,
+}
+
+impl TokenVectors {
+    /// From token vectors `[t, d]` of any length, `offsets` `[n + 1]` saying which rows are whose.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for sizes that do not fit, [`Error::Invalid`] naming a text with a number that is not finite.
+    ///
+    /// ```
+    /// use nearmiss::{Device, score::TokenVectors};
+    /// let two_and_one = TokenVectors::from_rows(&Device::cpu(), &[0.5; 24], 8, vec![0, 2, 3])?;
+    /// assert_eq!((two_and_one.len(), two_and_one.n_tokens()), (2, 3));
+    /// # Ok::<(), nearmiss::Error>(())
+    /// ```
+    pub fn from_rows(device: &Device, rows: &[f32], d: usize, offsets: Vec<u32>) -> Result<Self> {
+        let lengths: Vec<usize> = offsets
+            .windows(2)
+            .map(|w| w[1].saturating_sub(w[0]) as usize)
+            .collect();
+        let mut builder = Builder::new(device, d, &lengths)?;
+        let texts: Vec<usize> = (0..lengths.len()).collect();
+        let packing = Packing::new(device, offsets)?;
+        if rows.len() != packing.tokens() * d {
+            let expected = format!("{} x {d}", packing.tokens());
+            return Err(Error::shape("token vectors", "rows", expected, rows.len()));
+        }
+        builder.place(&device.upload(rows)?, &packing, &texts)?;
+        builder.finish(|text| format!("text {text}"))
+    }
+
+    pub(super) fn from_parts(
+        d: usize,
+        rows: Buffer<f16>,
+        offsets: Vec<u32>,
+        means: Buffer<f16>,
+        centroids: Buffer<f16>,
+    ) -> Result<Self> {
+        let device = rows.device().clone();
+        let singles = singles(&device, offsets.len() - 1)?;
+        Ok(TokenVectors {
+            d,
+            packing: Packing::new(&device, offsets)?,
+            rows,
+            means,
+            centroids,
+            singles,
+        })
+    }
+
+    /// Number of texts, `n`.
+    pub fn len(&self) -> usize {
+        self.packing.texts()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of tokens of all texts, `t`.
+    pub fn n_tokens(&self) -> usize {
+        self.packing.tokens()
+    }
+
+    /// Width of a vector.
+    pub fn width(&self) -> usize {
+        self.d
+    }
+
+    /// The device that holds them.
+    pub fn device(&self) -> &Device {
+        self.rows.device()
+    }
+
+    /// Bytes of device memory.
+    pub fn bytes(&self) -> u64 {
+        self.rows.bytes() + self.means.bytes() + self.centroids.bytes()
+    }
+
+    /// The token vectors, of unit length.
+    pub fn tokens(&self) -> Tokens<'_, f16> {
+        Tokens {
+            rows: &self.rows,
+            packing: &self.packing,
+        }
+    }
+
+    /// Per text the mean of its token vectors as they were, scaled to unit length: products are the cosines of
+    /// mean-pooled embeddings.
+    pub fn means(&self) -> Tokens<'_, f16> {
+        Tokens {
+            rows: &self.means,
+            packing: &self.singles,
+        }
+    }
+
+    /// Per text the mean of its *unit* token vectors, not scaled: the product of two is the mean of their similarity
+    /// map, since `mean_ij q_i . c_j = (mean_i q_i) . (mean_j c_j)`.
+    pub fn centroids(&self) -> Tokens<'_, f16> {
+        Tokens {
+            rows: &self.centroids,
+            packing: &self.singles,
+        }
+    }
+}
+
+fn singles(device: &Device, n: usize) -> Result<Packing> {
+    Packing::new(device, (0..=n as u32).collect())
+}
+
+/// Collects the token vectors of texts whose lengths are known, batch by batch, in any order.
+pub(crate) struct Builder {
+    vectors: TokenVectors,
+}
+
+impl Builder {
+    pub fn new(device: &Device, d: usize, lengths: &[usize]) -> Result<Self> {
+        let mut offsets = Vec::with_capacity(lengths.len() + 1);
+        let mut end = 0usize;
+        offsets.push(0);
+        for length in lengths {
+            end += length;
+            offsets.push(u32::try_from(end).map_err(|_| {
+                Error::Invalid(format!(
+                    "token vectors of {} texts have 2^32 rows or more; take fewer texts at once",
+                    lengths.len()
+                ))
+            })?);
+        }
+        let n = lengths.len();
+        Ok(Builder {
+            vectors: TokenVectors::from_parts(
+                d,
+                device.alloc(end * d)?,
+                offsets,
+                device.alloc(n * d)?,
+                device.alloc(n * d)?,
+            )?,
+        })
+    }
+
+    /// Takes the hidden states `h` `[t, d]` of a batch, whose text `i` is text `texts[i]` of the whole.
+    pub fn place(&mut self, h: &Buffer<f32>, packing: &Packing, texts: &[usize]) -> Result<()> {
+        let (d, device) = (self.vectors.d, h.device());
+        let (t, n) = (packing.tokens(), packing.texts());
+        if t == 0 {
+            return Ok(());
+        }
+        let each = singles(device, t)?;
+        // In f32 once more, so that the centroid is an average of what was not rounded yet.
+        let mut unit = device.alloc::<f32>(t * d)?;
+        pool(h, &each, Pooling::First, true, &mut unit)?;
+        let mut rows = device.alloc::<f16>(t * d)?;
+        pool(&unit, &each, Pooling::First, false, &mut rows)?;
+        let mut centroids = device.alloc::<f16>(n * d)?;
+        pool(&unit, packing, Pooling::Mean, false, &mut centroids)?;
+        let mut means = device.alloc::<f16>(n * d)?;
+        pool(h, packing, Pooling::Mean, true, &mut means)?;
+        let to = &mut self.vectors;
+        for (i, (&text, from)) in texts.iter().zip(packing.offsets().windows(2)).enumerate() {
+            let place = to.packing.offsets()[text] as usize * d;
+            let from = from[0] as usize * d..from[1] as usize * d;
+            to.rows.copy_from(place, &rows, from)?;
+            let one = i * d..(i + 1) * d;
+            to.means.copy_from(text * d, &means, one.clone())?;
+            to.centroids.copy_from(text * d, &centroids, one)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the work; a text with a number that is not finite is an error that calls it what `name` says.
+    pub fn finish(self, name: impl Fn(usize) -> String) -> Result<TokenVectors> {
+        // A token that is not finite makes its text's mean so; means are few.
+        let means = self.vectors.means.read()?;
+        if let Some(at) = means.iter().position(|v| !v.is_finite()) {
+            return Err(Error::Invalid(format!(
+                "{} got token vectors that are not finite on {}: its activations overflow; try --device cpu",
+                name(at / self.vectors.d),
+                self.vectors.device().name()
+            )));
+        }
+        Ok(self.vectors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn averages_are_those_of_the_definition() {
+        // Text 0: (3, 4, 0...) and (0, 2, 0...); text 1: (0, 0, 5, 0...).
+        let cpu = Device::cpu();
+        let mut rows = [0f32; 24];
+        (rows[0], rows[1], rows[9], rows[18]) = (3.0, 4.0, 2.0, 5.0);
+        let vectors = TokenVectors::from_rows(&cpu, &rows, 8, vec![0, 2, 3]).unwrap();
+        let near = |got: &[f16], want: &[f32]| {
+            for (got, want) in got.iter().zip(want) {
+                assert!(
+                    (got.to_f32() - want).abs() <= 2f32.powi(-11),
+                    "{got} {want}"
+                );
+            }
+        };
+        near(&vectors.rows.read().unwrap()[..2], &[0.6, 0.8]);
+        near(&vectors.rows.read().unwrap()[8..10], &[0.0, 1.0]);
+        near(&vectors.centroids.read().unwrap()[..2], &[0.3, 0.9]);
+        // The mean of the rows as they are, (1.5, 3), has length 3.3541.
+        near(
+            &vectors.means.read().unwrap()[..2],
+            &[0.447_213_6, 0.894_427_2],
+        );
+        near(&vectors.means.read().unwrap()[8..11], &[0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn refuses_sizes_and_numbers_that_make_no_sense() {
+        let cpu = Device::cpu();
+        let short = TokenVectors::from_rows(&cpu, &[0.5; 16], 8, vec![0, 2, 3]);
+        assert!(short.err().unwrap().to_string().contains("3 x 8"));
+        let mut rows = [0.5f32; 24];
+        rows[17] = f32::NAN;
+        let nan = TokenVectors::from_rows(&cpu, &rows, 8, vec![0, 2, 3]);
+        assert!(nan.err().unwrap().to_string().starts_with("text 1 got"));
+    }
+}
