@@ -10,12 +10,49 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::retrieve::{DEPTH, Retrieval};
+use super::backbone::Backbone;
+use super::retrieve::{DEPTH, Retrieval, SecondStage};
 use crate::data::beir::Collection;
 use crate::data::write_atomically;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::metrics::ranking::{Evaluation, RankingMetrics};
+use crate::score::Verifier;
+use crate::score::verifier::{self, Penalty};
+
+/// The second stage as a user asks for it.
+#[derive(Clone, Debug)]
+pub struct SecondStageOptions {
+    /// Names, see [`verifier::by_name`]; none for no second stage.
+    pub verifiers: Vec<String>,
+    /// Tokens that a verifier sees of a text.
+    pub max_length: usize,
+    /// Constants of conditional penalties.
+    pub penalty: Penalty,
+}
+
+impl Default for SecondStageOptions {
+    fn default() -> Self {
+        SecondStageOptions {
+            verifiers: ["none", "f0", "f1", "f2"].map(String::from).to_vec(),
+            max_length: verifier::MAX_LENGTH,
+            penalty: Penalty::default(),
+        }
+    }
+}
+
+impl SecondStageOptions {
+    /// The verifiers themselves.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a name that no verifier has.
+    pub fn build(&self) -> Result<Vec<Box<dyn Verifier>>> {
+        let names = self.verifiers.iter();
+        names
+            .map(|name| verifier::by_name(name, self.penalty))
+            .collect()
+    }
+}
 
 /// What a retrieval run depends on, apart from the code.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +79,12 @@ pub struct RetrieveConfig {
     pub device: String,
     /// Results kept per query.
     pub depth: usize,
+    /// Second-stage scorers.
+    pub verifiers: Vec<String>,
+    /// Tokens that they see of a text.
+    pub verifier_max_length: usize,
+    /// Constants of conditional penalties: threshold and weight.
+    pub penalty: [f64; 2],
 }
 
 impl RetrieveConfig {
@@ -49,10 +92,9 @@ impl RetrieveConfig {
     pub fn new(
         encoder: &Encoder,
         collection: &Collection,
-        backbone: &str,
-        weights_sha256: &str,
+        backbone: &Backbone,
+        second: &SecondStageOptions,
     ) -> Self {
-        let pooling = encoder.pooling();
         RetrieveConfig {
             stage: "retrieve",
             version: env!("CARGO_PKG_VERSION"),
@@ -63,32 +105,37 @@ impl RetrieveConfig {
                 collection.queries.len(),
                 collection.qrels.n_judgements(),
             ],
-            backbone: backbone.into(),
-            weights_sha256: weights_sha256.into(),
-            pooling: format!(
-                "{:?}{}",
-                pooling.pooling,
-                if pooling.normalize {
-                    ", normalised"
-                } else {
-                    ""
-                }
-            )
-            .to_lowercase(),
+            backbone: backbone.name.clone(),
+            weights_sha256: backbone.sha256.clone(),
+            pooling: pooling_name(encoder),
             max_length: encoder.tokenizer().max_length(),
             device: encoder.device().name(),
             depth: DEPTH,
+            verifiers: second.verifiers.clone(),
+            verifier_max_length: second.max_length,
+            penalty: [second.penalty.threshold, second.penalty.weight],
         }
-    }
-
-    /// A short name of this very configuration, for the result folder.
-    pub fn id(&self) -> String {
-        let text = serde_json::to_string(self).expect("plain data");
-        hex(&Sha256::digest(text.as_bytes()))[..12].to_string()
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The published pooling in words.
+pub(super) fn pooling_name(encoder: &Encoder) -> String {
+    let pooling = encoder.pooling();
+    let normalised = if pooling.normalize {
+        ", normalised"
+    } else {
+        ""
+    };
+    format!("{:?}{normalised}", pooling.pooling).to_lowercase()
+}
+
+/// A short name of a configuration, for the result folder.
+pub(super) fn short_id(config: &impl Serialize) -> String {
+    let text = serde_json::to_string(config).expect("plain data");
+    hex(&Sha256::digest(text.as_bytes()))[..12].to_string()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, b| {
         let _ = write!(text, "{b:02x}");
         text
@@ -133,23 +180,50 @@ const SHOWN: [&str; 7] = [
 ];
 
 /// The result as a Markdown table, one row per evaluation.
-pub fn markdown(config: &RetrieveConfig, retrieval: &Retrieval, notes: &[String]) -> String {
+pub fn markdown(
+    config: &RetrieveConfig,
+    retrieval: &Retrieval,
+    second: &SecondStage,
+    notes: &[String],
+) -> String {
     let [documents, queries, judgements] = config.sizes;
     let mut text = format!(
         "# Retrieval on {}\n\n{documents} documents, {queries} queries, {judgements} judgements; {} ({}, at most {} tokens) on {}.\n\n",
         config.collection, config.backbone, config.pooling, config.max_length, config.device
     );
-    let _ = writeln!(text, "| ranking | {} |", SHOWN.join(" | "));
-    let _ = writeln!(text, "| --- |{}", " ---: |".repeat(SHOWN.len()));
-    let mut row = |name: &str, evaluation: &Evaluation| {
+    let _ = writeln!(text, "| ranking | {} | change |", SHOWN.join(" | "));
+    let _ = writeln!(text, "| --- |{}", " ---: |".repeat(SHOWN.len() + 1));
+    let mut row = |name: &str, evaluation: &Evaluation, before: Option<&Evaluation>| {
         let values: Vec<String> = SHOWN.iter().map(|m| shown(&evaluation.mean, m)).collect();
-        let _ = writeln!(text, "| {name} | {} |", values.join(" | "));
+        let change = before.map_or(String::new(), |before| {
+            format!(
+                "{:+.4}",
+                evaluation.mean.ndcg_at_10 - before.mean.ndcg_at_10
+            )
+        });
+        let _ = writeln!(text, "| {name} | {} | {change} |", values.join(" | "));
     };
-    row("cosine", &retrieval.evaluation);
-    if let Some(evaluation) = &retrieval.without_identical {
-        row(
-            "cosine, documents with the query's own id left out",
-            evaluation,
+    let first = &retrieval.evaluation;
+    row("cosine", first, None);
+    for found in &second.rerankings {
+        let name = format!("re-ranked by {}", found.verifier);
+        row(&name, &found.evaluation, Some(first));
+    }
+    let without = |name: &str| format!("{name}, documents with the query's own id left out");
+    if let Some(first) = &retrieval.without_identical {
+        row(&without("cosine"), first, None);
+        for found in &second.rerankings {
+            if let Some(evaluation) = &found.without_identical {
+                let name = without(&format!("re-ranked by {}", found.verifier));
+                row(&name, evaluation, Some(first));
+            }
+        }
+    }
+    if !second.rerankings.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nRe-ranking: the best {} by cosine, scored on at most {} tokens; change is that of ndcg@10; of equal scores the first stage's order stays.",
+            config.depth, config.verifier_max_length
         );
     }
     if !notes.is_empty() {
@@ -166,7 +240,7 @@ fn shown(metrics: &RankingMetrics, name: &str) -> String {
 }
 
 /// What is worth saying about a run beside its numbers.
-pub fn notes(collection: &Collection, retrieval: &Retrieval) -> Vec<String> {
+pub fn notes(collection: &Collection, retrieval: &Retrieval, second: &SecondStage) -> Vec<String> {
     let mut notes = collection.notes.lines();
     let mut note = |count: usize, what: &str| {
         if count > 0 {
@@ -185,13 +259,38 @@ pub fn notes(collection: &Collection, retrieval: &Retrieval) -> Vec<String> {
         retrieval.documents.empty,
         "empty documents, embedded as their special tokens alone",
     );
+    note(
+        second.documents.truncated,
+        "candidates cut at the verifiers' length limit",
+    );
+    note(
+        second.queries.truncated,
+        "queries cut at the verifiers' length limit",
+    );
     notes
 }
 
 /// The metrics of a run as JSON.
-pub fn metrics_json(retrieval: &Retrieval) -> Value {
+pub fn metrics_json(retrieval: &Retrieval, second: &SecondStage) -> Value {
     let evaluation = &retrieval.evaluation;
+    let reranked = second.rerankings.iter().map(|found| {
+        let named = evaluation.mean.named().zip(found.evaluation.mean.values());
+        let change: serde_json::Map<_, _> = named
+            .map(|((name, before), after)| (name.to_string(), json!(after - before)))
+            .collect();
+        json!({
+            "verifier": found.verifier,
+            "parameters": found.parameters,
+            "metrics": found.evaluation.mean,
+            "change": change,
+            "metrics_without_identical_ids": found.without_identical.as_ref().map(|e| &e.mean),
+        })
+    });
     json!({
+        "reranked": reranked.collect::<Vec<_>>(),
+        "candidates_scored": second.pairs,
+        "candidate_documents": second.documents.texts,
+        "candidate_documents_truncated": second.documents.truncated,
         "cosine": evaluation.mean,
         "cosine_without_identical_ids": retrieval.without_identical.as_ref().map(|e| &e.mean),
         "queries": evaluation.per_query.len(),
@@ -210,13 +309,14 @@ pub fn save(
     out: &Path,
     config: &RetrieveConfig,
     retrieval: &Retrieval,
+    second: &SecondStage,
     notes: &[String],
 ) -> Result<PathBuf> {
     let folder = out.join(format!(
         "{}-{}-{}",
         config.stage,
         config.collection,
-        config.id()
+        short_id(config)
     ));
     let json_file = |name: &str, value: &dyn Fn() -> serde_json::Result<String>| -> Result<()> {
         let text = value().map_err(|e| Error::Invalid(format!("{name}: {e}")))?;
@@ -224,24 +324,50 @@ pub fn save(
     };
     json_file("config.json", &|| serde_json::to_string_pretty(config))?;
     write_atomically(&folder.join("per_query.jsonl"), |file| {
-        for (query, metrics) in &retrieval.evaluation.per_query {
+        for (i, (query, metrics)) in retrieval.evaluation.per_query.iter().enumerate() {
             let top = retrieval.ranked.get(query);
-            let line = json!({ "query": query, "metrics": metrics, "ranked": top });
+            let reranked: serde_json::Map<_, _> = second
+                .rerankings
+                .iter()
+                .map(|found| {
+                    // The same queries, in the same order: both come from the same judgements.
+                    let (_, metrics) = &found.evaluation.per_query[i];
+                    let ranked = found.ranked.get(query);
+                    let value = json!({ "metrics": metrics, "ranked": ranked });
+                    (found.verifier.clone(), value)
+                })
+                .collect();
+            let line =
+                json!({ "query": query, "metrics": metrics, "ranked": top, "reranked": reranked });
             writeln!(file, "{line}")?;
         }
         Ok(())
     })?;
     write_atomically(&folder.join("report.md"), |file| {
-        file.write_all(markdown(config, retrieval, notes).as_bytes())
+        file.write_all(markdown(config, retrieval, second, notes).as_bytes())
     })?;
+    let verifiers: serde_json::Map<_, _> = second
+        .rerankings
+        .iter()
+        .map(|found| {
+            let ms = found.time.as_secs_f64() * 1e3;
+            let value = json!({
+                "score_s": found.time.as_secs_f64(),
+                "ms_per_100_candidates": ms * 100.0 / second.pairs.max(1) as f64,
+            });
+            (found.verifier.clone(), value)
+        })
+        .collect();
     let times = json!({
+        "token_vectors_s": second.time.as_secs_f64(),
+        "verifiers": verifiers,
         "encode_documents_s": retrieval.times.documents.as_secs_f64(),
         "encode_queries_s": retrieval.times.queries.as_secs_f64(),
         "search_s": retrieval.times.search.as_secs_f64(),
     });
     json_file("times.json", &|| serde_json::to_string_pretty(&times))?;
     json_file("metrics.json", &|| {
-        serde_json::to_string_pretty(&metrics_json(retrieval))
+        serde_json::to_string_pretty(&metrics_json(retrieval, second))
     })?;
     Ok(folder)
 }

@@ -1,14 +1,15 @@
-//! First-stage retrieval: encode a collection, search it exactly, evaluate.
+//! Retrieval in two stages: encode a collection, search it exactly, evaluate; re-rank the best, evaluate again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::progress::Reporter;
-use crate::data::beir::Collection;
+use crate::data::beir::{Collection, Query};
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::{Error, Result};
 use crate::metrics::ranking::{Evaluation, Run, evaluate};
-use crate::score::VectorIndex;
+use crate::ops::PairList;
+use crate::score::{Hit, TokenVectors, VectorIndex, Verifier};
 use crate::text::TextKind;
 
 /// Results kept per query: the deepest metric looks at 100.
@@ -17,9 +18,17 @@ pub const DEPTH: usize = 100;
 /// Queries encoded and searched at a time.
 const QUERIES: usize = 512;
 
+/// Pairs scored by one launch: few enough that progress shows.
+const PAIRS: usize = 1 << 16;
+
+/// Documents, best first, per query id.
+type Rankings = BTreeMap<String, Vec<Hit>>;
+
 /// What a retrieval run found.
 #[derive(Debug)]
 pub struct Retrieval {
+    /// Per query id, the best [`DEPTH`]` + 1` documents: what a second stage scores.
+    pub candidates: BTreeMap<String, Vec<Hit>>,
     /// Per query id, the best [`DEPTH`] documents with their cosines, best first.
     pub ranked: BTreeMap<String, Vec<(String, f32)>>,
     /// Metrics over those rankings.
@@ -72,11 +81,11 @@ pub fn retrieve(
         .map_err(|e| name_text(e, |i| format!("document {}", corpus[i].id)))?;
     times.documents = task.finish();
 
-    let mut ranked = BTreeMap::new();
+    let mut candidates = BTreeMap::new();
     let mut queries = EncodeStats::default();
     let mut task = reporter.task("queries", collection.queries.len());
     for chunk in collection.queries.chunks(QUERIES) {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let texts: Vec<&str> = chunk.iter().map(|q| q.text.as_str()).collect();
         let mut rows = Vec::with_capacity(chunk.len() * encoder.width());
         let stats = encoder
@@ -96,38 +105,20 @@ pub fn retrieve(
         queries.empty += stats.empty;
         times.queries += start.elapsed();
 
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         // One more than is kept, so that a document that is the query itself can be left out.
         let hits = index.search(&rows, (DEPTH + 1).min(corpus.len()), None)?;
         times.search += start.elapsed();
-        for (query, hits) in chunk.iter().zip(hits) {
-            let list = hits
-                .into_iter()
-                .map(|hit| (corpus[hit.row as usize].id.clone(), hit.score))
-                .collect();
-            ranked.insert(query.id.clone(), list);
-        }
-        task.at(ranked.len());
+        let ids = chunk.iter().map(|query| query.id.clone());
+        candidates.extend(ids.zip(hits));
+        task.at(candidates.len());
     }
     task.finish();
 
-    let evaluation = evaluate(&run(&ranked, |_, _| true), &collection.qrels)?;
-    let identical = ranked
-        .iter()
-        .any(|(query, list)| list.iter().any(|(id, _)| id == query));
-    let without_identical = if identical {
-        Some(evaluate(
-            &run(&ranked, |query, id| query != id),
-            &collection.qrels,
-        )?)
-    } else {
-        None
-    };
-    ranked
-        .values_mut()
-        .for_each(|list: &mut Vec<_>| list.truncate(DEPTH));
+    let (evaluation, without_identical) = evaluations(&candidates, collection)?;
     Ok(Retrieval {
-        ranked,
+        ranked: first(&candidates, collection),
+        candidates,
         evaluation,
         without_identical,
         documents,
@@ -137,15 +128,202 @@ pub fn retrieve(
     })
 }
 
-/// The first [`DEPTH`] ids of every ranking that `keep` admits.
-fn run(ranked: &BTreeMap<String, Vec<(String, f32)>>, keep: impl Fn(&str, &str) -> bool) -> Run {
-    ranked
+/// Rankings cut at [`DEPTH`], with the documents' ids.
+fn first(rankings: &Rankings, collection: &Collection) -> BTreeMap<String, Vec<(String, f32)>> {
+    let named = |hit: &Hit| (collection.corpus[hit.row as usize].id.clone(), hit.score);
+    rankings
         .iter()
-        .map(|(query, list)| {
-            let ids = list.iter().map(|(id, _)| id).filter(|id| keep(query, id));
-            (query.clone(), ids.take(DEPTH).cloned().collect())
+        .map(|(query, hits)| (query.clone(), hits.iter().take(DEPTH).map(named).collect()))
+        .collect()
+}
+
+/// The metrics of rankings, and those without the documents whose id is the query's own if there is any.
+fn evaluations(
+    rankings: &Rankings,
+    collection: &Collection,
+) -> Result<(Evaluation, Option<Evaluation>)> {
+    let id = |hit: &Hit| collection.corpus[hit.row as usize].id.as_str();
+    let all = evaluate(&run(rankings, id, |_, _| true), &collection.qrels)?;
+    let mut lists = rankings.iter();
+    let identical = lists.any(|(query, hits)| hits.iter().any(|hit| id(hit) == query));
+    let without = identical
+        .then(|| {
+            evaluate(
+                &run(rankings, id, |query, id| query != id),
+                &collection.qrels,
+            )
+        })
+        .transpose()?;
+    Ok((all, without))
+}
+
+/// The first [`DEPTH`] ids of every ranking that `keep` admits.
+fn run<'a>(
+    rankings: &Rankings,
+    id: impl Fn(&Hit) -> &'a str,
+    keep: impl Fn(&str, &str) -> bool,
+) -> Run {
+    rankings
+        .iter()
+        .map(|(query, hits)| {
+            let ids = hits.iter().map(&id).filter(|id| keep(query, id));
+            (query.clone(), ids.take(DEPTH).map(str::to_string).collect())
         })
         .collect()
+}
+
+/// What a second stage made of the first one's candidates.
+#[derive(Debug)]
+pub struct Reranking {
+    /// Name of the verifier.
+    pub verifier: String,
+    /// Its learned parameters.
+    pub parameters: usize,
+    /// Per query id, the best [`DEPTH`] documents with the verifier's scores, best first.
+    pub ranked: BTreeMap<String, Vec<(String, f32)>>,
+    /// Metrics over those rankings.
+    pub evaluation: Evaluation,
+    /// The same with documents left out whose id is the query's own; `None` if no ranking has one.
+    pub without_identical: Option<Evaluation>,
+    /// Time of scoring, token vectors being there.
+    pub time: Duration,
+}
+
+/// All second stages of a run, and what they had in common.
+#[derive(Debug, Default)]
+pub struct SecondStage {
+    /// One per verifier, in the order given.
+    pub rerankings: Vec<Reranking>,
+    /// Pairs of a query and a candidate that each verifier scored.
+    pub pairs: usize,
+    /// What the encoder did with the documents that are a candidate of any query.
+    pub documents: EncodeStats,
+    /// What it did with the queries.
+    pub queries: EncodeStats,
+    /// Time of making token vectors.
+    pub time: Duration,
+}
+
+/// Re-ranks the candidates of `first_stage` with each of `verifiers`, which see at most `max_length` tokens of a text.
+///
+/// Token vectors of a query and of a document are computed once, whatever the number of its pairs and of verifiers:
+/// those of the queries are held, those of the documents stream through in pieces, each scored against the queries
+/// that have its texts as candidates. Candidates with equal scores keep the first stage's order.
+///
+/// # Errors
+/// What encoder, verifiers and metrics report; a document that cannot be encoded is named.
+pub fn rerank(
+    encoder: &Encoder,
+    collection: &Collection,
+    first_stage: &Retrieval,
+    verifiers: &[Box<dyn Verifier>],
+    max_length: usize,
+    reporter: &Reporter,
+) -> Result<SecondStage> {
+    let corpus = &collection.corpus;
+    let (lists, asked): (Vec<&Vec<Hit>>, Vec<&Query>) = collection
+        .queries
+        .iter()
+        .filter_map(|query| Some((first_stage.candidates.get(&query.id)?, query)))
+        .unzip();
+    // The pairs by document: (query, place among its candidates).
+    let mut wanted: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
+    for (q, list) in lists.iter().enumerate() {
+        for (place, hit) in list.iter().enumerate() {
+            wanted.entry(hit.row).or_default().push((q, place));
+        }
+    }
+    let (rows, wanted): (Vec<u32>, Vec<_>) = wanted.into_iter().unzip();
+
+    let start = Instant::now();
+    let mut scoring = vec![Duration::ZERO; verifiers.len()];
+    let mut query_pieces: Vec<(usize, TokenVectors)> = Vec::new();
+    let texts: Vec<&str> = asked.iter().map(|query| query.text.as_str()).collect();
+    let keep = |first, vectors| {
+        query_pieces.push((first, vectors));
+        Ok(())
+    };
+    let queries = encoder
+        .encode_tokens(&texts, TextKind::Query, Some(max_length), keep, |_, _| {})
+        .map_err(|e| name_text(e, |i| format!("query {}", asked[i].id)))?;
+
+    let mut scores: Vec<Vec<Vec<f32>>> = verifiers
+        .iter()
+        .map(|_| lists.iter().map(|list| vec![0.0; list.len()]).collect())
+        .collect();
+    let texts: Vec<_> = rows
+        .iter()
+        .map(|&row| corpus[row as usize].text_for_encoder())
+        .collect();
+    let mut task = reporter.task("candidates", texts.len());
+    let documents = encoder
+        .encode_tokens(
+            &texts,
+            TextKind::Document,
+            Some(max_length),
+            |first, vectors| {
+                for (first_query, piece) in &query_pieces {
+                    let these = *first_query..*first_query + piece.len();
+                    let (places, pairs): (Vec<(usize, usize)>, Vec<[u32; 2]>) = (0..vectors.len())
+                        .flat_map(|c| wanted[first + c].iter().map(move |&at| (at, c)))
+                        .filter(|((q, _), _)| these.contains(q))
+                        .map(|((q, place), c)| ((q, place), [(q - first_query) as u32, c as u32]))
+                        .unzip();
+                    for part in (0..pairs.len()).step_by(PAIRS) {
+                        let part = part..(part + PAIRS).min(pairs.len());
+                        let list = PairList::new(encoder.device(), pairs[part.clone()].to_vec())?;
+                        for (v, verifier) in verifiers.iter().enumerate() {
+                            let start = Instant::now();
+                            let found = verifier.score(piece, &vectors, &list)?;
+                            scoring[v] += start.elapsed();
+                            for (&(q, place), score) in places[part.clone()].iter().zip(found) {
+                                scores[v][q][place] = score;
+                            }
+                        }
+                    }
+                }
+                Ok(())
+            },
+            |done, _| task.at(done),
+        )
+        .map_err(|e| name_text(e, |i| format!("document {}", corpus[rows[i] as usize].id)))?;
+    task.finish();
+    let time = start.elapsed() - scoring.iter().sum();
+
+    let mut rerankings = Vec::new();
+    for ((verifier, scores), time) in verifiers.iter().zip(scores).zip(scoring) {
+        let rankings: Rankings = asked
+            .iter()
+            .zip(lists.iter().zip(scores))
+            .map(|(query, (list, scores))| (query.id.clone(), reordered(list, &scores)))
+            .collect();
+        let (evaluation, without_identical) = evaluations(&rankings, collection)?;
+        rerankings.push(Reranking {
+            verifier: verifier.name(),
+            parameters: verifier.parameters(),
+            ranked: first(&rankings, collection),
+            evaluation,
+            without_identical,
+            time,
+        });
+    }
+    Ok(SecondStage {
+        rerankings,
+        pairs: lists.iter().map(|list| list.len()).sum(),
+        documents,
+        queries,
+        time,
+    })
+}
+
+/// The candidates with their new scores, best first; equal ones stay in order.
+fn reordered(candidates: &[Hit], scores: &[f32]) -> Vec<Hit> {
+    let with_scores = candidates.iter().zip(scores);
+    let mut hits: Vec<Hit> = with_scores
+        .map(|(hit, &score)| Hit { score, ..*hit })
+        .collect();
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score));
+    hits
 }
 
 /// The encoder counts texts; whoever reads the message knows ids.
@@ -230,9 +408,21 @@ mod tests {
 
     #[test]
     fn identical_ids_can_be_left_out() {
-        let list = vec![("q".to_string(), 1.0), ("d".to_string(), 0.5)];
-        let ranked: BTreeMap<_, _> = [("q".to_string(), list)].into();
-        assert_eq!(run(&ranked, |_, _| true)["q"], ["q", "d"]);
-        assert_eq!(run(&ranked, |q, d| q != d)["q"], ["d"]);
+        let hits = [0, 1].map(|row| Hit { row, score: 1.0 }).to_vec();
+        let rankings: Rankings = [("q".to_string(), hits)].into();
+        let id = |hit: &Hit| ["q", "d"][hit.row as usize];
+        assert_eq!(run(&rankings, id, |_, _| true)["q"], ["q", "d"]);
+        assert_eq!(run(&rankings, id, |q, d| q != d)["q"], ["d"]);
+    }
+
+    #[test]
+    fn equal_scores_keep_the_order_of_the_first_stage() {
+        let candidates: Vec<Hit> = [7, 3, 9, 1].map(|row| Hit { row, score: 0.5 }).to_vec();
+        let order = |scores: [f32; 4]| {
+            let hits = reordered(&candidates, &scores);
+            hits.iter().map(|hit| hit.row).collect::<Vec<_>>()
+        };
+        assert_eq!(order([0.2; 4]), [7, 3, 9, 1]);
+        assert_eq!(order([0.1, 0.9, 0.1, 0.9]), [3, 1, 7, 9]);
     }
 }

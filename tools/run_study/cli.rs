@@ -13,11 +13,12 @@ use nearmiss::data::generated;
 use nearmiss::device::{DeviceChoice, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::score::VectorIndex;
+use nearmiss::score::verifier::{self, Penalty};
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
 use nearmiss::study::profile;
 use nearmiss::study::progress::Reporter;
-use nearmiss::study::report::{self, RetrieveConfig};
-use nearmiss::study::retrieve::{retrieve, subset};
+use nearmiss::study::report::{self, RetrieveConfig, SecondStageOptions};
+use nearmiss::study::retrieve::{SecondStage, rerank, retrieve, subset};
 use nearmiss::text::TextKind;
 use nearmiss::{Device, Error, Result, ops, template};
 
@@ -36,16 +37,20 @@ struct Cli {
     common: Common,
     #[command(flatten)]
     data: Data,
+    #[command(flatten)]
+    second: Second,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Encode a collection, search it exactly, evaluate the rankings.
+    /// Encode a collection, search it exactly, re-rank the best, evaluate the rankings.
     Retrieve {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         data: Data,
+        #[command(flatten)]
+        second: Second,
     },
     /// Write the embeddings of texts, one per line of a file, or of a collection's documents.
     Encode {
@@ -139,6 +144,54 @@ struct Data {
     preset: Preset,
 }
 
+#[derive(Args, Clone)]
+struct Second {
+    /// Second-stage scorers: none, f0, f1, f2, or BASE-VERIFIER (as f1-f2) for the conditional penalty; `off` for no
+    /// second stage.
+    #[arg(long, value_delimiter = ',', default_values_t = SecondStageOptions::default().verifiers)]
+    verifiers: Vec<String>,
+    /// Tokens that a verifier sees of a text.
+    #[arg(long, value_name = "TOKENS", default_value_t = verifier::MAX_LENGTH)]
+    verifier_length: usize,
+    /// Base score at which half of the conditional penalty applies.
+    #[arg(long, value_name = "TAU", default_value_t = Penalty::default().threshold)]
+    penalty_threshold: f64,
+    /// Weight of the conditional penalty.
+    #[arg(long, value_name = "BETA", default_value_t = Penalty::default().weight)]
+    penalty_weight: f64,
+}
+
+impl Second {
+    fn options(&self) -> Result<SecondStageOptions> {
+        let penalty = Penalty {
+            threshold: self.penalty_threshold,
+            weight: self.penalty_weight,
+        };
+        if !penalty.threshold.is_finite() || !(0.0..f64::INFINITY).contains(&penalty.weight) {
+            return Err(Error::Usage(format!(
+                "--penalty-threshold {} and --penalty-weight {}: give numbers, the weight 0 or more",
+                penalty.threshold, penalty.weight
+            )));
+        }
+        let verifiers = match &self.verifiers[..] {
+            [off] if off == "off" => Vec::new(),
+            names => names.to_vec(),
+        };
+        if let Some(twice) = (1..verifiers.len()).find(|&i| verifiers[..i].contains(&verifiers[i]))
+        {
+            return Err(Error::Usage(format!(
+                "--verifiers names {} twice; name it once",
+                verifiers[twice]
+            )));
+        }
+        Ok(SecondStageOptions {
+            verifiers,
+            max_length: self.verifier_length,
+            penalty,
+        })
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Preset {
     Smoke,
@@ -173,8 +226,12 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
-        None => run_retrieve(&cli.common, &cli.data),
-        Some(Command::Retrieve { common, data }) => run_retrieve(&common, &data),
+        None => run_retrieve(&cli.common, &cli.data, &cli.second),
+        Some(Command::Retrieve {
+            common,
+            data,
+            second,
+        }) => run_retrieve(&common, &data, &second),
         Some(Command::Encode {
             common,
             texts,
@@ -342,21 +399,22 @@ fn collection(data: &Data, seed: u64) -> Result<Collection> {
     }
 }
 
-fn run_retrieve(common: &Common, data: &Data) -> Result<()> {
+fn run_retrieve(common: &Common, data: &Data, second: &Second) -> Result<()> {
+    let options = second.options()?;
+    let verifiers = options.build()?;
     let collection = collection(data, common.seed)?;
     let session = Session::open(common)?;
     let (reporter, encoder) = (&session.reporter, &session.encoder);
-    // A folder that cannot be written is better known before an hour of work than after.
-    std::fs::create_dir_all(&common.out).map_err(|e| Error::io("create folder", &common.out, e))?;
-    tempfile::tempfile_in(&common.out).map_err(|e| Error::io("write to", &common.out, e))?;
-    let config = RetrieveConfig::new(
-        encoder,
-        &collection,
-        &session.backbone.name,
-        &session.backbone.sha256,
-    );
+    check_writable(&common.out)?;
+    let config = RetrieveConfig::new(encoder, &collection, &session.backbone, &options);
     let found = retrieve(encoder, &collection, reporter)?;
-    let notes = report::notes(&collection, &found);
+    let limit = options.max_length.min(encoder.tokenizer().max_length());
+    let second = if verifiers.is_empty() {
+        SecondStage::default()
+    } else {
+        rerank(encoder, &collection, &found, &verifiers, limit, reporter)?
+    };
+    let notes = report::notes(&collection, &found, &second);
     let times = found.times;
     let rate =
         |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
@@ -377,14 +435,31 @@ fn run_retrieve(common: &Common, data: &Data) -> Result<()> {
         rate(found.queries.tokens, times.queries),
         times.search.as_secs_f64()
     ));
-    if common.json {
-        print(&format!("{:#}\n", report::metrics_json(&found)))?;
-    } else {
-        print(&report::markdown(&config, &found, &notes))?;
+    for reranking in &second.rerankings {
+        let ms = reranking.time.as_secs_f64() * 1e3;
+        reporter.log(&format!(
+            "{}: {} pairs in {:.2} s ({:.2} ms per 100 candidates)",
+            reranking.verifier,
+            second.pairs,
+            ms / 1e3,
+            ms * 100.0 / second.pairs.max(1) as f64
+        ));
     }
-    let folder = report::save(&common.out, &config, &found, &notes)?;
+    if common.json {
+        print(&format!("{:#}\n", report::metrics_json(&found, &second)))?;
+    } else {
+        print(&report::markdown(&config, &found, &second, &notes))?;
+    }
+    let folder = report::save(&common.out, &config, &found, &second, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
     session.close(common)
+}
+
+/// A folder that cannot be written is better known before an hour of work than after.
+fn check_writable(out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out).map_err(|e| Error::io("create folder", out, e))?;
+    tempfile::tempfile_in(out).map_err(|e| Error::io("write to", out, e))?;
+    Ok(())
 }
 
 fn run_encode(
