@@ -1,9 +1,14 @@
 //! Texts and judgements as they come from files. Nothing here knows a device.
 //!
-//! [`beir`] reads and writes retrieval test collections in the BEIR folder layout; [`generated`] is the built-in set.
+//! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses,
+//! paraphrases and triplets; [`generated`] is the built-in collection.
 
 pub mod beir;
+mod category;
 pub mod generated;
+pub mod pairs;
+
+pub use category::Category;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
