@@ -15,6 +15,7 @@ use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::score::VectorIndex;
 use nearmiss::score::verifier::{self, Penalty};
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
+use nearmiss::study::explain::explain;
 use nearmiss::study::profile;
 use nearmiss::study::progress::Reporter;
 use nearmiss::study::report::{self, RetrieveConfig, SecondStageOptions};
@@ -51,6 +52,20 @@ enum Command {
         data: Data,
         #[command(flatten)]
         second: Second,
+    },
+    /// Compare two sentences token by token: every score, and the similarity map in the terminal and as an SVG picture.
+    Explain {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        second: Second,
+        /// The sentence whose tokens look for an answer.
+        first: String,
+        /// The sentence whose tokens answer.
+        second_text: String,
+        /// Where the picture goes; default: explain.svg in the folder for results.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
     },
     /// Write the embeddings of texts, one per line of a file, or of a collection's documents.
     Encode {
@@ -232,6 +247,13 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
             data,
             second,
         }) => run_retrieve(&common, &data, &second),
+        Some(Command::Explain {
+            common,
+            second,
+            first,
+            second_text,
+            svg,
+        }) => run_explain(&common, &second, [&first, &second_text], svg),
         Some(Command::Encode {
             common,
             texts,
@@ -452,6 +474,37 @@ fn run_retrieve(common: &Common, data: &Data, second: &Second) -> Result<()> {
     }
     let folder = report::save(&common.out, &config, &found, &second, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
+    session.close(common)
+}
+
+fn run_explain(
+    common: &Common,
+    second: &Second,
+    texts: [&str; 2],
+    svg: Option<PathBuf>,
+) -> Result<()> {
+    let options = second.options()?;
+    let verifiers = options.build()?;
+    let session = Session::open(common)?;
+    let found = explain(&session.encoder, texts, &verifiers, options.max_length)?;
+    let path = svg.unwrap_or_else(|| common.out.join("explain.svg"));
+    found.save(&path)?;
+    if common.json {
+        let json = serde_json::to_string_pretty(&found)
+            .map_err(|e| Error::Invalid(format!("the map as JSON: {e}")))?;
+        print(&format!("{json}\n"))?;
+    } else {
+        let stdout = console::Term::stdout();
+        let width = if stdout.is_term() {
+            usize::from(stdout.size().1)
+        } else {
+            120
+        };
+        print(&found.text(width, console::colors_enabled()))?;
+    }
+    session
+        .reporter
+        .log(&format!("picture: {}", path.display()));
     session.close(common)
 }
 
