@@ -34,6 +34,7 @@ pub mod encoder;
 pub mod error;
 pub mod metrics;
 pub mod ops;
+mod random;
 pub mod score;
 pub mod study;
 pub mod template;

@@ -35,15 +35,14 @@
 //! ```
 
 mod grammar;
-mod random;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use self::grammar::{Domain, Frame, Piece, Slot, State, Template};
-use self::random::Stream;
 use super::beir::{Collection, CollectionNotes, Document, Query};
 use crate::error::{Error, Result};
 use crate::metrics::ranking::Qrels;
+use crate::random::Stream;
 
 /// The domains' names, in the order in which they take turns.
 pub const DOMAINS: [&str; 6] = [

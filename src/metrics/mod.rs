@@ -1,6 +1,8 @@
-//! Numbers that judge rankings and scores. Nothing here knows a device.
+//! Measures of rankings, of separation and of geometry. Nothing here knows a device or a file.
 //!
-//! [`ranking`] compares a ranked list with relevance judgements: nDCG, MRR, accuracy, precision, recall and average
-//! precision at a cut-off.
+//! [`ranking`] evaluates retrieval; `near_miss` says how well scores tell near-misses from paraphrases, with
+//! `edits` relating that to the size of the edit; `geometry` looks at the embeddings themselves; [`statistics`] is
+//! what they share.
 
 pub mod ranking;
+pub mod statistics;

@@ -149,7 +149,7 @@ impl HeatMap {
     fn score_line(&self) -> String {
         let scores = self.scores.iter();
         let shown: Vec<String> = scores.map(|(name, v)| format!("{name} {v:.4}")).collect();
-        shown.join("   ")
+        shown.join(" \u{b7} ")
     }
 }
 

@@ -1,4 +1,4 @@
-//! SplitMix64 streams.
+//! Random numbers that depend on a name and a position alone: SplitMix64 streams (Steele, Lea and Flood, 2014).
 
 /// The increment of SplitMix64: 2^64 divided by the golden ratio, rounded to an odd number.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -11,14 +11,14 @@ fn mix(mut z: u64) -> u64 {
 }
 
 /// Random numbers with a position: number `i` is `mix(key + i * GOLDEN)`, counted from 1.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     key: u64,
     drawn: u64,
 }
 
 impl Stream {
     /// The stream of `seed` that belongs to a purpose and a number; different purposes give unrelated streams.
-    pub(super) fn new(seed: u64, purpose: &[&str], number: u64) -> Self {
+    pub(crate) fn new(seed: u64, purpose: &[&str], number: u64) -> Self {
         let mut key = mix(seed.wrapping_add(GOLDEN));
         for word in purpose {
             for byte in word.bytes() {
@@ -34,18 +34,18 @@ impl Stream {
     }
 
     /// The next 64 bits.
-    pub(super) fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.drawn += 1;
         mix(self.key.wrapping_add(self.drawn.wrapping_mul(GOLDEN)))
     }
 
     /// A number below `n` (0 if `n` is 0): the high half of a 128-bit product, whose bias is at most `n / 2^64`.
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
     /// Fisher and Yates' shuffle.
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
         }
