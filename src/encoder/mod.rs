@@ -188,7 +188,8 @@ impl Encoder {
     }
 
     /// Encodes `texts` in order into token vectors, cut at `max_length` tokens if that is below the encoder's own
-    /// limit. `sink` gets them in pieces: the number of the first text, and up to 2,048 texts or 256 MiB from there on.
+    /// limit. `sink` gets them in pieces: the number of the first text, up to 2,048 texts or 256 MiB from there on, and
+    /// the embeddings `[n, d]` of these texts, cut like their tokens.
     ///
     /// Special tokens and punctuation are tokens like others. Memory: one piece and one batch's activations.
     ///
@@ -199,7 +200,7 @@ impl Encoder {
         texts: &[S],
         kind: TextKind,
         max_length: Option<usize>,
-        mut sink: impl FnMut(usize, TokenVectors) -> Result<()>,
+        mut sink: impl FnMut(usize, TokenVectors, &[f32]) -> Result<()>,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<EncodeStats> {
         let d = self.width();
@@ -211,11 +212,17 @@ impl Encoder {
         for (first, window) in (0..).step_by(window).zip(texts.chunks(window)) {
             let tokens = job.tokenize(&tokenizer, window, kind)?;
             let mut builder = TokenVectorsBuilder::new(&self.device, d, &tokens.lengths())?;
+            let mut rows = vec![0f32; window.len() * d];
             job.run(&tokens, &mut progress, |batch, which| {
                 let (h, packing) = self.token_vectors(batch, None)?;
+                let pooled = self.pool(&h, &packing)?.read()?;
+                for (row, &text) in pooled.chunks_exact(d).zip(which) {
+                    rows[text * d..][..d].copy_from_slice(row);
+                }
                 builder.place(&h, &packing, which)
             })?;
-            sink(first, builder.finish(|i| format!("text {}", first + i))?)?;
+            let vectors = builder.finish(|i| format!("text {}", first + i))?;
+            sink(first, vectors, &rows)?;
         }
         Ok(job.stats)
     }
@@ -277,17 +284,7 @@ impl Encoder {
         let input = [&batch.ids[..], &batch.positions, &batch.offsets];
         let work = |inputs: &Inputs| {
             let h = self.forward(inputs, None)?;
-            let mut out = self
-                .device
-                .alloc::<f32>(inputs.packing.texts() * self.width())?;
-            pool(
-                &h,
-                &inputs.packing,
-                self.pooling.pooling,
-                self.pooling.normalize,
-                &mut out,
-            )?;
-            Ok(out)
+            self.pool(&h, &inputs.packing)
         };
         let replayed = self
             .graphs
@@ -298,6 +295,14 @@ impl Encoder {
             Some(rows) => Ok(rows),
             None => work(&self.upload(input)?)?.read(),
         }
+    }
+
+    /// The published pooling of token vectors.
+    fn pool(&self, h: &Buffer<f32>, packing: &Packing) -> Result<Buffer<f32>> {
+        let mut out = self.device.alloc::<f32>(packing.texts() * self.width())?;
+        let PoolingConfig { pooling, normalize } = self.pooling;
+        pool(h, packing, pooling, normalize, &mut out)?;
+        Ok(out)
     }
 
     fn upload(&self, [ids, positions, offsets]: [&[u32]; 3]) -> Result<Inputs> {

@@ -172,11 +172,7 @@ impl TokenIndex {
     ) -> Result<Vec<f32>> {
         let mut of_piece: Vec<Vec<usize>> = vec![Vec::new(); self.pieces.len()];
         for (i, &[_, c]) in pairs.iter().enumerate() {
-            if c as usize >= self.len() {
-                let expected = format!("texts below {}", self.len());
-                return Err(Error::shape("token index", "pairs", expected, c));
-            }
-            of_piece[self.starts.partition_point(|&s| s <= c as usize) - 1].push(i);
+            of_piece[self.piece_of(c)?].push(i);
         }
         let mut scores = vec![0.0; pairs.len()];
         for ((piece, &start), which) in self.pieces.iter().zip(&self.starts).zip(of_piece) {
@@ -193,6 +189,37 @@ impl TokenIndex {
             }
         }
         Ok(scores)
+    }
+
+    /// The scores that `verifier` gives to `pairs` of texts of the index, the first of each being the query.
+    ///
+    /// # Errors
+    /// As [`TokenIndex::score`].
+    pub fn score_within(&self, verifier: &dyn Verifier, pairs: &[[u32; 2]]) -> Result<Vec<f32>> {
+        let mut of_piece: Vec<Vec<usize>> = vec![Vec::new(); self.pieces.len()];
+        for (i, &[q, _]) in pairs.iter().enumerate() {
+            of_piece[self.piece_of(q)?].push(i);
+        }
+        let mut scores = vec![0.0; pairs.len()];
+        for ((queries, &start), which) in self.pieces.iter().zip(&self.starts).zip(of_piece) {
+            let local: Vec<[u32; 2]> = which
+                .iter()
+                .map(|&i| [pairs[i][0] - start as u32, pairs[i][1]])
+                .collect();
+            for (&i, score) in which.iter().zip(self.score(verifier, queries, &local)?) {
+                scores[i] = score;
+            }
+        }
+        Ok(scores)
+    }
+
+    /// The piece that holds a text.
+    fn piece_of(&self, text: u32) -> Result<usize> {
+        if text as usize >= self.len() {
+            let expected = format!("texts below {}", self.len());
+            return Err(Error::shape("token index", "pairs", expected, text));
+        }
+        Ok(self.starts.partition_point(|&s| s <= text as usize) - 1)
     }
 
     /// Writes the index to `path` (a safetensors file) by way of a temporary file beside it, so that an interrupted

@@ -31,7 +31,7 @@ pub fn explain(
     let device = encoder.device();
     let mut vectors = None;
     let limit = Some(max_length);
-    let keep = |_, both| {
+    let keep = |_, both, _: &[f32]| {
         vectors = Some(both);
         Ok(())
     };

@@ -10,6 +10,7 @@
 pub mod backbone;
 pub mod explain;
 pub mod heat_map;
+pub mod near_miss;
 pub mod profile;
 pub mod progress;
 pub mod report;

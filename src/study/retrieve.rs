@@ -239,7 +239,7 @@ pub fn rerank(
     let mut scoring = vec![Duration::ZERO; verifiers.len()];
     let mut query_pieces: Vec<(usize, TokenVectors)> = Vec::new();
     let texts: Vec<&str> = asked.iter().map(|query| query.text.as_str()).collect();
-    let keep = |first, vectors| {
+    let keep = |first, vectors, _: &[f32]| {
         query_pieces.push((first, vectors));
         Ok(())
     };
@@ -261,7 +261,7 @@ pub fn rerank(
             &texts,
             TextKind::Document,
             Some(max_length),
-            |first, vectors| {
+            |first, vectors, _| {
                 for (first_query, piece) in &query_pieces {
                     let these = *first_query..*first_query + piece.len();
                     let (places, pairs): (Vec<(usize, usize)>, Vec<[u32; 2]>) = (0..vectors.len())

@@ -10,12 +10,20 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nearmiss::data::beir::Collection;
 use nearmiss::data::generated;
+use nearmiss::data::pairs::{Filter, read_triplets};
 use nearmiss::device::{DeviceChoice, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::metrics::near_miss;
+use nearmiss::metrics::statistics::Bootstrap;
 use nearmiss::score::VectorIndex;
 use nearmiss::score::verifier::{self, Penalty};
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
 use nearmiss::study::explain::explain;
+use nearmiss::study::near_miss::{
+    Examples, NearMissConfig, compare_triplets, counts, markdown as near_miss_markdown,
+    metrics_json as near_miss_json, near_miss as near_miss_study, notes as near_miss_notes,
+    save as save_near_miss,
+};
 use nearmiss::study::profile;
 use nearmiss::study::progress::Reporter;
 use nearmiss::study::report::{self, RetrieveConfig, SecondStageOptions};
@@ -52,6 +60,15 @@ enum Command {
         data: Data,
         #[command(flatten)]
         second: Second,
+    },
+    /// Score near-misses and paraphrases by every scorer, and say how well each tells them apart.
+    NearMiss {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        second: Second,
+        #[command(flatten)]
+        pairs: Pairs,
     },
     /// Compare two sentences token by token: every score, and the similarity map in the terminal and as an SVG picture.
     Explain {
@@ -160,6 +177,37 @@ struct Data {
 }
 
 #[derive(Args, Clone)]
+struct Pairs {
+    /// Near-misses: CSV with columns sentence1, sentence2, category and, if there is one, source (.gz too).
+    #[arg(long, value_name = "FILE")]
+    pairs: PathBuf,
+    /// Sentences of equal meaning: CSV with columns sentence1, sentence2 and, if there is one, source.
+    #[arg(long, value_name = "FILE")]
+    paraphrases: Option<PathBuf>,
+    /// Pairs of the training domain to set beside: CSV with columns anchor, positive, negative.
+    #[arg(long, value_name = "FILE")]
+    triplets: Option<PathBuf>,
+    /// How many of the triplets, drawn at random.
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    triplet_sample: usize,
+    /// corrected, or paper: leaves out near-misses of 20 characters or fewer, as the paper's code does.
+    #[arg(long, value_enum, default_value_t = Mode::Corrected)]
+    mode: Mode,
+    /// Fewest near-misses and accepts that a rate may rest on.
+    #[arg(long, value_name = "N", default_value_t = near_miss::Options::default().minimum)]
+    minimum: usize,
+    /// Bootstrap samples for intervals.
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    resamples: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    Corrected,
+    Paper,
+}
+
+#[derive(Args, Clone)]
 struct Second {
     /// Second-stage scorers: none, f0, f1, f2, or BASE-VERIFIER (as f1-f2) for the conditional penalty; `off` for no
     /// second stage.
@@ -247,6 +295,11 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
             data,
             second,
         }) => run_retrieve(&common, &data, &second),
+        Some(Command::NearMiss {
+            common,
+            second,
+            pairs,
+        }) => run_near_miss(&common, &second, &pairs),
         Some(Command::Explain {
             common,
             second,
@@ -473,6 +526,83 @@ fn run_retrieve(common: &Common, data: &Data, second: &Second) -> Result<()> {
         print(&report::markdown(&config, &found, &second, &notes))?;
     }
     let folder = report::save(&common.out, &config, &found, &second, &notes)?;
+    reporter.log(&format!("saved: {}", folder.display()));
+    session.close(common)
+}
+
+fn run_near_miss(common: &Common, second: &Second, pairs: &Pairs) -> Result<()> {
+    let second = second.options()?;
+    let verifiers = second.build()?;
+    if pairs.resamples == 0 {
+        return Err(Error::Usage("--resamples 0: give at least one".into()));
+    }
+    let options = near_miss::Options {
+        minimum: pairs.minimum,
+        bootstrap: Bootstrap {
+            resamples: pairs.resamples,
+            seed: common.seed,
+        },
+        ..near_miss::Options::default()
+    };
+    let filter = match pairs.mode {
+        Mode::Corrected => Filter::Corrected,
+        Mode::Paper => Filter::Paper,
+    };
+    // Files are read before weights are fetched: a mistake in them shows at once.
+    let examples = Examples::from_files(
+        &pairs.pairs,
+        pairs.paraphrases.as_deref(),
+        filter,
+        common.seed,
+    )?;
+    let triplets = pairs.triplets.as_deref().map(read_triplets).transpose()?;
+    let session = Session::open(common)?;
+    let (reporter, encoder) = (&session.reporter, &session.encoder);
+    check_writable(&common.out)?;
+    reporter.log(&format!("{}: {}", examples.name, counts(&examples.items)));
+    let config = NearMissConfig::new(encoder, &examples, &session.backbone, &second, &options);
+    let mut study = near_miss_study(
+        encoder,
+        &examples,
+        &verifiers,
+        second.max_length,
+        &options,
+        reporter,
+    )?;
+    let mut notes = near_miss_notes(&examples, &study);
+    if let Some((triplets, triplet_notes)) = triplets {
+        let near_misses = study.scorers[0].evaluation.all.near_misses.mean;
+        let sample = pairs.triplet_sample;
+        study.comparison = Some(compare_triplets(
+            encoder,
+            &triplets,
+            sample,
+            common.seed,
+            near_misses,
+            reporter,
+        )?);
+        notes.extend(triplet_notes.lines("triplets"));
+    }
+    let seconds = study.encoding.as_secs_f64();
+    reporter.log(&format!(
+        "{} texts, {} tokens in {seconds:.1} s ({:.0} tokens/s)",
+        study.texts.texts,
+        study.texts.tokens,
+        study.texts.tokens as f64 / seconds.max(1e-9)
+    ));
+    for (name, time) in config.verifiers.iter().zip(&study.scoring) {
+        reporter.log(&format!(
+            "{name}: {} pairs in {:.2} s",
+            examples.items.len(),
+            time.as_secs_f64()
+        ));
+    }
+    if common.json {
+        print(&format!("{:#}\n", near_miss_json(&study)))?;
+    } else {
+        print(&near_miss_markdown(&config, &study, &notes))?;
+    }
+    let folder = save_near_miss(&common.out, &config, &examples, &study, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
     session.close(common)
 }

@@ -1,0 +1,605 @@
+//! What a near-miss run leaves behind: `config.json`, `metrics.json`, `report.md`, `pairs.jsonl`, `times.json`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Example, Examples, NearMissStudy, ScorerReport};
+use crate::data::write_atomically;
+use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+use crate::metrics::near_miss::{
+    ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, Options,
+};
+use crate::study::backbone::Backbone;
+use crate::study::report::{SecondStageOptions, hex, pooling_name, short_id};
+
+/// What a near-miss run depends on, apart from the code.
+#[derive(Clone, Debug, Serialize)]
+pub struct NearMissConfig {
+    /// Which stage.
+    pub stage: &'static str,
+    /// Version of this crate.
+    pub version: &'static str,
+    /// Name of the set.
+    pub set: String,
+    /// SHA-256 over the pairs.
+    pub set_sha256: String,
+    /// Number of pairs of all kinds.
+    pub pairs: usize,
+    /// Short name of the backbone.
+    pub backbone: String,
+    /// SHA-256 of its weights.
+    pub weights_sha256: String,
+    /// `mean` or `first`, normalised or not.
+    pub pooling: String,
+    /// Length limit in tokens.
+    pub max_length: usize,
+    /// Device kind and hardware.
+    pub device: String,
+    /// Scorers beside the encoder's own.
+    pub verifiers: Vec<String>,
+    /// Tokens that they see of a text.
+    pub verifier_max_length: usize,
+    /// Constants of conditional penalties: threshold and weight.
+    pub penalty: [f64; 2],
+    /// Fewest pairs that a rate may rest on.
+    pub minimum: usize,
+    /// Bootstrap samples and their seed.
+    pub bootstrap: [u64; 2],
+}
+
+impl NearMissConfig {
+    /// The configuration of a run that is about to start.
+    pub fn new(
+        encoder: &Encoder,
+        examples: &Examples,
+        backbone: &Backbone,
+        second: &SecondStageOptions,
+        options: &Options,
+    ) -> Self {
+        NearMissConfig {
+            stage: "near-miss",
+            version: env!("CARGO_PKG_VERSION"),
+            set: examples.name.clone(),
+            set_sha256: digest(&examples.items),
+            pairs: examples.items.len(),
+            backbone: backbone.name.clone(),
+            weights_sha256: backbone.sha256.clone(),
+            pooling: pooling_name(encoder),
+            max_length: encoder.tokenizer().max_length(),
+            device: encoder.device().name(),
+            verifiers: second.verifiers.clone(),
+            verifier_max_length: second.max_length,
+            penalty: [second.penalty.threshold, second.penalty.weight],
+            minimum: options.minimum,
+            bootstrap: [options.bootstrap.resamples as u64, options.bootstrap.seed],
+        }
+    }
+}
+
+/// SHA-256 over the pairs, fields being length-prefixed.
+fn digest(items: &[Example]) -> String {
+    let mut hash = Sha256::new();
+    for item in items {
+        let kind = format!("{:?} {:?}", item.kind, item.split);
+        for field in [
+            &item.anchor,
+            &item.text,
+            &kind,
+            &item.category,
+            &item.source,
+        ] {
+            hash.update((field.len() as u64).to_le_bytes());
+            hash.update(field.as_bytes());
+        }
+    }
+    hex(&hash.finalize())
+}
+
+fn with_interval(estimate: &Estimate) -> String {
+    match estimate.interval {
+        Some([low, high]) => format!("{:.3} [{low:.3}, {high:.3}]", estimate.value),
+        None => format!("{:.3}", estimate.value),
+    }
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".into(), |v| format!("{v:.3}"))
+}
+
+/// A Markdown table.
+struct Table {
+    text: String,
+}
+
+impl Table {
+    fn new(title: &str, left: &[&str], right: &[String]) -> Self {
+        let mut text = format!("\n## {title}\n\n");
+        let names = left.iter().map(|s| s.to_string()).chain(right.to_vec());
+        let _ = writeln!(text, "| {} |", names.collect::<Vec<_>>().join(" | "));
+        let marks = left.iter().map(|_| "---");
+        let marks = marks.chain(right.iter().map(|_| "---:"));
+        let _ = writeln!(text, "| {} |", marks.collect::<Vec<_>>().join(" | "));
+        Table { text }
+    }
+
+    fn row(&mut self, cells: &[String]) {
+        let _ = writeln!(self.text, "| {} |", cells.join(" | "));
+    }
+}
+
+fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|s| s.to_string()).collect()
+}
+
+/// All categories of a scorer, then `all`.
+fn groups(scorer: &ScorerReport) -> impl Iterator<Item = &CategoryReport> {
+    let evaluation = &scorer.evaluation;
+    evaluation.categories.iter().chain([&evaluation.all])
+}
+
+/// The result as Markdown.
+pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]) -> String {
+    let first = &study.scorers[0].evaluation;
+    let mut text = format!(
+        "# Near-misses of {}\n\n{} near-misses, {} texts; {} ({}, at most {} tokens) on {}; verifiers see at most {} tokens.\n",
+        config.set,
+        first.all.near_misses.n,
+        study.texts.texts,
+        config.backbone,
+        config.pooling,
+        config.max_length,
+        config.device,
+        config.verifier_max_length
+    );
+    text.push_str(&scores_table(study).text);
+    text.push_str("\nMean and standard deviation of the near-misses' scores; lower is better only beside the accepts' scores, which a scorer must keep high.\n");
+    text.push_str(&separation_table(study).text);
+    let _ = write!(
+        text,
+        "\nOn the test half of the anchors, thresholds from the calibration half; [95 % bootstrap intervals over anchors]. n: near-misses / accepts. Rejection at a true-accept rate of {} %. Accepts are those of the category's own anchors, or (s) of other anchors of the same sources, or (a) of all sources; m of the near-misses come from sources without accepts where it says (m: m without), and the rate then mixes sources.\n",
+        ALPHAS.map(|a| format!("{:.0}", a * 100.0)).join(", ")
+    );
+    let mut refusals: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for group in groups(&study.scorers[0]) {
+        if let Measured::Refused { refused } = &group.separation {
+            let list = refusals.entry(refused.clone()).or_default();
+            list.push(group.category.clone());
+        }
+    }
+    if let Measured::Refused { refused } = &first.thresholds {
+        refusals.insert(refused.clone(), vec!["rejection".into()]);
+    }
+    for (why, what) in refusals {
+        let _ = writeln!(text, "\nNo numbers for {}: {why}.", what.join(", "));
+    }
+    text.push_str(&margins_table(study).text);
+    text.push_str(&left_out_table(study).text);
+    text.push_str(&fixed_table(study).text);
+    text.push_str(&histogram_table(study).text);
+    text.push_str(&geometry_tables(study));
+    text.push_str(&sources_table(study).text);
+    if let Some(found) = &study.comparison {
+        let _ = writeln!(
+            text,
+            "\n## Beside pairs of the training domain\n\n{} triplets: cosine of anchor and positive {:.4} ± {:.4}, of anchor and negative {:.4} ± {:.4}; separation {:.4}; near-misses score {:+.4} against these negatives (hardness).",
+            found.positives.n,
+            found.positives.mean,
+            found.positives.std,
+            found.negatives.mean,
+            found.negatives.std,
+            found.separation,
+            found.hardness
+        );
+    }
+    if !notes.is_empty() {
+        text.push_str("\nNotes:\n\n");
+        for note in notes {
+            let _ = writeln!(text, "- {note}");
+        }
+    }
+    text
+}
+
+fn scores_table(study: &NearMissStudy) -> Table {
+    let scorers = study
+        .scorers
+        .iter()
+        .map(|s| s.name.clone())
+        .collect::<Vec<_>>();
+    let mut table = Table::new("Scores", &["category", "n"], &scorers);
+    for (i, group) in groups(&study.scorers[0]).enumerate() {
+        let cells = study.scorers.iter().map(|scorer| {
+            let found = groups(scorer).nth(i).expect("the same categories");
+            format!(
+                "{:.4} ± {:.4}",
+                found.near_misses.mean, found.near_misses.std
+            )
+        });
+        let left = [group.category.clone(), group.near_misses.n.to_string()];
+        table.row(&left.into_iter().chain(cells).collect::<Vec<_>>());
+    }
+    let accepts = study.scorers.iter().map(|scorer| {
+        let found = &scorer.evaluation.all.accepts;
+        format!("{:.4} ± {:.4}", found.mean, found.std)
+    });
+    let n = study.scorers[0].evaluation.all.accepts.n.to_string();
+    let left = ["(accepts)".to_string(), n];
+    table.row(&left.into_iter().chain(accepts).collect::<Vec<_>>());
+    table
+}
+
+/// How many near-misses and accepts a rate rests on, and where the accepts come from.
+fn sizes(group: &CategoryReport, near_misses: usize, accepts: usize) -> String {
+    let basis = match (&group.category[..], group.basis) {
+        ("all", _) | (_, Basis::SameAnchors) => "",
+        (_, Basis::SameSources) => " (s)",
+        (_, Basis::AllSources) => " (a)",
+    };
+    let without = match group.without_accepts_of_their_source {
+        0 => String::new(),
+        n => format!(" ({n} without)"),
+    };
+    format!("{near_misses} / {accepts}{basis}{without}")
+}
+
+fn separation_table(study: &NearMissStudy) -> Table {
+    let columns = names(&[
+        "n",
+        "AUC",
+        "AP",
+        "EER",
+        "d'",
+        "RR90",
+        "RR95",
+        "RR99",
+        "true accept at 95",
+    ]);
+    let mut table = Table::new("Separation", &["scorer", "category"], &columns);
+    for scorer in &study.scorers {
+        for group in groups(scorer) {
+            let mut cells = vec![scorer.name.clone(), group.category.clone()];
+            match &group.separation {
+                Measured::Refused { .. } => {
+                    cells.extend(std::iter::repeat_n("-".to_string(), columns.len()));
+                }
+                Measured::Value(found) => {
+                    cells.push(sizes(group, found.near_misses, found.accepts));
+                    cells.push(with_interval(&found.auc));
+                    cells.push(number(Some(found.average_precision)));
+                    cells.push(number(Some(found.equal_error_rate)));
+                    cells.push(number(found.d_prime));
+                    match found.rejection.value() {
+                        None => cells.extend(std::iter::repeat_n("-".to_string(), 4)),
+                        Some(points) => {
+                            cells.extend(points.iter().map(|p| with_interval(&p.rejection)));
+                            cells.push(number(Some(points[1].true_accept)));
+                        }
+                    }
+                }
+            }
+            table.row(&cells);
+        }
+        let mean = &scorer.evaluation.macro_average;
+        let mut cells = vec![
+            scorer.name.clone(),
+            format!("mean of {}", mean.categories),
+            String::new(),
+            number(mean.auc),
+        ];
+        cells.extend([(); 3].map(|()| String::new()));
+        cells.extend(mean.rejection.map(number));
+        cells.push(String::new());
+        table.row(&cells);
+    }
+    table
+}
+
+fn margins_table(study: &NearMissStudy) -> Table {
+    let columns = names(&[
+        "n",
+        "mean",
+        "median",
+        "5th percentile",
+        "triplet error",
+        "anchor accuracy",
+        "degrees",
+        "identity margin",
+    ]);
+    let title = "Margins of paraphrases over near-misses of the same anchor";
+    let mut table = Table::new(title, &["scorer", "category"], &columns);
+    for scorer in &study.scorers {
+        for group in groups(scorer) {
+            let Some(found) = group.separation.value() else {
+                continue;
+            };
+            let Some(margins) = &found.margins else {
+                continue;
+            };
+            table.row(&[
+                scorer.name.clone(),
+                group.category.clone(),
+                margins.n.to_string(),
+                with_interval(&margins.mean),
+                number(Some(margins.median)),
+                number(Some(margins.p05)),
+                number(Some(margins.triplet_error)),
+                number(found.anchor_accuracy),
+                number(margins.degrees),
+                number(group.identity_margin),
+            ]);
+        }
+    }
+    table
+}
+
+fn left_out_table(study: &NearMissStudy) -> Table {
+    let columns = names(&["threshold at 95", "true accept", "rejection"]);
+    let title = "Leave one category out: thresholds from the anchors of the other categories";
+    let mut table = Table::new(title, &["scorer", "category"], &columns);
+    for scorer in &study.scorers {
+        for group in &scorer.evaluation.categories {
+            let found = group.separation.value();
+            let point = found.and_then(|found| Some(found.rejection_left_out.value()?[1]));
+            table.row(&[
+                scorer.name.clone(),
+                group.category.clone(),
+                number(point.map(|p| p.threshold)),
+                number(point.map(|p| p.true_accept)),
+                number(point.map(|p| p.rejection.value)),
+            ]);
+        }
+    }
+    table
+}
+
+fn fixed_table(study: &NearMissStudy) -> Table {
+    let columns = names(&["0.85", "0.90", "0.95"]);
+    let title = "Fixed thresholds on a cosine: near-misses let in / accepts kept out, as a semantic cache would";
+    let mut table = Table::new(title, &["scorer", "category"], &columns);
+    for scorer in &study.scorers {
+        for group in groups(scorer) {
+            let found = group.separation.value().and_then(|found| found.fixed);
+            let Some(points) = found else {
+                continue;
+            };
+            let mut cells = vec![scorer.name.clone(), group.category.clone()];
+            let shown = points.map(|p| format!("{:.3} / {:.3}", p.false_accept, p.false_reject));
+            cells.extend(shown);
+            table.row(&cells);
+        }
+    }
+    table
+}
+
+fn histogram_table(study: &NearMissStudy) -> Table {
+    let mut columns = vec!["below 0".to_string()];
+    columns.extend((0..BINS.len()).map(|i| {
+        let end = BINS.get(i + 1).copied().unwrap_or(1.01);
+        format!("[{}, {end})", BINS[i])
+    }));
+    columns.push("above".into());
+    let title = "Shares of near-misses by score";
+    let mut table = Table::new(title, &["scorer", "category"], &columns);
+    for scorer in &study.scorers {
+        for group in groups(scorer) {
+            let found = &group.histogram;
+            let shares = [found.below_zero].into_iter().chain(found.shares);
+            let shares = shares.chain([found.above]);
+            let mut cells = vec![scorer.name.clone(), group.category.clone()];
+            cells.extend(shares.map(|share| format!("{share:.3}")));
+            table.row(&cells);
+        }
+    }
+    table
+}
+
+/// Angles: how far near-misses and paraphrases turn, and how that grows with the edit.
+fn geometry_tables(study: &NearMissStudy) -> String {
+    let mut text = String::new();
+    let columns = names(&[
+        "near-miss",
+        "paraphrase",
+        "unrelated",
+        "D",
+        "D of paraphrases",
+        "regime",
+    ]);
+    let title = "Median angles in degrees, and relative to unrelated sentences (D)";
+    let mut table = Table::new(title, &["scorer", "category"], &columns);
+    let mut caps = String::new();
+    for scorer in &study.scorers {
+        for (category, found) in &scorer.displacement {
+            table.row(&[
+                scorer.name.clone(),
+                category.clone(),
+                format!("{:.1}", found.near_miss),
+                format!("{:.1}", found.paraphrase),
+                format!("{:.1}", found.unrelated),
+                number(Some(found.d)),
+                number(Some(found.d_paraphrase)),
+                format!("{:?}", found.regime).to_lowercase(),
+            ]);
+        }
+        if let Some(cap) = &scorer.cap {
+            let _ = writeln!(
+                caps,
+                "\n{}: 95 % of the paraphrases lie within {:.1} degrees of their anchor; {:.1} % of the near-misses lie outside.",
+                scorer.name,
+                cap.degrees,
+                100.0 * cap.near_misses_outside
+            );
+        }
+    }
+    if study.scorers.iter().any(|s| !s.displacement.is_empty()) {
+        text.push_str(&table.text);
+        text.push_str(&caps);
+    }
+    let columns = names(&[
+        "edits",
+        "mean size",
+        "degrees per word",
+        "95th percentile",
+        "median 1 - cos",
+        "selectivity",
+        "matched",
+        "angle at 1 / 2 / 3 / 4 / 5 words",
+        "the same of accepts",
+    ]);
+    let title = "Edit sensitivity: near-misses against accepts of equal size and length";
+    let mut table = Table::new(title, &["scorer", "category"], &columns);
+    let mut any = false;
+    for scorer in &study.scorers {
+        for group in groups(scorer) {
+            let Some(found) = &group.sensitivity else {
+                continue;
+            };
+            any = true;
+            let curve = |curve: &crate::metrics::edits::Curve| {
+                let angles =
+                    curve.map(|at| at.map_or("-".into(), |(angle, _)| format!("{angle:.1}")));
+                angles.join(" / ")
+            };
+            table.row(&[
+                scorer.name.clone(),
+                group.category.clone(),
+                found.n.to_string(),
+                format!("{:.2}", found.mean_size),
+                format!("{:.2}", found.degrees_per_word),
+                format!("{:.2}", found.degrees_per_word_p95),
+                format!("{:.4}", found.median_distance),
+                found
+                    .selectivity
+                    .map_or("-".into(), |s| format!("{:.3}", s.ratio)),
+                found
+                    .selectivity
+                    .map_or("0".into(), |s| s.matched.to_string()),
+                curve(&found.changing),
+                curve(&found.preserving),
+            ]);
+        }
+    }
+    if any {
+        text.push_str(&table.text);
+    }
+    text
+}
+
+fn sources_table(study: &NearMissStudy) -> Table {
+    let mut columns = names(&["near-misses", "accepts"]);
+    let scorers = &study.scorers;
+    columns.extend(scorers.iter().map(|s| format!("{} AUC", s.name)));
+    columns.extend(scorers.iter().map(|s| format!("{} RR95", s.name)));
+    let title = "By source (test half; common thresholds; AUC of its own accepts and near-misses)";
+    let mut table = Table::new(title, &["source"], &columns);
+    for (i, source) in scorers[0].evaluation.sources.iter().enumerate() {
+        let mut cells = vec![
+            source.source.clone(),
+            source.near_misses[1].to_string(),
+            source.accepts[1].to_string(),
+        ];
+        let of = |scorer: &ScorerReport| scorer.evaluation.sources[i].clone();
+        cells.extend(scorers.iter().map(|s| number(of(s).auc.value().copied())));
+        cells.extend(
+            scorers
+                .iter()
+                .map(|s| number(of(s).rejection_95.value().copied())),
+        );
+        table.row(&cells);
+    }
+    table
+}
+
+/// The numbers of a run as JSON.
+pub fn metrics_json(study: &NearMissStudy) -> Value {
+    json!({
+        "scorers": study.scorers,
+        "comparison": study.comparison,
+        "texts": study.texts.texts,
+        "tokens": study.texts.tokens,
+        "texts_truncated": study.texts.truncated,
+    })
+}
+
+/// Writes a run under `out` and returns its folder, `OUT/near-miss-SET-ID`. Each file is complete or absent.
+///
+/// # Errors
+/// [`Error::Io`] naming the file: a read-only folder, a full disk.
+pub fn save(
+    out: &Path,
+    config: &NearMissConfig,
+    examples: &Examples,
+    study: &NearMissStudy,
+    notes: &[String],
+) -> Result<PathBuf> {
+    let folder = out.join(format!(
+        "{}-{}-{}",
+        config.stage,
+        config.set,
+        short_id(config)
+    ));
+    let json_file = |name: &str, value: &Value| -> Result<()> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::Invalid(format!("{name}: {e}")))?;
+        write_atomically(&folder.join(name), |file| writeln!(file, "{text}"))
+    };
+    json_file("config.json", &json!(config))?;
+    let sizes = super::scored(&examples.items, &study.scores[0]);
+    write_atomically(&folder.join("pairs.jsonl"), |file| {
+        for (i, item) in examples.items.iter().enumerate() {
+            let scores: serde_json::Map<_, _> = study
+                .scorers
+                .iter()
+                .zip(&study.scores)
+                .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
+                .collect();
+            let mut line = json!(item);
+            line["edit_size"] = json!(sizes[i].edit_size);
+            line["scores"] = Value::Object(scores);
+            writeln!(file, "{line}")?;
+        }
+        Ok(())
+    })?;
+    write_atomically(&folder.join("report.md"), |file| {
+        file.write_all(markdown(config, study, notes).as_bytes())
+    })?;
+    let scoring: serde_json::Map<_, _> = config
+        .verifiers
+        .iter()
+        .zip(&study.scoring)
+        .map(|(name, time)| (name.clone(), json!(time.as_secs_f64())))
+        .collect();
+    let times = json!({
+        "encode_s": study.encoding.as_secs_f64(),
+        "score_s": scoring,
+    });
+    json_file("times.json", &times)?;
+    json_file("metrics.json", &metrics_json(study))?;
+    Ok(folder)
+}
+
+/// What is worth saying about a run beside its numbers.
+pub fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
+    let mut notes = examples.notes.clone();
+    if study.texts.truncated > 0 {
+        let n = study.texts.truncated;
+        notes.push(format!("texts cut at the verifiers' length limit: {n}"));
+    }
+    let accepts = examples.items.iter().filter(|item| item.kind.is_accept());
+    if accepts.count() == 0 {
+        notes.push("no paraphrases were given: scores are described, separation is not".into());
+    }
+    if !examples
+        .items
+        .iter()
+        .any(|item| item.kind == Kind::Unrelated)
+    {
+        notes.push("no unrelated pairs: angles have no scale".into());
+    }
+    notes
+}
