@@ -1,10 +1,11 @@
 //! Texts and judgements as they come from files. Nothing here knows a device.
 //!
 //! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses,
-//! paraphrases and triplets; [`generated`] is the built-in collection.
+//! paraphrases and triplets; [`generated`] is the built-in collection, [`edits`] the built-in near-misses.
 
 pub mod beir;
 mod category;
+pub mod edits;
 pub mod generated;
 pub mod pairs;
 
