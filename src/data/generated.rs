@@ -1,4 +1,4 @@
-//! A built-in retrieval collection, written by a grammar: it needs no download and is equal on every machine.
+//! Built-in retrieval collections, written by a grammar: they need no download and are equal on every machine.
 //!
 //! [`generate`] writes passages and questions about small worlds (light stations, a branch line, a botanical garden, a
 //! test kitchen, municipal archives, a town orchestra). The passages come in **clusters that share their words and
@@ -53,6 +53,69 @@ pub const DOMAINS: [&str; 6] = [
     "archive",
     "orchestra",
 ];
+
+/// A named collection made of some of the domains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuiltIn {
+    /// Its name.
+    pub name: &'static str,
+    /// The domains it is about; no two collections share one.
+    pub domains: [&'static str; 2],
+    /// Whether training must not see it.
+    pub held_out: bool,
+}
+
+/// The built-in collections. Each can have 1,000 passages and more.
+pub const COLLECTIONS: [BuiltIn; 3] = [
+    BuiltIn {
+        name: "lighthouse-archive",
+        domains: ["lighthouse", "archive"],
+        held_out: false,
+    },
+    BuiltIn {
+        name: "garden-kitchen",
+        domains: ["garden", "kitchen"],
+        held_out: false,
+    },
+    BuiltIn {
+        name: "railway-orchestra",
+        domains: ["railway", "orchestra"],
+        held_out: true,
+    },
+];
+
+impl BuiltIn {
+    /// The collection called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn named(name: &str) -> Result<Self> {
+        let found = COLLECTIONS.into_iter().find(|known| known.name == name);
+        found.ok_or_else(|| {
+            Error::Usage(format!(
+                "there is no built-in collection {name:?}; choose from {}",
+                COLLECTIONS.map(|known| known.name).join(", ")
+            ))
+        })
+    }
+
+    /// Writes it, with its own name.
+    ///
+    /// # Errors
+    /// As [`generate`].
+    pub fn generate(&self, seed: u64, n_passages: usize, n_queries: usize) -> Result<Collection> {
+        let collection = generate(&Options {
+            seed,
+            n_passages,
+            n_queries,
+            domains: self.domains.map(String::from).to_vec(),
+        })?;
+        Ok(Collection {
+            name: self.name.to_string(),
+            ..collection
+        })
+    }
+}
 
 const SOURCES: [(&str, &str); DOMAINS.len()] = [
     ("lighthouse.txt", include_str!("generated/lighthouse.txt")),

@@ -12,6 +12,7 @@ pub use report::{NearMissConfig, markdown, metrics_json, notes, save};
 
 use super::explain::cosine;
 use super::progress::Reporter;
+use crate::data::edits::{self, EditSet, VariantKind};
 use crate::data::pairs::{Filter, Triplet, read_near_misses, read_paraphrases};
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::{Error, Result};
@@ -47,6 +48,8 @@ pub struct Example {
     pub source: String,
     /// Half of the anchor.
     pub split: Split,
+    /// Which of [`Examples::parts`] it belongs to, if it is of the test half.
+    pub part: usize,
 }
 
 /// Pairs to be scored, under the name of a set.
@@ -56,6 +59,8 @@ pub struct Examples {
     pub name: String,
     /// The pairs.
     pub items: Vec<Example>,
+    /// Names of the test sets that share the calibration half; the first is the main one.
+    pub parts: Vec<&'static str>,
     /// What was left out of the files, or is odd in them.
     pub notes: Vec<String>,
 }
@@ -77,6 +82,7 @@ impl Examples {
             name: stem(pairs),
             notes: notes.lines("near-misses"),
             items: Vec::new(),
+            parts: vec!["test"],
         };
         for pair in near_misses {
             examples.items.push(Example {
@@ -86,6 +92,7 @@ impl Examples {
                 anchor: pair.anchor,
                 text: pair.text,
                 source: pair.source,
+                part: 0,
             });
         }
         examples.add_unrelated(seed);
@@ -100,10 +107,64 @@ impl Examples {
                     anchor: pair.anchor,
                     text: pair.text,
                     source: pair.source,
+                    part: 0,
                 });
             }
         }
         Ok(examples)
+    }
+
+    /// The built-in edit set: its calibration split, and those of its test splits that it has.
+    pub fn from_edits(set: &EditSet) -> Self {
+        use edits::Split as From;
+        const TESTS: [(From, &str); 3] = [
+            (From::Test, "test"),
+            (From::TestTemplates, "unseen templates"),
+            (From::TestWords, "unseen words"),
+        ];
+        let has = |split| set.anchors.iter().any(|anchor| anchor.split == split);
+        let tests: Vec<_> = TESTS.into_iter().filter(|(split, _)| has(*split)).collect();
+        let mut items = Vec::new();
+        for anchor in &set.anchors {
+            let part = tests.iter().position(|(split, _)| *split == anchor.split);
+            let split = match (anchor.split, part) {
+                (From::Calibration, _) => Split::Calibration,
+                (_, Some(_)) => Split::Test,
+                _ => continue,
+            };
+            for variant in &anchor.variants {
+                let kind = match variant.kind {
+                    VariantKind::NearMiss => Kind::NearMiss,
+                    VariantKind::Paraphrase => Kind::Paraphrase,
+                    VariantKind::Synonym => Kind::Synonym,
+                    VariantKind::Function => Kind::Function,
+                    VariantKind::Identity => Kind::Identity,
+                    VariantKind::Unrelated => Kind::Unrelated,
+                };
+                let category = match kind {
+                    Kind::NearMiss => anchor.category.to_string(),
+                    _ => String::new(),
+                };
+                items.push(Example {
+                    anchor: anchor.text.clone(),
+                    text: variant.text.clone(),
+                    kind,
+                    category,
+                    source: anchor.domain.to_string(),
+                    split,
+                    part: part.unwrap_or(0),
+                });
+            }
+        }
+        Examples {
+            name: "edits".into(),
+            items,
+            parts: tests.into_iter().map(|(_, name)| name).collect(),
+            notes: vec![
+                "written by a grammar: shows how scorers differ on structure, and is no evidence about natural text"
+                    .into(),
+            ],
+        }
     }
 
     /// Sets anchors beside other anchors in random order.
@@ -130,6 +191,7 @@ impl Examples {
                 category: String::new(),
                 source: source.clone(),
                 split: Split::of_anchor(anchor),
+                part: 0,
             });
         }
     }
@@ -149,8 +211,10 @@ pub struct ScorerReport {
     pub name: String,
     /// Learned parameters beyond the encoder's.
     pub parameters: usize,
-    /// Separation, rejection and so on.
+    /// Separation, rejection and so on, on the main test set.
     pub evaluation: Evaluation,
+    /// The same on further test sets, with their names and the same thresholds.
+    pub further: Vec<(&'static str, Evaluation)>,
     /// Angles of near-misses, paraphrases and unrelated sentences, per category; for cosines.
     pub displacement: Vec<(String, Displacement)>,
     /// What fits under the angle that 95 % of the paraphrases keep; for cosines.
@@ -256,19 +320,32 @@ pub fn near_miss(
             cosine: verifier.is_none_or(|v| v.is_cosine()),
             ..*options
         };
-        let scored = scored(items, &study.scores[i]);
-        let report = ScorerReport {
+        let all = scored(items, &study.scores[i]);
+        let of_part = |part: usize| -> Vec<ScoredPair<'_>> {
+            let with_items = items.iter().zip(&all);
+            let inside = |item: &Example| item.split == Split::Calibration || item.part == part;
+            with_items
+                .filter(|(item, _)| inside(item))
+                .map(|(_, pair)| *pair)
+                .collect()
+        };
+        let main = of_part(0);
+        let further = examples.parts.iter().enumerate().skip(1);
+        let further: Result<Vec<_>> = further
+            .map(|(part, &name)| Ok((name, evaluate(&of_part(part), &options)?)))
+            .collect();
+        study.scorers.push(ScorerReport {
             name,
             parameters: verifier.map_or(0, |v| v.parameters()),
-            evaluation: evaluate(&scored, &options)?,
+            evaluation: evaluate(&main, &options)?,
+            further: further?,
             displacement: if options.cosine {
-                displacements(&scored)
+                displacements(&main)
             } else {
                 Vec::new()
             },
-            cap: options.cosine.then(|| cap_of(&scored)).flatten(),
-        };
-        study.scorers.push(report);
+            cap: options.cosine.then(|| cap_of(&main)).flatten(),
+        });
         task.at(i + 1);
     }
     task.finish();

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nearmiss::data::beir::Collection;
-use nearmiss::data::generated;
-use nearmiss::data::pairs::{Filter, read_triplets};
+use nearmiss::data::edits::{self, EditSet};
+use nearmiss::data::generated::{BuiltIn, COLLECTIONS};
+use nearmiss::data::pairs::{Filter, PairNotes, Triplet, read_triplets};
 use nearmiss::device::{DeviceChoice, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::metrics::near_miss;
@@ -48,6 +49,8 @@ struct Cli {
     data: Data,
     #[command(flatten)]
     second: Second,
+    #[command(flatten)]
+    pairs: Pairs,
 }
 
 #[derive(Subcommand)]
@@ -143,6 +146,9 @@ struct Common {
     /// Folder for results.
     #[arg(long, default_value = "results")]
     out: PathBuf,
+    /// How much of the built-in data: smoke (60 passages, 8 anchors a category), small (400, 100) or full (1,000, 500).
+    #[arg(long, value_enum, default_value_t = Preset::Small)]
+    preset: Preset,
     /// Seed of everything random.
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -162,7 +168,7 @@ struct Common {
 
 #[derive(Args, Clone)]
 struct Data {
-    /// A BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); default: the built-in collection.
+    /// A BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); default: the built-in collections.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Which judgements.
@@ -171,18 +177,19 @@ struct Data {
     /// Use only so many documents (those relevant to the first queries, then others).
     #[arg(long, value_name = "N")]
     documents: Option<usize>,
-    /// How much of the built-in collection: smoke (60 passages), small (400), full (1,000).
-    #[arg(long, value_enum, default_value_t = Preset::Small)]
-    preset: Preset,
+    /// One of the built-in collections; default: all of them (with --preset smoke, the first).
+    #[arg(long, value_name = "NAME", conflicts_with = "data")]
+    collection: Option<String>,
 }
 
 #[derive(Args, Clone)]
 struct Pairs {
-    /// Near-misses: CSV with columns sentence1, sentence2, category and, if there is one, source (.gz too).
+    /// Near-misses: CSV with columns sentence1, sentence2, category and, if there is one, source (.gz too); default:
+    /// the built-in edit sets.
     #[arg(long, value_name = "FILE")]
-    pairs: PathBuf,
+    pairs: Option<PathBuf>,
     /// Sentences of equal meaning: CSV with columns sentence1, sentence2 and, if there is one, source.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "pairs")]
     paraphrases: Option<PathBuf>,
     /// Pairs of the training domain to set beside: CSV with columns anchor, positive, negative.
     #[arg(long, value_name = "FILE")]
@@ -289,7 +296,7 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
-        None => run_retrieve(&cli.common, &cli.data, &cli.second),
+        None => run_all(&cli.common, &cli.data, &cli.second, &cli.pairs),
         Some(Command::Retrieve {
             common,
             data,
@@ -450,46 +457,109 @@ fn parse_bytes(text: &str) -> Result<u64> {
     }
 }
 
-fn collection(data: &Data, seed: u64) -> Result<Collection> {
-    let collection = match &data.data {
-        Some(folder) => Collection::load(folder, &data.split)?,
-        None => {
-            let (n_passages, n_queries) = match data.preset {
+/// The collections that are asked for.
+fn collections(common: &Common, data: &Data) -> Result<Vec<Collection>> {
+    if data.documents == Some(0) {
+        return Err(Error::Usage("--documents 0: give at least one".into()));
+    }
+    let all = match (&data.data, &data.collection) {
+        (Some(folder), _) => vec![Collection::load(folder, &data.split)?],
+        (None, name) => {
+            let (n_passages, n_queries) = match common.preset {
                 Preset::Smoke => (60, 30),
                 Preset::Small => (400, 200),
                 Preset::Full => (1000, 500),
             };
-            generated::generate(&generated::Options {
-                seed,
-                n_passages,
-                n_queries,
-                ..Default::default()
-            })?
+            let chosen = match (name, common.preset) {
+                (Some(name), _) => vec![BuiltIn::named(name)?],
+                (None, Preset::Smoke) => COLLECTIONS[..1].to_vec(),
+                (None, _) => COLLECTIONS.to_vec(),
+            };
+            let written = chosen
+                .iter()
+                .map(|built_in| built_in.generate(common.seed, n_passages, n_queries));
+            written.collect::<Result<_>>()?
         }
     };
-    match data.documents {
-        Some(0) => Err(Error::Usage("--documents 0: give at least one".into())),
-        Some(n) if n < collection.corpus.len() => Ok(subset(&collection, n)),
-        _ => Ok(collection),
+    Ok(all
+        .into_iter()
+        .map(|collection| match data.documents {
+            Some(n) if n < collection.corpus.len() => subset(&collection, n),
+            _ => collection,
+        })
+        .collect())
+}
+
+/// The built-in edit set of a preset.
+fn edit_set(common: &Common) -> Result<EditSet> {
+    use edits::Split::{Calibration, Test, TestTemplates, TestWords};
+    let (per_category, splits) = match common.preset {
+        Preset::Smoke => (8, vec![Calibration, Test]),
+        Preset::Small => (100, vec![Calibration, Test, TestTemplates, TestWords]),
+        Preset::Full => (500, vec![Calibration, Test, TestTemplates, TestWords]),
+    };
+    edits::generate(&edits::Options {
+        seed: common.seed,
+        per_category,
+        splits,
+        ..edits::Options::default()
+    })
+}
+
+/// The whole study at its defaults, stage by stage.
+fn run_all(common: &Common, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
+    let (options, plan) = (second.options()?, pairs.plan(common)?);
+    let collections = collections(common, data)?;
+    let session = Session::open(common)?;
+    check_writable(&common.out)?;
+    let mut json = Vec::new();
+    for collection in &collections {
+        json.push(retrieve_stage(&session, common, collection, &options)?);
     }
+    json.push(near_miss_stage(&session, common, &plan, &options)?);
+    print_json(common, json)?;
+    session.close(common)
 }
 
 fn run_retrieve(common: &Common, data: &Data, second: &Second) -> Result<()> {
     let options = second.options()?;
-    let verifiers = options.build()?;
-    let collection = collection(data, common.seed)?;
+    let collections = collections(common, data)?;
     let session = Session::open(common)?;
-    let (reporter, encoder) = (&session.reporter, &session.encoder);
     check_writable(&common.out)?;
-    let config = RetrieveConfig::new(encoder, &collection, &session.backbone, &options);
-    let found = retrieve(encoder, &collection, reporter)?;
+    let mut json = Vec::new();
+    for collection in &collections {
+        json.push(retrieve_stage(&session, common, collection, &options)?);
+    }
+    print_json(common, json)?;
+    session.close(common)
+}
+
+/// The numbers of all stages as one list, if JSON is wanted.
+fn print_json(common: &Common, stages: Vec<serde_json::Value>) -> Result<()> {
+    if common.json {
+        print(&format!("{:#}\n", serde_json::Value::from(stages)))?;
+    }
+    Ok(())
+}
+
+/// Runs a stage on a collection, saves and prints what it found, and returns its numbers.
+fn retrieve_stage(
+    session: &Session,
+    common: &Common,
+    collection: &Collection,
+    options: &SecondStageOptions,
+) -> Result<serde_json::Value> {
+    let verifiers = options.build()?;
+    let (reporter, encoder) = (&session.reporter, &session.encoder);
+    let config = RetrieveConfig::new(encoder, collection, &session.backbone, options);
+    let found = retrieve(encoder, collection, reporter)?;
     let limit = options.max_length.min(encoder.tokenizer().max_length());
     let second = if verifiers.is_empty() {
         SecondStage::default()
     } else {
-        rerank(encoder, &collection, &found, &verifiers, limit, reporter)?
+        rerank(encoder, collection, &found, &verifiers, limit, reporter)?
     };
-    let notes = report::notes(&collection, &found, &second);
+    let notes = report::notes(collection, &found, &second);
     let times = found.times;
     let rate =
         |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
@@ -520,67 +590,85 @@ fn run_retrieve(common: &Common, data: &Data, second: &Second) -> Result<()> {
             ms * 100.0 / second.pairs.max(1) as f64
         ));
     }
-    if common.json {
-        print(&format!("{:#}\n", report::metrics_json(&found, &second)))?;
-    } else {
+    if !common.json {
         print(&report::markdown(&config, &found, &second, &notes))?;
     }
     let folder = report::save(&common.out, &config, &found, &second, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
-    session.close(common)
+    let mut json = report::metrics_json(&found, &second);
+    json["stage"] = "retrieve".into();
+    json["collection"] = collection.name.clone().into();
+    Ok(json)
+}
+
+/// What a near-miss stage is to do; files are read before weights are fetched, so that a mistake in them shows at once.
+struct NearMissPlan {
+    options: near_miss::Options,
+    examples: Examples,
+    triplets: Option<(Vec<Triplet>, PairNotes)>,
+    triplet_sample: usize,
+}
+
+impl Pairs {
+    fn plan(&self, common: &Common) -> Result<NearMissPlan> {
+        if self.resamples == 0 {
+            return Err(Error::Usage("--resamples 0: give at least one".into()));
+        }
+        let filter = match self.mode {
+            Mode::Corrected => Filter::Corrected,
+            Mode::Paper => Filter::Paper,
+        };
+        Ok(NearMissPlan {
+            options: near_miss::Options {
+                minimum: self.minimum,
+                bootstrap: Bootstrap {
+                    resamples: self.resamples,
+                    seed: common.seed,
+                },
+                ..near_miss::Options::default()
+            },
+            examples: match &self.pairs {
+                Some(file) => {
+                    let paraphrases = self.paraphrases.as_deref();
+                    Examples::from_files(file, paraphrases, filter, common.seed)?
+                }
+                None => Examples::from_edits(&edit_set(common)?),
+            },
+            triplets: self.triplets.as_deref().map(read_triplets).transpose()?,
+            triplet_sample: self.triplet_sample,
+        })
+    }
 }
 
 fn run_near_miss(common: &Common, second: &Second, pairs: &Pairs) -> Result<()> {
-    let second = second.options()?;
-    let verifiers = second.build()?;
-    if pairs.resamples == 0 {
-        return Err(Error::Usage("--resamples 0: give at least one".into()));
-    }
-    let options = near_miss::Options {
-        minimum: pairs.minimum,
-        bootstrap: Bootstrap {
-            resamples: pairs.resamples,
-            seed: common.seed,
-        },
-        ..near_miss::Options::default()
-    };
-    let filter = match pairs.mode {
-        Mode::Corrected => Filter::Corrected,
-        Mode::Paper => Filter::Paper,
-    };
-    // Files are read before weights are fetched: a mistake in them shows at once.
-    let examples = Examples::from_files(
-        &pairs.pairs,
-        pairs.paraphrases.as_deref(),
-        filter,
-        common.seed,
-    )?;
-    let triplets = pairs.triplets.as_deref().map(read_triplets).transpose()?;
+    let (second, plan) = (second.options()?, pairs.plan(common)?);
     let session = Session::open(common)?;
-    let (reporter, encoder) = (&session.reporter, &session.encoder);
     check_writable(&common.out)?;
+    let json = near_miss_stage(&session, common, &plan, &second)?;
+    print_json(common, vec![json])?;
+    session.close(common)
+}
+
+/// Runs the stage on pairs, saves and prints what it found, and returns its numbers.
+fn near_miss_stage(
+    session: &Session,
+    common: &Common,
+    plan: &NearMissPlan,
+    second: &SecondStageOptions,
+) -> Result<serde_json::Value> {
+    let verifiers = second.build()?;
+    let (reporter, encoder) = (&session.reporter, &session.encoder);
+    let (examples, options) = (&plan.examples, &plan.options);
     reporter.log(&format!("{}: {}", examples.name, counts(&examples.items)));
-    let config = NearMissConfig::new(encoder, &examples, &session.backbone, &second, &options);
-    let mut study = near_miss_study(
-        encoder,
-        &examples,
-        &verifiers,
-        second.max_length,
-        &options,
-        reporter,
-    )?;
-    let mut notes = near_miss_notes(&examples, &study);
-    if let Some((triplets, triplet_notes)) = triplets {
+    let config = NearMissConfig::new(encoder, examples, &session.backbone, second, options);
+    let limit = second.max_length;
+    let mut study = near_miss_study(encoder, examples, &verifiers, limit, options, reporter)?;
+    let mut notes = near_miss_notes(examples, &study);
+    if let Some((triplets, triplet_notes)) = &plan.triplets {
         let near_misses = study.scorers[0].evaluation.all.near_misses.mean;
-        let sample = pairs.triplet_sample;
-        study.comparison = Some(compare_triplets(
-            encoder,
-            &triplets,
-            sample,
-            common.seed,
-            near_misses,
-            reporter,
-        )?);
+        let (n, seed) = (plan.triplet_sample, common.seed);
+        let found = compare_triplets(encoder, triplets, n, seed, near_misses, reporter)?;
+        study.comparison = Some(found);
         notes.extend(triplet_notes.lines("triplets"));
     }
     let seconds = study.encoding.as_secs_f64();
@@ -597,14 +685,15 @@ fn run_near_miss(common: &Common, second: &Second, pairs: &Pairs) -> Result<()> 
             time.as_secs_f64()
         ));
     }
-    if common.json {
-        print(&format!("{:#}\n", near_miss_json(&study)))?;
-    } else {
+    if !common.json {
         print(&near_miss_markdown(&config, &study, &notes))?;
     }
-    let folder = save_near_miss(&common.out, &config, &examples, &study, &notes)?;
+    let folder = save_near_miss(&common.out, &config, examples, &study, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
-    session.close(common)
+    let mut json = near_miss_json(&study);
+    json["stage"] = "near-miss".into();
+    json["set"] = examples.name.clone().into();
+    Ok(json)
 }
 
 fn run_explain(

@@ -472,3 +472,27 @@ fn the_files_are_in_the_order_of_their_names() {
     let names: Vec<&str> = domains.iter().map(|d| d.name).collect();
     assert_eq!(names, DOMAINS);
 }
+
+#[test]
+fn built_in_collections_are_large_and_share_nothing() {
+    let mut texts = HashSet::new();
+    for built_in in COLLECTIONS {
+        let collection = built_in.generate(42, 1_000, 500).unwrap();
+        assert_eq!(collection.name, built_in.name);
+        assert_eq!(
+            (collection.corpus.len(), collection.queries.len()),
+            (1_000, 500)
+        );
+        for document in collection.corpus {
+            assert!(
+                texts.insert(document.text),
+                "no passage is in two collections"
+            );
+        }
+        assert_eq!(BuiltIn::named(built_in.name).unwrap(), built_in);
+    }
+    let domains: HashSet<&str> = COLLECTIONS.iter().flat_map(|c| c.domains).collect();
+    assert_eq!(domains.len(), DOMAINS.len());
+    assert_eq!(COLLECTIONS.iter().filter(|c| c.held_out).count(), 1);
+    assert_eq!(BuiltIn::named("moon").unwrap_err().exit_code(), 2);
+}

@@ -13,7 +13,7 @@ use crate::data::write_atomically;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::metrics::near_miss::{
-    ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, Options,
+    ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, OperatingPoint, Options,
 };
 use crate::study::backbone::Backbone;
 use crate::study::report::{SecondStageOptions, hex, pooling_name, short_id};
@@ -86,7 +86,7 @@ impl NearMissConfig {
 fn digest(items: &[Example]) -> String {
     let mut hash = Sha256::new();
     for item in items {
-        let kind = format!("{:?} {:?}", item.kind, item.split);
+        let kind = format!("{:?} {:?} {}", item.kind, item.split, item.part);
         for field in [
             &item.anchor,
             &item.text,
@@ -177,6 +177,9 @@ pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]
     }
     for (why, what) in refusals {
         let _ = writeln!(text, "\nNo numbers for {}: {why}.", what.join(", "));
+    }
+    if !study.scorers[0].further.is_empty() {
+        text.push_str(&further_table(study).text);
     }
     text.push_str(&margins_table(study).text);
     text.push_str(&left_out_table(study).text);
@@ -296,6 +299,39 @@ fn separation_table(study: &NearMissStudy) -> Table {
         cells.extend(mean.rejection.map(number));
         cells.push(String::new());
         table.row(&cells);
+    }
+    table
+}
+
+fn further_table(study: &NearMissStudy) -> Table {
+    let columns = names(&["n", "AUC", "RR95", "true accept at 95", "mean margin"]);
+    let title = "Further test sets, with the same thresholds";
+    let mut table = Table::new(title, &["test set", "scorer", "category"], &columns);
+    for part in 0..study.scorers[0].further.len() {
+        for scorer in &study.scorers {
+            let (name, evaluation) = &scorer.further[part];
+            for group in evaluation.categories.iter().chain([&evaluation.all]) {
+                let mut cells = vec![
+                    name.to_string(),
+                    scorer.name.clone(),
+                    group.category.clone(),
+                ];
+                match group.separation.value() {
+                    None => cells.extend(std::iter::repeat_n("-".to_string(), columns.len())),
+                    Some(found) => {
+                        let point = found.rejection.value().map(|points| &points[1]);
+                        let shown = |p: &OperatingPoint| with_interval(&p.rejection);
+                        cells.push(sizes(group, found.near_misses, found.accepts));
+                        cells.push(with_interval(&found.auc));
+                        cells.push(point.map_or("-".into(), shown));
+                        cells.push(number(point.map(|p| p.true_accept)));
+                        let margin = found.margins.as_ref().map(|m| with_interval(&m.mean));
+                        cells.push(margin.unwrap_or("-".into()));
+                    }
+                }
+                table.row(&cells);
+            }
+        }
     }
     table
 }
