@@ -1,6 +1,14 @@
 //! What the embeddings themselves look like: angles, caps, superposition, and whether anything else moved.
 
+mod conditions;
+mod space;
+mod structure;
+
 use serde::Serialize;
+
+pub use conditions::{BALANCE, CONDITIONS, Conditions, SceneScores, conditions};
+pub use space::{NEIGHBOURS, Space, drift, space};
+pub use structure::{Cell, Structure, Superposition, structure, superposition};
 
 use super::statistics::{degrees, median, quantile};
 

@@ -52,6 +52,11 @@ pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
     Some(below + (above - below) * at.fract())
 }
 
+/// The arithmetic mean; `None` of no values.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| Summary::of(values).mean)
+}
+
 /// The median; `None` of no values.
 pub fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)

@@ -2,36 +2,30 @@
 
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub use report::{NearMissConfig, markdown, metrics_json, notes, save};
+pub use report::{NearMissConfig, markdown, metrics_json, notes, save, summary};
 
 use super::explain::cosine;
+use super::pair_scores::{PairScores, score_pairs};
 use super::progress::Reporter;
 use crate::data::edits::{self, EditSet, VariantKind};
 use crate::data::pairs::{Filter, Triplet, read_near_misses, read_paraphrases};
-use crate::encoder::{EncodeStats, Encoder};
-use crate::error::{Error, Result};
+use crate::encoder::Encoder;
+use crate::error::Result;
 use crate::metrics::edits::{word_distance, words};
 use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
 use crate::metrics::near_miss::{Evaluation, Kind, Options, ScoredPair, Split, evaluate};
 use crate::metrics::statistics::Summary;
 use crate::random::Stream;
-use crate::score::{TokenIndex, TokenVectors, Verifier};
+use crate::score::Verifier;
 use crate::text::TextKind;
-
-/// Bytes of token vectors held at a time at most; more pairs than that are scored in turns.
-const TOKEN_BYTES: usize = 1 << 31;
 
 /// Pairs of unrelated sentences that angles are set in relation to.
 const UNRELATED: usize = 2_000;
-
-/// Name of the encoder's own score.
-pub const POOLED: &str = "pooled";
 
 /// A pair to be scored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -237,24 +231,16 @@ pub struct Comparison {
 /// What a near-miss run found.
 #[derive(Debug)]
 pub struct NearMissStudy {
-    /// One score per pair and scorer, `[scorers][pairs]`.
-    pub scores: Vec<Vec<f64>>,
+    /// The scores of the examples' pairs.
+    pub scores: PairScores,
     /// One per scorer, `pooled` first.
     pub scorers: Vec<ScorerReport>,
-    /// What the encoder did with the distinct texts.
-    pub texts: EncodeStats,
-    /// Time of encoding.
-    pub encoding: Duration,
-    /// Time of scoring, one per verifier.
-    pub scoring: Vec<Duration>,
     /// Beside pairs of the training domain, if triplets were given.
     pub comparison: Option<Comparison>,
 }
 
 /// Scores `examples` by the encoder's own cosine and by each of `verifiers`, which see at most `max_length` tokens, and
 /// evaluates every scorer.
-///
-/// A text is encoded once however many pairs it is in, as long as the token vectors of all texts fit two GiB.
 ///
 /// # Errors
 /// What encoder, verifiers and metrics report; a text that cannot be encoded is quoted.
@@ -267,60 +253,20 @@ pub fn near_miss(
     reporter: &Reporter,
 ) -> Result<NearMissStudy> {
     let items = &examples.items;
+    let pairs: Vec<[&str; 2]> = items.iter().map(|e| [&e.anchor[..], &e.text]).collect();
     let mut study = NearMissStudy {
-        scores: vec![vec![0.0; items.len()]; 1 + verifiers.len()],
+        scores: score_pairs(encoder, &pairs, verifiers, max_length, reporter)?,
         scorers: Vec::new(),
-        texts: EncodeStats::default(),
-        encoding: Duration::ZERO,
-        scoring: vec![Duration::ZERO; verifiers.len()],
         comparison: None,
     };
-    let at_once = TOKEN_BYTES / (2 * encoder.width() * max_length);
-    // Pairs of one anchor stand together, so that turns share few texts.
-    let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by(|&a, &b| items[a].anchor.cmp(&items[b].anchor));
-    let mut task = reporter.task("pairs", items.len());
-    let mut done = 0;
-    while done < order.len() {
-        let mut places: HashMap<&str, u32> = HashMap::new();
-        let mut texts: Vec<&str> = Vec::new();
-        let mut pairs: Vec<[u32; 2]> = Vec::new();
-        for &at in &order[done..] {
-            if texts.len() + 2 > at_once.max(2) {
-                break;
-            }
-            pairs.push([&items[at].anchor, &items[at].text].map(|text| {
-                *places.entry(text).or_insert_with(|| {
-                    texts.push(text);
-                    texts.len() as u32 - 1
-                })
-            }));
-        }
-        let these = &order[done..done + pairs.len()];
-        let ended = |texts: usize, of: usize| done + pairs.len() * texts / of.max(1);
-        let n = texts.len();
-        score_turn(
-            encoder,
-            &texts,
-            &pairs,
-            verifiers,
-            max_length,
-            &mut study,
-            these,
-            |encoded| task.at(ended(encoded, n)),
-        )?;
-        done += pairs.len();
-    }
-    task.finish();
     let mut task = reporter.task("scorers", 1 + verifiers.len());
-    let names = [POOLED.to_string()].into_iter();
-    for (i, name) in names.chain(verifiers.iter().map(|v| v.name())).enumerate() {
+    for (i, name) in study.scores.names.iter().enumerate() {
         let verifier = i.checked_sub(1).map(|i| &verifiers[i]);
         let options = Options {
             cosine: verifier.is_none_or(|v| v.is_cosine()),
             ..*options
         };
-        let all = scored(items, &study.scores[i]);
+        let all = scored(items, &study.scores.scores[i]);
         let of_part = |part: usize| -> Vec<ScoredPair<'_>> {
             let with_items = items.iter().zip(&all);
             let inside = |item: &Example| item.split == Split::Calibration || item.part == part;
@@ -335,7 +281,7 @@ pub fn near_miss(
             .map(|(part, &name)| Ok((name, evaluate(&of_part(part), &options)?)))
             .collect();
         study.scorers.push(ScorerReport {
-            name,
+            name: name.clone(),
             parameters: verifier.map_or(0, |v| v.parameters()),
             evaluation: evaluate(&main, &options)?,
             further: further?,
@@ -350,88 +296,6 @@ pub fn near_miss(
     }
     task.finish();
     Ok(study)
-}
-
-/// Encodes some texts and scores pairs of them, `pairs[i]` being example `these[i]`.
-#[allow(clippy::too_many_arguments)]
-fn score_turn(
-    encoder: &Encoder,
-    texts: &[&str],
-    pairs: &[[u32; 2]],
-    verifiers: &[Box<dyn Verifier>],
-    max_length: usize,
-    study: &mut NearMissStudy,
-    these: &[usize],
-    mut progress: impl FnMut(usize),
-) -> Result<()> {
-    let start = Instant::now();
-    let d = encoder.width();
-    let limit = max_length.min(encoder.tokenizer().max_length());
-    let mut pooled: Vec<f32> = Vec::with_capacity(texts.len() * d);
-    let mut pieces: Vec<TokenVectors> = Vec::new();
-    let quoted = |e: Error| match e {
-        Error::Invalid(message) => {
-            let number = message.split(' ').nth(1).and_then(|n| n.parse().ok());
-            match number.and_then(|n: usize| texts.get(n)) {
-                Some(text) => Error::Invalid(format!("{message} (it reads {text:?})")),
-                None => Error::Invalid(message),
-            }
-        }
-        other => other,
-    };
-    let stats = encoder
-        .encode_tokens(
-            texts,
-            TextKind::Plain,
-            Some(limit),
-            |_, vectors, rows| {
-                pooled.extend_from_slice(rows);
-                pieces.push(vectors);
-                Ok(())
-            },
-            |done, _| progress(done),
-        )
-        .map_err(quoted)?;
-    study.texts.texts += stats.texts;
-    study.texts.tokens += stats.tokens;
-    study.texts.truncated += stats.truncated;
-    study.texts.empty += stats.empty;
-    // The encoder's own limit may be longer than the verifiers': what these cut, it reads again in full.
-    if stats.truncated > 0 && limit < encoder.tokenizer().max_length() {
-        let lengths = pieces
-            .iter()
-            .flat_map(|piece| piece.tokens().packing.offsets().windows(2))
-            .map(|w| (w[1] - w[0]) as usize);
-        let cut: Vec<usize> = (0..)
-            .zip(lengths)
-            .filter(|&(_, n)| n == limit)
-            .map(|(i, _)| i)
-            .collect();
-        let long: Vec<&str> = cut.iter().map(|&i| texts[i]).collect();
-        let rows = encoder.embed(&long, TextKind::Plain).map_err(quoted)?;
-        for (row, i) in rows.chunks_exact(d).zip(cut) {
-            pooled[i * d..][..d].copy_from_slice(row);
-        }
-    }
-    study.encoding += start.elapsed();
-
-    let row = |i: u32| &pooled[i as usize * d..][..d];
-    for (&[a, b], &at) in pairs.iter().zip(these) {
-        study.scores[0][at] = cosine(row(a), row(b));
-    }
-    let mut index = TokenIndex::new(encoder.device(), d);
-    for piece in pieces {
-        index.append(piece)?;
-    }
-    for (v, verifier) in verifiers.iter().enumerate() {
-        let start = Instant::now();
-        let found = index.score_within(&**verifier, pairs)?;
-        study.scoring[v] += start.elapsed();
-        for (score, &at) in found.into_iter().zip(these) {
-            study.scores[v + 1][at] = f64::from(score);
-        }
-    }
-    Ok(())
 }
 
 /// The examples as the metrics take them.

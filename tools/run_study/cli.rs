@@ -21,9 +21,9 @@ use nearmiss::score::verifier::{self, Penalty};
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
 use nearmiss::study::explain::explain;
 use nearmiss::study::near_miss::{
-    Examples, NearMissConfig, compare_triplets, counts, markdown as near_miss_markdown,
-    metrics_json as near_miss_json, near_miss as near_miss_study, notes as near_miss_notes,
-    save as save_near_miss,
+    Examples, NearMissConfig, compare_triplets, counts, metrics_json as near_miss_json,
+    near_miss as near_miss_study, notes as near_miss_notes, save as save_near_miss,
+    summary as near_miss_summary,
 };
 use nearmiss::study::profile;
 use nearmiss::study::progress::Reporter;
@@ -591,7 +591,8 @@ fn retrieve_stage(
         ));
     }
     if !common.json {
-        print(&report::markdown(&config, &found, &second, &notes))?;
+        let text = report::markdown(&config, &found, &second, &notes);
+        print(&format!("{text}\n"))?;
     }
     let folder = report::save(&common.out, &config, &found, &second, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
@@ -671,25 +672,27 @@ fn near_miss_stage(
         study.comparison = Some(found);
         notes.extend(triplet_notes.lines("triplets"));
     }
-    let seconds = study.encoding.as_secs_f64();
+    let seconds = study.scores.encoding.as_secs_f64();
     reporter.log(&format!(
         "{} texts, {} tokens in {seconds:.1} s ({:.0} tokens/s)",
-        study.texts.texts,
-        study.texts.tokens,
-        study.texts.tokens as f64 / seconds.max(1e-9)
+        study.scores.texts.texts,
+        study.scores.texts.tokens,
+        study.scores.texts.tokens as f64 / seconds.max(1e-9)
     ));
-    for (name, time) in config.verifiers.iter().zip(&study.scoring) {
+    for (name, time) in config.verifiers.iter().zip(&study.scores.scoring) {
         reporter.log(&format!(
             "{name}: {} pairs in {:.2} s",
             examples.items.len(),
             time.as_secs_f64()
         ));
     }
-    if !common.json {
-        print(&near_miss_markdown(&config, &study, &notes))?;
-    }
     let folder = save_near_miss(&common.out, &config, examples, &study, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
+    if !common.json {
+        let summary = near_miss_summary(&config, &study, &notes);
+        let more = folder.join("report.md");
+        print(&format!("{summary}\nEvery table: {}\n\n", more.display()))?;
+    }
     let mut json = near_miss_json(&study);
     json["stage"] = "near-miss".into();
     json["set"] = examples.name.clone().into();

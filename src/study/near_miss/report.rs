@@ -17,6 +17,7 @@ use crate::metrics::near_miss::{
 };
 use crate::study::backbone::Backbone;
 use crate::study::report::{SecondStageOptions, hex, pooling_name, short_id};
+use crate::study::table::{Table, names, number};
 
 /// What a near-miss run depends on, apart from the code.
 #[derive(Clone, Debug, Serialize)]
@@ -108,49 +109,20 @@ fn with_interval(estimate: &Estimate) -> String {
     }
 }
 
-fn number(value: Option<f64>) -> String {
-    value.map_or("-".into(), |v| format!("{v:.3}"))
-}
-
-/// A Markdown table.
-struct Table {
-    text: String,
-}
-
-impl Table {
-    fn new(title: &str, left: &[&str], right: &[String]) -> Self {
-        let mut text = format!("\n## {title}\n\n");
-        let names = left.iter().map(|s| s.to_string()).chain(right.to_vec());
-        let _ = writeln!(text, "| {} |", names.collect::<Vec<_>>().join(" | "));
-        let marks = left.iter().map(|_| "---");
-        let marks = marks.chain(right.iter().map(|_| "---:"));
-        let _ = writeln!(text, "| {} |", marks.collect::<Vec<_>>().join(" | "));
-        Table { text }
-    }
-
-    fn row(&mut self, cells: &[String]) {
-        let _ = writeln!(self.text, "| {} |", cells.join(" | "));
-    }
-}
-
-fn names(list: &[&str]) -> Vec<String> {
-    list.iter().map(|s| s.to_string()).collect()
-}
-
 /// All categories of a scorer, then `all`.
 fn groups(scorer: &ScorerReport) -> impl Iterator<Item = &CategoryReport> {
     let evaluation = &scorer.evaluation;
     evaluation.categories.iter().chain([&evaluation.all])
 }
 
-/// The result as Markdown.
-pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]) -> String {
+/// The result as Markdown: what the terminal shows.
+pub fn summary(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]) -> String {
     let first = &study.scorers[0].evaluation;
     let mut text = format!(
-        "# Near-misses of {}\n\n{} near-misses, {} texts; {} ({}, at most {} tokens) on {}; verifiers see at most {} tokens.\n",
+        "# Near-misses of {}\n\n{} pairs of {} texts; {} ({}, at most {} tokens) on {}; verifiers see at most {} tokens.\n",
         config.set,
-        first.all.near_misses.n,
-        study.texts.texts,
+        study.scores.scores[0].len(),
+        study.scores.texts.texts,
         config.backbone,
         config.pooling,
         config.max_length,
@@ -159,12 +131,8 @@ pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]
     );
     text.push_str(&scores_table(study).text);
     text.push_str("\nMean and standard deviation of the near-misses' scores; lower is better only beside the accepts' scores, which a scorer must keep high.\n");
-    text.push_str(&separation_table(study).text);
-    let _ = write!(
-        text,
-        "\nOn the test half of the anchors, thresholds from the calibration half; [95 % bootstrap intervals over anchors]. n: near-misses / accepts. Rejection at a true-accept rate of {} %. Accepts are those of the category's own anchors, or (s) of other anchors of the same sources, or (a) of all sources; m of the near-misses come from sources without accepts where it says (m: m without), and the rate then mixes sources.\n",
-        ALPHAS.map(|a| format!("{:.0}", a * 100.0)).join(", ")
-    );
+    text.push_str(&rejection_table(study).text);
+    text.push_str("\nRejected near-misses at the threshold that accepts 95 % of the calibration half (AUC: 0.5 is chance). n: near-misses / accepts of the test half. Accepts are those of the category's own anchors, or (s) of other anchors of the same sources, or (a) of all sources; m of the near-misses come from sources without accepts where it says (m without), and the rate then mixes sources.\n");
     let mut refusals: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for group in groups(&study.scorers[0]) {
         if let Measured::Refused { refused } = &group.separation {
@@ -178,6 +146,24 @@ pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]
     for (why, what) in refusals {
         let _ = writeln!(text, "\nNo numbers for {}: {why}.", what.join(", "));
     }
+    if !notes.is_empty() {
+        text.push_str("\nNotes:\n\n");
+        for note in notes {
+            let _ = writeln!(text, "- {note}");
+        }
+    }
+    text
+}
+
+/// The result as Markdown, with every table.
+pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]) -> String {
+    let mut text = summary(config, study, notes);
+    text.push_str(&separation_table(study).text);
+    let _ = write!(
+        text,
+        "\nThresholds from the calibration half of the anchors, rates on the test half; [95 % bootstrap intervals over anchors]. Rejection at a true-accept rate of {} %.\n",
+        ALPHAS.map(|a| format!("{:.0}", a * 100.0)).join(", ")
+    );
     if !study.scorers[0].further.is_empty() {
         text.push_str(&further_table(study).text);
     }
@@ -200,13 +186,41 @@ pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]
             found.hardness
         );
     }
-    if !notes.is_empty() {
-        text.push_str("\nNotes:\n\n");
-        for note in notes {
-            let _ = writeln!(text, "- {note}");
-        }
-    }
     text
+}
+
+/// One row per category and test set, one column per scorer.
+fn rejection_table(study: &NearMissStudy) -> Table {
+    let columns: Vec<String> = study.scorers.iter().map(|s| s.name.clone()).collect();
+    let title = "Rejection of near-misses at 95 % true accept (AUC)";
+    let mut table = Table::new(title, &["category", "n"], &columns);
+    let mut row = |name: String, groups: Vec<&CategoryReport>| {
+        let n = groups[0].separation.value();
+        let n = n.map_or("-".into(), |found| {
+            sizes(groups[0], found.near_misses, found.accepts)
+        });
+        let cells = groups.iter().map(|group| match group.separation.value() {
+            None => "-".to_string(),
+            Some(found) => {
+                let points = found.rejection.value();
+                let rate = number(points.map(|points| points[1].rejection.value));
+                format!("{rate} ({})", number(Some(found.auc.value)))
+            }
+        });
+        let cells: Vec<String> = [name, n].into_iter().chain(cells).collect();
+        table.row(&cells);
+    };
+    for (i, group) in groups(&study.scorers[0]).enumerate() {
+        let of = study.scorers.iter().map(|scorer| groups(scorer).nth(i));
+        let of = of.map(|group| group.expect("the same categories"));
+        row(group.category.clone(), of.collect());
+    }
+    for (part, (name, _)) in study.scorers[0].further.iter().enumerate() {
+        let of = study.scorers.iter();
+        let of = of.map(|scorer| &scorer.further[part].1.all);
+        row(format!("all, {name}"), of.collect());
+    }
+    table
 }
 
 fn scores_table(study: &NearMissStudy) -> Table {
@@ -556,9 +570,9 @@ pub fn metrics_json(study: &NearMissStudy) -> Value {
     json!({
         "scorers": study.scorers,
         "comparison": study.comparison,
-        "texts": study.texts.texts,
-        "tokens": study.texts.tokens,
-        "texts_truncated": study.texts.truncated,
+        "texts": study.scores.texts.texts,
+        "tokens": study.scores.texts.tokens,
+        "texts_truncated": study.scores.texts.truncated,
     })
 }
 
@@ -585,13 +599,13 @@ pub fn save(
         write_atomically(&folder.join(name), |file| writeln!(file, "{text}"))
     };
     json_file("config.json", &json!(config))?;
-    let sizes = super::scored(&examples.items, &study.scores[0]);
+    let sizes = super::scored(&examples.items, &study.scores.scores[0]);
     write_atomically(&folder.join("pairs.jsonl"), |file| {
         for (i, item) in examples.items.iter().enumerate() {
             let scores: serde_json::Map<_, _> = study
                 .scorers
                 .iter()
-                .zip(&study.scores)
+                .zip(&study.scores.scores)
                 .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
                 .collect();
             let mut line = json!(item);
@@ -607,11 +621,11 @@ pub fn save(
     let scoring: serde_json::Map<_, _> = config
         .verifiers
         .iter()
-        .zip(&study.scoring)
+        .zip(&study.scores.scoring)
         .map(|(name, time)| (name.clone(), json!(time.as_secs_f64())))
         .collect();
     let times = json!({
-        "encode_s": study.encoding.as_secs_f64(),
+        "encode_s": study.scores.encoding.as_secs_f64(),
         "score_s": scoring,
     });
     json_file("times.json", &times)?;
@@ -622,8 +636,8 @@ pub fn save(
 /// What is worth saying about a run beside its numbers.
 pub fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
     let mut notes = examples.notes.clone();
-    if study.texts.truncated > 0 {
-        let n = study.texts.truncated;
+    if study.scores.texts.truncated > 0 {
+        let n = study.scores.texts.truncated;
         notes.push(format!("texts cut at the verifiers' length limit: {n}"));
     }
     let accepts = examples.items.iter().filter(|item| item.kind.is_accept());

@@ -1,0 +1,183 @@
+//! Scores of pairs of sentences: by the encoder's own cosine and by every verifier.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::explain::cosine;
+use super::progress::Reporter;
+use crate::encoder::{EncodeStats, Encoder};
+use crate::error::{Error, Result};
+use crate::score::{TokenIndex, TokenVectors, Verifier};
+use crate::text::TextKind;
+
+/// Name of the encoder's own cosine among scorers.
+pub const POOLED: &str = "pooled";
+
+/// The most that token vectors of the texts of one turn may take, in bytes.
+const TOKEN_BYTES: usize = 2 << 30;
+
+/// Scores of pairs, and what they cost.
+#[derive(Debug)]
+pub struct PairScores {
+    /// [`POOLED`], then the verifiers' names.
+    pub names: Vec<String>,
+    /// One score per pair and scorer, `[scorers][pairs]`.
+    pub scores: Vec<Vec<f64>>,
+    /// What the encoder did with the distinct texts.
+    pub texts: EncodeStats,
+    /// Time of encoding.
+    pub encoding: Duration,
+    /// Time of scoring, one per verifier.
+    pub scoring: Vec<Duration>,
+}
+
+/// Scores `pairs` of (query, candidate) by the encoder's own cosine and by each of `verifiers`, which see at most
+/// `max_length` tokens.
+///
+/// A text is encoded once however many pairs it is in, as long as the token vectors of all texts fit two GiB.
+///
+/// # Errors
+/// What encoder and verifiers report; a text that cannot be encoded is quoted.
+pub fn score_pairs(
+    encoder: &Encoder,
+    pairs: &[[&str; 2]],
+    verifiers: &[Box<dyn Verifier>],
+    max_length: usize,
+    reporter: &Reporter,
+) -> Result<PairScores> {
+    let pooled = [POOLED.to_string()].into_iter();
+    let mut found = PairScores {
+        names: pooled.chain(verifiers.iter().map(|v| v.name())).collect(),
+        scores: vec![vec![0.0; pairs.len()]; 1 + verifiers.len()],
+        texts: EncodeStats::default(),
+        encoding: Duration::ZERO,
+        scoring: vec![Duration::ZERO; verifiers.len()],
+    };
+    let limit = max_length.min(encoder.tokenizer().max_length());
+    let at_once = TOKEN_BYTES / (2 * encoder.width() * limit);
+    // Pairs of one query stand together, so that turns share few texts.
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    order.sort_by(|&a, &b| pairs[a][0].cmp(pairs[b][0]));
+    let mut task = reporter.task("pairs", pairs.len());
+    let mut done = 0;
+    while done < order.len() {
+        let mut places: HashMap<&str, u32> = HashMap::new();
+        let mut texts: Vec<&str> = Vec::new();
+        let mut places_of: Vec<[u32; 2]> = Vec::new();
+        for &at in &order[done..] {
+            if texts.len() + 2 > at_once.max(2) {
+                break;
+            }
+            places_of.push(pairs[at].map(|text| {
+                *places.entry(text).or_insert_with(|| {
+                    texts.push(text);
+                    texts.len() as u32 - 1
+                })
+            }));
+        }
+        let (from, n, n_texts) = (done, places_of.len(), texts.len().max(1));
+        let turn = Turn {
+            texts,
+            pairs: places_of,
+            at: &order[from..from + n],
+        };
+        turn.score(encoder, verifiers, limit, &mut found, |encoded| {
+            task.at(from + n * encoded / n_texts);
+        })?;
+        done += n;
+    }
+    task.finish();
+    Ok(found)
+}
+
+/// Texts that are encoded together, and pairs of them.
+struct Turn<'a> {
+    texts: Vec<&'a str>,
+    pairs: Vec<[u32; 2]>,
+    /// Which of all pairs these are.
+    at: &'a [usize],
+}
+
+impl Turn<'_> {
+    fn score(
+        &self,
+        encoder: &Encoder,
+        verifiers: &[Box<dyn Verifier>],
+        limit: usize,
+        found: &mut PairScores,
+        mut progress: impl FnMut(usize),
+    ) -> Result<()> {
+        let start = Instant::now();
+        let d = encoder.width();
+        let mut pooled: Vec<f32> = Vec::with_capacity(self.texts.len() * d);
+        let mut pieces: Vec<TokenVectors> = Vec::new();
+        let stats = encoder
+            .encode_tokens(
+                &self.texts,
+                TextKind::Plain,
+                Some(limit),
+                |_, vectors, rows| {
+                    pooled.extend_from_slice(rows);
+                    pieces.push(vectors);
+                    Ok(())
+                },
+                |done, _| progress(done),
+            )
+            .map_err(|e| self.quoted(e))?;
+        found.texts.texts += stats.texts;
+        found.texts.tokens += stats.tokens;
+        found.texts.truncated += stats.truncated;
+        found.texts.empty += stats.empty;
+        // The encoder's own limit may be longer than the verifiers': what these cut, it reads again in full.
+        if stats.truncated > 0 && limit < encoder.tokenizer().max_length() {
+            let lengths = pieces
+                .iter()
+                .flat_map(|piece| piece.tokens().packing.offsets().windows(2))
+                .map(|w| (w[1] - w[0]) as usize);
+            let cut: Vec<usize> = (0..)
+                .zip(lengths)
+                .filter(|&(_, n)| n == limit)
+                .map(|(i, _)| i)
+                .collect();
+            let long: Vec<&str> = cut.iter().map(|&i| self.texts[i]).collect();
+            let rows = encoder.embed(&long, TextKind::Plain);
+            let rows = rows.map_err(|e| self.quoted(e))?;
+            for (row, i) in rows.chunks_exact(d).zip(cut) {
+                pooled[i * d..][..d].copy_from_slice(row);
+            }
+        }
+        found.encoding += start.elapsed();
+
+        let row = |i: u32| &pooled[i as usize * d..][..d];
+        for (&[a, b], &at) in self.pairs.iter().zip(self.at) {
+            found.scores[0][at] = cosine(row(a), row(b));
+        }
+        let mut index = TokenIndex::new(encoder.device(), d);
+        for piece in pieces {
+            index.append(piece)?;
+        }
+        for (v, verifier) in verifiers.iter().enumerate() {
+            let start = Instant::now();
+            let scores = index.score_within(&**verifier, &self.pairs)?;
+            found.scoring[v] += start.elapsed();
+            for (score, &at) in scores.into_iter().zip(self.at) {
+                found.scores[v + 1][at] = f64::from(score);
+            }
+        }
+        Ok(())
+    }
+
+    /// An error about a text with the text itself.
+    fn quoted(&self, error: Error) -> Error {
+        match error {
+            Error::Invalid(message) => {
+                let number = message.split(' ').nth(1).and_then(|n| n.parse().ok());
+                match number.and_then(|n: usize| self.texts.get(n)) {
+                    Some(text) => Error::Invalid(format!("{message} (it reads {text:?})")),
+                    None => Error::Invalid(message),
+                }
+            }
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Tables of numbers in Markdown.
+
+use std::fmt::Write as _;
+
+/// A Markdown table.
+pub struct Table {
+    /// The heading and the rows so far.
+    pub text: String,
+}
+
+impl Table {
+    /// An empty table under a heading: columns of words, then columns of numbers.
+    pub fn new(title: &str, left: &[&str], right: &[String]) -> Self {
+        let mut text = format!("\n## {title}\n\n");
+        let names = left.iter().map(|s| s.to_string()).chain(right.to_vec());
+        let _ = writeln!(text, "| {} |", names.collect::<Vec<_>>().join(" | "));
+        let marks = left.iter().map(|_| "---");
+        let marks = marks.chain(right.iter().map(|_| "---:"));
+        let _ = writeln!(text, "| {} |", marks.collect::<Vec<_>>().join(" | "));
+        Table { text }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: &[String]) {
+        let _ = writeln!(self.text, "| {} |", cells.join(" | "));
+    }
+}
+
+/// Column headings.
+pub fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|s| s.to_string()).collect()
+}
+
+/// A number with three decimals; `-` if there is none.
+pub fn number(value: Option<f64>) -> String {
+    value.map_or("-".into(), |v| format!("{v:.3}"))
+}
