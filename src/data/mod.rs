@@ -1,13 +1,15 @@
 //! Texts and judgements as they come from files. Nothing here knows a device.
 //!
 //! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses,
-//! paraphrases and triplets; [`generated`] is the built-in collection, [`edits`] the built-in near-misses.
+//! paraphrases and triplets; [`generated`] holds the built-in collections, [`edits`] the built-in near-misses, [`probe`]
+//! sentences that show what an embedding is made of.
 
 pub mod beir;
 mod category;
 pub mod edits;
 pub mod generated;
 pub mod pairs;
+pub mod probe;
 
 pub use category::Category;
 

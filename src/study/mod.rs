@@ -3,6 +3,7 @@
 //! * [`backbone`] finds or fetches the weights.
 //! * [`retrieve`] encodes a collection, searches it, evaluates the rankings.
 //! * [`near_miss`] scores pairs by every scorer and says how well each rejects near-misses.
+//! * [`geometry`] measures what embeddings are made of and the space they fill.
 //! * [`explain`] compares two sentences token by token, [`heat_map`] draws that.
 //! * [`pair_scores`] scores pairs of sentences, encoding every text once.
 //! * [`report`] writes what a stage found: JSON, Markdown, one JSON line per query; [`table`] its tables.
@@ -11,6 +12,7 @@
 
 pub mod backbone;
 pub mod explain;
+pub mod geometry;
 pub mod heat_map;
 pub mod near_miss;
 pub mod pair_scores;

@@ -161,6 +161,12 @@ impl Examples {
         }
     }
 
+    /// The pairs of paraphrases.
+    pub fn paraphrases(&self) -> Vec<[&str; 2]> {
+        let kept = self.items.iter().filter(|e| e.kind == Kind::Paraphrase);
+        kept.map(|e| [&e.anchor[..], &e.text]).collect()
+    }
+
     /// Sets anchors beside other anchors in random order.
     fn add_unrelated(&mut self, seed: u64) {
         let distinct: BTreeSet<(&str, &str)> = self

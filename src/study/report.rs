@@ -54,19 +54,11 @@ impl SecondStageOptions {
     }
 }
 
-/// What a retrieval run depends on, apart from the code.
+/// What every stage depends on: version, encoder and verifiers.
 #[derive(Clone, Debug, Serialize)]
-pub struct RetrieveConfig {
-    /// Which stage.
-    pub stage: &'static str,
+pub struct Setup {
     /// Version of this crate.
     pub version: &'static str,
-    /// Name of the collection.
-    pub collection: String,
-    /// SHA-256 over ids, texts and judgements.
-    pub collection_sha256: String,
-    /// Documents, queries and judgements used.
-    pub sizes: [usize; 3],
     /// Short name of the backbone.
     pub backbone: String,
     /// SHA-256 of its weights.
@@ -77,9 +69,7 @@ pub struct RetrieveConfig {
     pub max_length: usize,
     /// Device kind and hardware.
     pub device: String,
-    /// Results kept per query.
-    pub depth: usize,
-    /// Second-stage scorers.
+    /// Scorers beside the encoder's own.
     pub verifiers: Vec<String>,
     /// Tokens that they see of a text.
     pub verifier_max_length: usize,
@@ -87,17 +77,97 @@ pub struct RetrieveConfig {
     pub penalty: [f64; 2],
 }
 
+impl Setup {
+    /// The setup of a run that is about to start.
+    pub fn new(encoder: &Encoder, backbone: &Backbone, second: &SecondStageOptions) -> Self {
+        Setup {
+            version: env!("CARGO_PKG_VERSION"),
+            backbone: backbone.name.clone(),
+            weights_sha256: backbone.sha256.clone(),
+            pooling: pooling_name(encoder),
+            max_length: encoder.tokenizer().max_length(),
+            device: encoder.device().name(),
+            verifiers: second.verifiers.clone(),
+            verifier_max_length: second.max_length,
+            penalty: [second.penalty.threshold, second.penalty.weight],
+        }
+    }
+
+    /// It in words: "NAME (pooling, at most N tokens) on DEVICE".
+    pub fn sentence(&self) -> String {
+        format!(
+            "{} ({}, at most {} tokens) on {}",
+            self.backbone, self.pooling, self.max_length, self.device
+        )
+    }
+}
+
+/// The folder of a run's results. Each file is complete or absent.
+pub(super) struct ResultFolder {
+    path: PathBuf,
+}
+
+impl ResultFolder {
+    /// The folder `OUT/STAGE-NAME-ID`, where the id is short for the configuration, which is written to it.
+    pub(super) fn new(
+        out: &Path,
+        stage: &str,
+        name: &str,
+        config: &impl Serialize,
+    ) -> Result<Self> {
+        let folder = ResultFolder {
+            path: out.join(format!("{stage}-{name}-{}", short_id(config))),
+        };
+        folder.json("config.json", config)?;
+        Ok(folder)
+    }
+
+    pub(super) fn json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|e| Error::Invalid(format!("{name}: {e}")))?;
+        self.text(name, &format!("{text}\n"))
+    }
+
+    pub(super) fn text(&self, name: &str, text: &str) -> Result<()> {
+        self.write(name, |file| file.write_all(text.as_bytes()))
+    }
+
+    pub(super) fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+    ) -> Result<()> {
+        write_atomically(&self.path.join(name), write)
+    }
+
+    pub(super) fn into_path(self) -> PathBuf {
+        self.path
+    }
+}
+
+/// What a retrieval run depends on, apart from the code.
+#[derive(Clone, Debug, Serialize)]
+pub struct RetrieveConfig {
+    /// Which stage.
+    pub stage: &'static str,
+    /// Name of the collection.
+    pub collection: String,
+    /// SHA-256 over ids, texts and judgements.
+    pub collection_sha256: String,
+    /// Documents, queries and judgements used.
+    pub sizes: [usize; 3],
+    /// Results kept per query.
+    pub depth: usize,
+    /// Encoder and verifiers.
+    #[serde(flatten)]
+    pub setup: Setup,
+}
+
 impl RetrieveConfig {
     /// The configuration of a run that is about to start.
-    pub fn new(
-        encoder: &Encoder,
-        collection: &Collection,
-        backbone: &Backbone,
-        second: &SecondStageOptions,
-    ) -> Self {
+    pub fn new(collection: &Collection, setup: Setup) -> Self {
         RetrieveConfig {
             stage: "retrieve",
-            version: env!("CARGO_PKG_VERSION"),
             collection: collection.name.clone(),
             collection_sha256: digest(collection),
             sizes: [
@@ -105,21 +175,14 @@ impl RetrieveConfig {
                 collection.queries.len(),
                 collection.qrels.n_judgements(),
             ],
-            backbone: backbone.name.clone(),
-            weights_sha256: backbone.sha256.clone(),
-            pooling: pooling_name(encoder),
-            max_length: encoder.tokenizer().max_length(),
-            device: encoder.device().name(),
             depth: DEPTH,
-            verifiers: second.verifiers.clone(),
-            verifier_max_length: second.max_length,
-            penalty: [second.penalty.threshold, second.penalty.weight],
+            setup,
         }
     }
 }
 
 /// The published pooling in words.
-pub(super) fn pooling_name(encoder: &Encoder) -> String {
+fn pooling_name(encoder: &Encoder) -> String {
     let pooling = encoder.pooling();
     let normalised = if pooling.normalize {
         ", normalised"
@@ -130,7 +193,7 @@ pub(super) fn pooling_name(encoder: &Encoder) -> String {
 }
 
 /// A short name of a configuration, for the result folder.
-pub(super) fn short_id(config: &impl Serialize) -> String {
+fn short_id(config: &impl Serialize) -> String {
     let text = serde_json::to_string(config).expect("plain data");
     hex(&Sha256::digest(text.as_bytes()))[..12].to_string()
 }
@@ -188,8 +251,9 @@ pub fn markdown(
 ) -> String {
     let [documents, queries, judgements] = config.sizes;
     let mut text = format!(
-        "# Retrieval on {}\n\n{documents} documents, {queries} queries, {judgements} judgements; {} ({}, at most {} tokens) on {}.\n\n",
-        config.collection, config.backbone, config.pooling, config.max_length, config.device
+        "# Retrieval on {}\n\n{documents} documents, {queries} queries, {judgements} judgements; {}.\n\n",
+        config.collection,
+        config.setup.sentence()
     );
     let _ = writeln!(text, "| ranking | {} | change |", SHOWN.join(" | "));
     let _ = writeln!(text, "| --- |{}", " ---: |".repeat(SHOWN.len() + 1));
@@ -223,7 +287,7 @@ pub fn markdown(
         let _ = writeln!(
             text,
             "\nRe-ranking: the best {} by cosine, scored on at most {} tokens; change is that of ndcg@10; of equal scores the first stage's order stays.",
-            config.depth, config.verifier_max_length
+            config.depth, config.setup.verifier_max_length
         );
     }
     if !notes.is_empty() {
@@ -312,18 +376,8 @@ pub fn save(
     second: &SecondStage,
     notes: &[String],
 ) -> Result<PathBuf> {
-    let folder = out.join(format!(
-        "{}-{}-{}",
-        config.stage,
-        config.collection,
-        short_id(config)
-    ));
-    let json_file = |name: &str, value: &dyn Fn() -> serde_json::Result<String>| -> Result<()> {
-        let text = value().map_err(|e| Error::Invalid(format!("{name}: {e}")))?;
-        write_atomically(&folder.join(name), |file| writeln!(file, "{text}"))
-    };
-    json_file("config.json", &|| serde_json::to_string_pretty(config))?;
-    write_atomically(&folder.join("per_query.jsonl"), |file| {
+    let folder = ResultFolder::new(out, config.stage, &config.collection, config)?;
+    folder.write("per_query.jsonl", |file| {
         for (i, (query, metrics)) in retrieval.evaluation.per_query.iter().enumerate() {
             let top = retrieval.ranked.get(query);
             let reranked: serde_json::Map<_, _> = second
@@ -343,9 +397,7 @@ pub fn save(
         }
         Ok(())
     })?;
-    write_atomically(&folder.join("report.md"), |file| {
-        file.write_all(markdown(config, retrieval, second, notes).as_bytes())
-    })?;
+    folder.text("report.md", &markdown(config, retrieval, second, notes))?;
     let verifiers: serde_json::Map<_, _> = second
         .rerankings
         .iter()
@@ -365,9 +417,7 @@ pub fn save(
         "encode_queries_s": retrieval.times.queries.as_secs_f64(),
         "search_s": retrieval.times.search.as_secs_f64(),
     });
-    json_file("times.json", &|| serde_json::to_string_pretty(&times))?;
-    json_file("metrics.json", &|| {
-        serde_json::to_string_pretty(&metrics_json(retrieval, second))
-    })?;
-    Ok(folder)
+    folder.json("times.json", &times)?;
+    folder.json("metrics.json", &metrics_json(retrieval, second))?;
+    Ok(folder.into_path())
 }

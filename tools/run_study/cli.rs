@@ -20,6 +20,10 @@ use nearmiss::score::VectorIndex;
 use nearmiss::score::verifier::{self, Penalty};
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
 use nearmiss::study::explain::explain;
+use nearmiss::study::geometry::{
+    GeometryConfig, GeometryOptions, geometry, markdown as geometry_markdown,
+    metrics_json as geometry_json, notes as geometry_notes, save as save_geometry,
+};
 use nearmiss::study::near_miss::{
     Examples, NearMissConfig, compare_triplets, counts, metrics_json as near_miss_json,
     near_miss as near_miss_study, notes as near_miss_notes, save as save_near_miss,
@@ -27,7 +31,7 @@ use nearmiss::study::near_miss::{
 };
 use nearmiss::study::profile;
 use nearmiss::study::progress::Reporter;
-use nearmiss::study::report::{self, RetrieveConfig, SecondStageOptions};
+use nearmiss::study::report::{self, RetrieveConfig, SecondStageOptions, Setup};
 use nearmiss::study::retrieve::{SecondStage, rerank, retrieve, subset};
 use nearmiss::text::TextKind;
 use nearmiss::{Device, Error, Result, ops, template};
@@ -68,6 +72,17 @@ enum Command {
     NearMiss {
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        second: Second,
+        #[command(flatten)]
+        pairs: Pairs,
+    },
+    /// Measure what embeddings are made of: conditions on structure, superposition, room on the cap, the space they fill.
+    Geometry {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        data: Data,
         #[command(flatten)]
         second: Second,
         #[command(flatten)]
@@ -307,6 +322,12 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
             second,
             pairs,
         }) => run_near_miss(&common, &second, &pairs),
+        Some(Command::Geometry {
+            common,
+            data,
+            second,
+            pairs,
+        }) => run_geometry(&common, &data, &second, &pairs),
         Some(Command::Explain {
             common,
             second,
@@ -517,6 +538,13 @@ fn run_all(common: &Common, data: &Data, second: &Second, pairs: &Pairs) -> Resu
         json.push(retrieve_stage(&session, common, collection, &options)?);
     }
     json.push(near_miss_stage(&session, common, &plan, &options)?);
+    json.push(geometry_stage(
+        &session,
+        common,
+        &collections,
+        &plan,
+        &options,
+    )?);
     print_json(common, json)?;
     session.close(common)
 }
@@ -551,7 +579,7 @@ fn retrieve_stage(
 ) -> Result<serde_json::Value> {
     let verifiers = options.build()?;
     let (reporter, encoder) = (&session.reporter, &session.encoder);
-    let config = RetrieveConfig::new(encoder, collection, &session.backbone, options);
+    let config = RetrieveConfig::new(collection, Setup::new(encoder, &session.backbone, options));
     let found = retrieve(encoder, collection, reporter)?;
     let limit = options.max_length.min(encoder.tokenizer().max_length());
     let second = if verifiers.is_empty() {
@@ -650,6 +678,67 @@ fn run_near_miss(common: &Common, second: &Second, pairs: &Pairs) -> Result<()> 
     session.close(common)
 }
 
+fn run_geometry(common: &Common, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
+    let (options, plan) = (second.options()?, pairs.plan(common)?);
+    let collections = collections(common, data)?;
+    let session = Session::open(common)?;
+    check_writable(&common.out)?;
+    let json = geometry_stage(&session, common, &collections, &plan, &options)?;
+    print_json(common, vec![json])?;
+    session.close(common)
+}
+
+/// Runs the stage, saves and prints what it found, and returns its numbers.
+fn geometry_stage(
+    session: &Session,
+    common: &Common,
+    collections: &[Collection],
+    plan: &NearMissPlan,
+    second: &SecondStageOptions,
+) -> Result<serde_json::Value> {
+    let verifiers = second.build()?;
+    let (reporter, encoder) = (&session.reporter, &session.encoder);
+    let options = GeometryOptions {
+        seed: common.seed,
+        scenes: match common.preset {
+            Preset::Smoke => 20,
+            Preset::Small => 200,
+            Preset::Full => 1000,
+        },
+        ..GeometryOptions::default()
+    };
+    let config = GeometryConfig::new(
+        &options,
+        collections,
+        &plan.examples.name,
+        Setup::new(encoder, &session.backbone, second),
+    );
+    let paraphrases = plan.examples.paraphrases();
+    let study = geometry(
+        encoder,
+        &paraphrases,
+        collections,
+        &verifiers,
+        second.max_length,
+        &options,
+        reporter,
+    )?;
+    let notes = geometry_notes(&study);
+    let folder = save_geometry(&common.out, &config, &study, &notes)?;
+    reporter.log(&format!(
+        "geometry: {:.1} s; saved: {}",
+        study.time.as_secs_f64(),
+        folder.display()
+    ));
+    if !common.json {
+        let text = geometry_markdown(&config, &study, &notes);
+        print(&format!("{text}\n"))?;
+    }
+    let mut json = geometry_json(&study);
+    json["stage"] = "geometry".into();
+    Ok(json)
+}
+
 /// Runs the stage on pairs, saves and prints what it found, and returns its numbers.
 fn near_miss_stage(
     session: &Session,
@@ -661,7 +750,11 @@ fn near_miss_stage(
     let (reporter, encoder) = (&session.reporter, &session.encoder);
     let (examples, options) = (&plan.examples, &plan.options);
     reporter.log(&format!("{}: {}", examples.name, counts(&examples.items)));
-    let config = NearMissConfig::new(encoder, examples, &session.backbone, second, options);
+    let config = NearMissConfig::new(
+        examples,
+        options,
+        Setup::new(encoder, &session.backbone, second),
+    );
     let limit = second.max_length;
     let mut study = near_miss_study(encoder, examples, &verifiers, limit, options, reporter)?;
     let mut notes = near_miss_notes(examples, &study);
@@ -679,7 +772,7 @@ fn near_miss_stage(
         study.scores.texts.tokens,
         study.scores.texts.tokens as f64 / seconds.max(1e-9)
     ));
-    for (name, time) in config.verifiers.iter().zip(&study.scores.scoring) {
+    for (name, time) in config.setup.verifiers.iter().zip(&study.scores.scoring) {
         reporter.log(&format!(
             "{name}: {} pairs in {:.2} s",
             examples.items.len(),

@@ -9,14 +9,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Example, Examples, NearMissStudy, ScorerReport};
-use crate::data::write_atomically;
-use crate::encoder::Encoder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::near_miss::{
     ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, OperatingPoint, Options,
 };
-use crate::study::backbone::Backbone;
-use crate::study::report::{SecondStageOptions, hex, pooling_name, short_id};
+use crate::study::report::{ResultFolder, Setup, hex};
 use crate::study::table::{Table, names, number};
 
 /// What a near-miss run depends on, apart from the code.
@@ -24,61 +21,32 @@ use crate::study::table::{Table, names, number};
 pub struct NearMissConfig {
     /// Which stage.
     pub stage: &'static str,
-    /// Version of this crate.
-    pub version: &'static str,
     /// Name of the set.
     pub set: String,
     /// SHA-256 over the pairs.
     pub set_sha256: String,
     /// Number of pairs of all kinds.
     pub pairs: usize,
-    /// Short name of the backbone.
-    pub backbone: String,
-    /// SHA-256 of its weights.
-    pub weights_sha256: String,
-    /// `mean` or `first`, normalised or not.
-    pub pooling: String,
-    /// Length limit in tokens.
-    pub max_length: usize,
-    /// Device kind and hardware.
-    pub device: String,
-    /// Scorers beside the encoder's own.
-    pub verifiers: Vec<String>,
-    /// Tokens that they see of a text.
-    pub verifier_max_length: usize,
-    /// Constants of conditional penalties: threshold and weight.
-    pub penalty: [f64; 2],
     /// Fewest pairs that a rate may rest on.
     pub minimum: usize,
     /// Bootstrap samples and their seed.
     pub bootstrap: [u64; 2],
+    /// Encoder and verifiers.
+    #[serde(flatten)]
+    pub setup: Setup,
 }
 
 impl NearMissConfig {
     /// The configuration of a run that is about to start.
-    pub fn new(
-        encoder: &Encoder,
-        examples: &Examples,
-        backbone: &Backbone,
-        second: &SecondStageOptions,
-        options: &Options,
-    ) -> Self {
+    pub fn new(examples: &Examples, options: &Options, setup: Setup) -> Self {
         NearMissConfig {
             stage: "near-miss",
-            version: env!("CARGO_PKG_VERSION"),
             set: examples.name.clone(),
             set_sha256: digest(&examples.items),
             pairs: examples.items.len(),
-            backbone: backbone.name.clone(),
-            weights_sha256: backbone.sha256.clone(),
-            pooling: pooling_name(encoder),
-            max_length: encoder.tokenizer().max_length(),
-            device: encoder.device().name(),
-            verifiers: second.verifiers.clone(),
-            verifier_max_length: second.max_length,
-            penalty: [second.penalty.threshold, second.penalty.weight],
             minimum: options.minimum,
             bootstrap: [options.bootstrap.resamples as u64, options.bootstrap.seed],
+            setup,
         }
     }
 }
@@ -119,15 +87,12 @@ fn groups(scorer: &ScorerReport) -> impl Iterator<Item = &CategoryReport> {
 pub fn summary(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]) -> String {
     let first = &study.scorers[0].evaluation;
     let mut text = format!(
-        "# Near-misses of {}\n\n{} pairs of {} texts; {} ({}, at most {} tokens) on {}; verifiers see at most {} tokens.\n",
+        "# Near-misses of {}\n\n{} pairs of {} texts; {}; verifiers see at most {} tokens.\n",
         config.set,
         study.scores.scores[0].len(),
         study.scores.texts.texts,
-        config.backbone,
-        config.pooling,
-        config.max_length,
-        config.device,
-        config.verifier_max_length
+        config.setup.sentence(),
+        config.setup.verifier_max_length
     );
     text.push_str(&scores_table(study).text);
     text.push_str("\nMean and standard deviation of the near-misses' scores; lower is better only beside the accepts' scores, which a scorer must keep high.\n");
@@ -587,20 +552,9 @@ pub fn save(
     study: &NearMissStudy,
     notes: &[String],
 ) -> Result<PathBuf> {
-    let folder = out.join(format!(
-        "{}-{}-{}",
-        config.stage,
-        config.set,
-        short_id(config)
-    ));
-    let json_file = |name: &str, value: &Value| -> Result<()> {
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|e| Error::Invalid(format!("{name}: {e}")))?;
-        write_atomically(&folder.join(name), |file| writeln!(file, "{text}"))
-    };
-    json_file("config.json", &json!(config))?;
+    let folder = ResultFolder::new(out, config.stage, &config.set, config)?;
     let sizes = super::scored(&examples.items, &study.scores.scores[0]);
-    write_atomically(&folder.join("pairs.jsonl"), |file| {
+    folder.write("pairs.jsonl", |file| {
         for (i, item) in examples.items.iter().enumerate() {
             let scores: serde_json::Map<_, _> = study
                 .scorers
@@ -615,10 +569,9 @@ pub fn save(
         }
         Ok(())
     })?;
-    write_atomically(&folder.join("report.md"), |file| {
-        file.write_all(markdown(config, study, notes).as_bytes())
-    })?;
+    folder.text("report.md", &markdown(config, study, notes))?;
     let scoring: serde_json::Map<_, _> = config
+        .setup
         .verifiers
         .iter()
         .zip(&study.scores.scoring)
@@ -628,9 +581,9 @@ pub fn save(
         "encode_s": study.scores.encoding.as_secs_f64(),
         "score_s": scoring,
     });
-    json_file("times.json", &times)?;
-    json_file("metrics.json", &metrics_json(study))?;
-    Ok(folder)
+    folder.json("times.json", &times)?;
+    folder.json("metrics.json", &metrics_json(study))?;
+    Ok(folder.into_path())
 }
 
 /// What is worth saying about a run beside its numbers.
