@@ -5,16 +5,17 @@
 //! with every tensor that the device stores in f16 rounded to f16, and a device may be at most twice as far from
 //! PyTorch as that chain is (its sums are ordered otherwise), plus four units in the last place of the largest value.
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use common::{Tensors, devices, golden};
 use half::f16;
-use nearmiss::device::{DeviceKind, WgpuOptions};
+use nearmiss::device::DeviceKind;
 use nearmiss::encoder::{Encoder, LoadOptions, Stage};
 use nearmiss::ops::pool::Pooling;
 use nearmiss::ops::{attention, embedding, layer_norm, matmul, pool};
 use nearmiss::text::{TextKind, pack};
 use nearmiss::{Device, Result};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 
 const MODELS: [&str; 2] = ["tiny-bert-2x64", "tiny-bert-3x96"];
@@ -35,63 +36,9 @@ struct ExpectedText {
     truncated: bool,
 }
 
-fn folder(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(model)
-}
-
 fn expected(model: &str) -> Expected {
-    let text = std::fs::read_to_string(folder(model).join("expected.json")).expect("committed");
+    let text = std::fs::read_to_string(golden(model).join("expected.json")).expect("committed");
     serde_json::from_str(&text).expect("made by tiny_bert.py")
-}
-
-/// A safetensors file in memory.
-struct Tensors(Vec<u8>);
-
-impl Tensors {
-    fn read(path: &Path) -> Self {
-        Tensors(std::fs::read(path).expect("committed"))
-    }
-
-    fn get(&self, name: &str) -> Vec<f32> {
-        let tensors = SafeTensors::deserialize(&self.0).expect("complete");
-        let tensor = tensors
-            .tensor(name)
-            .or_else(|_| tensors.tensor(&format!("bert.{name}")))
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
-        match tensor.dtype() {
-            Dtype::F16 => tensor
-                .data()
-                .chunks_exact(2)
-                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            _ => tensor
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-        }
-    }
-}
-
-/// Devices under test: the CPU, and wgpu and CUDA where there are such.
-fn devices() -> Vec<Device> {
-    let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
-    let mut devices = vec![Device::cpu()];
-    for (name, device) in [
-        ("wgpu", Device::wgpu(WgpuOptions::default())),
-        ("cuda", Device::cuda(0)),
-    ] {
-        match device {
-            Ok(device) => devices.push(device),
-            Err(e) => {
-                assert!(!required.contains(name), "{name} is required: {e}");
-                eprintln!("skipped: {name} ({e})");
-            }
-        }
-    }
-    devices
 }
 
 /// What a forward pass gives: the residual stream after the embedding and after each layer, and the embeddings.
@@ -124,7 +71,7 @@ fn on_device(encoder: &Encoder, expected: &Expected) -> Result<Stages> {
 
 /// The yardstick: references in f32, `round` applied wherever the device stores activations or weights.
 fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32) -> f32) -> Stages {
-    let weights = Tensors::read(&folder(model).join("model.safetensors"));
+    let weights = Tensors::read(&golden(model).join("model.safetensors"));
     let stored = |name: &str| -> Vec<f32> { weights.get(name).into_iter().map(round).collect() };
     let rounded = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(round).collect() };
     let config = encoder.config();
@@ -231,7 +178,7 @@ fn token_ids_limits_and_pooling_are_those_of_transformers() {
     for model in MODELS {
         let expected = expected(model);
         let encoder =
-            Encoder::load(&folder(model), &Device::cpu(), LoadOptions::default()).unwrap();
+            Encoder::load(&golden(model), &Device::cpu(), LoadOptions::default()).unwrap();
         assert_eq!(
             encoder.tokenizer().max_length(),
             expected.max_seq_length,
@@ -258,9 +205,9 @@ fn token_ids_limits_and_pooling_are_those_of_transformers() {
 fn hidden_states_and_embeddings_match_pytorch() {
     for model in MODELS {
         let expected = expected(model);
-        let golden = Tensors::read(&folder(model).join("expected.safetensors"));
+        let truth = Tensors::read(&golden(model).join("expected.safetensors"));
         for device in devices() {
-            let encoder = Encoder::load(&folder(model), &device, LoadOptions::default()).unwrap();
+            let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
             let got = on_device(&encoder, &expected).unwrap();
             let round: fn(f32) -> f32 = match device.kind() {
                 DeviceKind::Cpu => |v| v,
@@ -270,14 +217,14 @@ fn hidden_states_and_embeddings_match_pytorch() {
             assert_eq!(got.hidden.len(), encoder.config().n_layers + 1);
             for (i, (got, yardstick)) in got.hidden.iter().zip(&yardstick.hidden).enumerate() {
                 let what = format!("{model} on {}: hidden.{i}", device.name());
-                hold(&what, got, yardstick, &golden.get(&format!("hidden.{i}")));
+                hold(&what, got, yardstick, &truth.get(&format!("hidden.{i}")));
             }
             let what = format!("{model} on {}: embeddings", device.name());
             hold(
                 &what,
                 &got.embeddings,
                 &yardstick.embeddings,
-                &golden.get("embeddings"),
+                &truth.get("embeddings"),
             );
         }
     }
@@ -287,7 +234,7 @@ fn hidden_states_and_embeddings_match_pytorch() {
 fn a_damaged_weight_is_noticed() {
     let model = MODELS[0];
     let expected = expected(model);
-    let golden = Tensors::read(&folder(model).join("expected.safetensors"));
+    let truth = Tensors::read(&golden(model).join("expected.safetensors"));
     let damaged = tempfile::tempdir().unwrap();
     for file in [
         "config.json",
@@ -295,9 +242,9 @@ fn a_damaged_weight_is_noticed() {
         "tokenizer_config.json",
         "sentence_bert_config.json",
     ] {
-        std::fs::copy(folder(model).join(file), damaged.path().join(file)).unwrap();
+        std::fs::copy(golden(model).join(file), damaged.path().join(file)).unwrap();
     }
-    let mut bytes = std::fs::read(folder(model).join("model.safetensors")).unwrap();
+    let mut bytes = std::fs::read(golden(model).join("model.safetensors")).unwrap();
     let weights = SafeTensors::deserialize(&bytes).unwrap();
     let weight = weights
         .tensor("encoder.layer.1.output.dense.weight")
@@ -309,7 +256,7 @@ fn a_damaged_weight_is_noticed() {
     let encoder = Encoder::load(damaged.path(), &Device::cpu(), LoadOptions::default()).unwrap();
     let got = on_device(&encoder, &expected).unwrap();
     let yardstick = yardstick(model, &encoder_of(model), &expected, |v| v);
-    let want = golden.get("hidden.2");
+    let want = truth.get("hidden.2");
     let allowed = 2.0 * largest_error(&yardstick.hidden[2], &want) + 1e-6;
     assert!(
         largest_error(&got.hidden[2], &want) > allowed,
@@ -325,7 +272,7 @@ fn a_device_that_runs_out_of_memory_gets_smaller_batches() {
         .map(|i| format!("text number {i} of many"))
         .collect();
     for device in devices() {
-        let encoder = Encoder::load(&folder(model), &device, LoadOptions::default()).unwrap();
+        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
         device.reset_memory_peak();
         let weights = device.memory().in_use;
         let whole = encoder.embed(&texts, TextKind::Document).unwrap();
@@ -349,7 +296,7 @@ fn a_device_that_runs_out_of_memory_gets_smaller_batches() {
 }
 
 fn encoder_of(model: &str) -> Encoder {
-    Encoder::load(&folder(model), &Device::cpu(), LoadOptions::default()).unwrap()
+    Encoder::load(&golden(model), &Device::cpu(), LoadOptions::default()).unwrap()
 }
 
 #[test]
@@ -358,7 +305,7 @@ fn alone_equals_in_a_batch_and_twice_equals_once() {
         let expected = expected(model);
         let texts: Vec<&str> = expected.texts.iter().map(|t| t.text.as_str()).collect();
         for device in devices() {
-            let encoder = Encoder::load(&folder(model), &device, LoadOptions::default()).unwrap();
+            let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
             let d = encoder.width();
             let together = encoder.embed(&texts, TextKind::Document).unwrap();
             assert_eq!(

@@ -17,6 +17,8 @@ const QUERY: usize = 32;
 #[derive(Clone, Copy)]
 struct Shape {
     queries: usize,
+    /// Tokens of a query.
+    l_q: usize,
     documents: usize,
     /// Tokens of a document.
     l: usize,
@@ -27,17 +29,27 @@ struct Shape {
 
 /// The cases.
 pub fn cases(context: &Context) -> Vec<Case> {
-    let (documents, lengths, candidates): (usize, &[usize], usize) = match context.scale {
-        Scale::Quick => (10, &[17], 5),
-        Scale::Software => (100, &[128], 25),
-        Scale::Cpu => (10_000, &[128], 100),
-        Scale::Gpu => (10_000, &[128, 300], 100),
+    // Tokens of the query, documents, tokens of a document; 1,024 tokens on both sides are bound by arithmetic.
+    let (corpora, candidates): (&[[usize; 3]], usize) = match context.scale {
+        Scale::Quick => (&[[QUERY, 10, 17]], 5),
+        Scale::Software => (&[[QUERY, 100, 128]], 25),
+        Scale::Cpu => (&[[QUERY, 10_000, 128]], 100),
+        Scale::Gpu => (
+            &[
+                [QUERY, 10_000, 128],
+                [QUERY, 10_000, 300],
+                [QUERY, 1_000, 300],
+                [1024, 1_000, 1024],
+            ],
+            100,
+        ),
     };
     let mut shapes = Vec::new();
     for d in [128, D_MODEL] {
-        for &l in lengths {
+        for &[l_q, documents, l] in corpora {
             shapes.push(Shape {
                 queries: 1,
+                l_q,
                 documents,
                 l,
                 d,
@@ -47,16 +59,18 @@ pub fn cases(context: &Context) -> Vec<Case> {
     }
     shapes.push(Shape {
         queries: 8,
+        l_q: QUERY,
         documents: 8 * candidates,
-        l: lengths[0],
+        l: corpora[0][2],
         d: D_MODEL,
         listed: true,
     });
     let case = |shape: Shape| Case {
         op: SPEC.name,
         shape: format!(
-            "{} x {QUERY} tokens, {}{} x {} tokens, {}",
+            "{} x {} tokens, {}{} x {} tokens, {}",
             shape.queries,
+            shape.l_q,
             if shape.listed { "candidates " } else { "" },
             shape.documents,
             shape.l,
@@ -72,19 +86,20 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     let device = &context.device;
     let Shape {
         queries: n_q,
+        l_q,
         documents: n_c,
         l,
         d,
         listed,
     } = shape;
     let count = if listed { n_c } else { n_q * n_c };
-    let bytes = (2 * (n_q * QUERY + n_c * l) * d + 4 * count) as u64;
+    let bytes = (2 * (n_q * l_q + n_c * l) * d + 4 * count) as u64;
     let sets = context.sets(bytes);
     // About unit length.
     let scale = 1.0 / (d as f32).sqrt();
-    let asked = noise::<f16>(n_q * QUERY * d, scale, 1);
+    let asked = noise::<f16>(n_q * l_q * d, scale, 1);
     let stored = noise::<f16>(n_c * l * d, scale, 2);
-    let q_packing = Packing::new(device, offsets(n_q, QUERY))?;
+    let q_packing = Packing::new(device, offsets(n_q, l_q))?;
     let c_packing = Packing::new(device, offsets(n_c, l))?;
     let own = |c: usize| [(c / (n_c / n_q)) as u32, c as u32];
     let pairs: Vec<[u32; 2]> = match listed {
@@ -128,7 +143,7 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     let (mut want, mut bounds) = (Vec::new(), Vec::new());
     for &p in &which {
         let [q, c] = pairs[p].map(|i| i as usize);
-        let query = widen(&asked[q * QUERY * d..(q + 1) * QUERY * d]);
+        let query = widen(&asked[q * l_q * d..(q + 1) * l_q * d]);
         let document = widen(&stored[c * l * d..(c + 1) * l * d]);
         want.push(reference::<f64>(&query, &document, d, Reduction::Sum).0);
         bounds.push(error_bound(&query, &document, d, Reduction::Sum, &rounding(context)).0);

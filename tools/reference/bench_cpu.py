@@ -4,11 +4,14 @@
 encode  sentence-transformers in float32, end to end from text to embedding, texts from files (make_texts.py)
 topk    exact cosine top-k: float32 product with all documents, then
         numpy: argpartition and a sort of the k;  torch: torch.topk
+maxsim  one query of 32 tokens against 10,000 documents of 128: torch einsum, max, sum, in float32; all at once, which
+        holds the whole map, and 500 documents at a time
 
 Every figure is the median of several repeats after a warm-up. One JSON object per line goes to standard output.
 
     bench_cpu.py --what encode --model MODEL --texts texts-20.txt --texts texts-128.txt --threads 2
     bench_cpu.py --what topk --threads 2
+    bench_cpu.py --what maxsim --threads 2
 """
 
 import argparse
@@ -21,8 +24,8 @@ from pathlib import Path
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Speed of sentence-transformers and NumPy on the CPU.")
-    parser.add_argument("--what", choices=["encode", "topk"], required=True)
+    parser = argparse.ArgumentParser(description="Speed of sentence-transformers, NumPy and PyTorch on the CPU.")
+    parser.add_argument("--what", choices=["encode", "topk", "maxsim"], required=True)
     parser.add_argument("--threads", type=int, default=2, help="threads of every library [2]")
     parser.add_argument("--repeats", type=int, default=7, help="timed repeats, of which the median counts [7]")
     parser.add_argument("--model", type=Path, help="model folder (encode)")
@@ -145,6 +148,46 @@ def topk(a: argparse.Namespace) -> None:
     emit(what="product", program=f"numpy {np.__version__}", **shape, gflop_per_s=gflops, **spread(seconds))
 
 
+def maxsim(a: argparse.Namespace) -> None:
+    import torch
+
+    n_documents, tokens, query_tokens, width = 10_000, 128, 32, 128
+    generator = torch.Generator().manual_seed(0)
+
+    def unit_rows(*shape: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, width, generator=generator), dim=-1)
+
+    documents, query = unit_rows(n_documents, tokens), unit_rows(query_tokens)
+
+    def score(part: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("qd,ntd->nqt", query, part).max(dim=-1).values.sum(dim=-1)
+
+    exact = torch.einsum("qd,ntd->nqt", query.double(), documents[:100].double()).max(-1).values.sum(-1)
+    bound = query_tokens * (width + query_tokens) * 2.0**-24
+    for way, at_once in (("whole", n_documents), ("500 at a time", 500)):
+
+        def search(at_once=at_once) -> torch.Tensor:
+            return torch.cat([score(part) for part in documents.split(at_once)])
+
+        error = float((search()[:100].double() - exact).abs().max())
+        if error > bound:
+            raise SystemExit(f"torch, {way}: scores are off by {error:.3g}, more than {bound:.3g}")
+        seconds = timed(search, a.repeats)
+        emit(
+            what="maxsim",
+            program=f"torch {torch.__version__}",
+            way=way,
+            documents=n_documents,
+            tokens=tokens,
+            query_tokens=query_tokens,
+            width=width,
+            threads=torch.get_num_threads(),
+            documents_per_s=n_documents / statistics.median(seconds),
+            score_error=error,
+            **spread(seconds),
+        )
+
+
 def main() -> int:
     a = arguments()
     # Read by the libraries when they are loaded, hence the late imports.
@@ -156,7 +199,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(a.threads)
-    {"encode": encode, "topk": topk}[a.what](a)
+    {"encode": encode, "topk": topk, "maxsim": maxsim}[a.what](a)
     return 0
 
 

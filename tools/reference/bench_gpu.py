@@ -4,6 +4,7 @@
 bandwidth  sum of a 10 GB float32 buffer (read), and a copy of it (read and write)
 matmul     f16 product with f32 accumulation, `torch.mm`, at each --shape m,n,k:  [m, k] x [n, k]^T
 topk       exact top-k over 1M x 384 f16 documents: `torch.mm`, then `torch.topk`, for 1, 32 and 512 queries
+maxsim     one query against stored token vectors in f16: einsum, max, sum
 encode     sentence-transformers in f16: the model alone on prepared batches, and end to end from texts
 
 Times of device work come from CUDA events. A sample is a run of calls, long enough to hide the resolution of the events;
@@ -30,9 +31,12 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import torch
 
-PARTS = ["bandwidth", "matmul", "topk", "encode"]
+PARTS = ["bandwidth", "matmul", "topk", "maxsim", "encode"]
 # Products of all-MiniLM-L6-v2 over 8192 tokens, and a large square for the peak.
 SHAPES = [(8192, 1152, 384), (8192, 384, 384), (8192, 1536, 384), (8192, 384, 1536), (8192, 8192, 8192)]
+# Tokens of the query, documents, tokens of a document, width: those of the benches of `maxsim`.
+MAPS = [(q, n, t, d) for d in (128, 384) for q, n, t in
+        ((32, 10_000, 128), (32, 10_000, 300), (32, 1_000, 300), (1024, 1_000, 1024))]  # fmt: skip
 SAMPLE_SECONDS = 5e-3  # CUDA events resolve about half a microsecond
 WARM_UP_SECONDS = 0.3  # clocks rise only under load
 CACHE_MULTIPLE = 4  # rotating copies: this many times the L2 cache
@@ -203,6 +207,43 @@ def topk(bench: Bench, a: argparse.Namespace) -> None:
             )
 
 
+def maxsim(bench: Bench, _: argparse.Namespace) -> None:
+    for query_tokens, n_documents, tokens, width in [(32, 100, 17, 64)] if bench.small else MAPS:
+        nbytes = 2 * n_documents * tokens * width
+        sets = bench.copies(nbytes)
+        stored = [random_rows(bench, n_documents * tokens, width, i).view(n_documents, tokens, width) for i in range(sets)]
+        query = random_rows(bench, query_tokens, width, sets)
+        # The map of f16 numbers that this holds.
+        at_once = max(1, min(n_documents, (4 << 30) // (2 * query_tokens * tokens)))
+
+        def call(i: int, stored=stored, query=query, sets=sets, at_once=at_once) -> torch.Tensor:
+            parts = [torch.einsum("qd,ntd->nqt", query, part).amax(-1).sum(-1, dtype=torch.float32)
+                     for part in stored[i % sets].split(at_once)]  # fmt: skip
+            return torch.cat(parts)
+
+        exact = torch.einsum("qd,ntd->nqt", query.double(), stored[0][:10].double()).amax(-1).sum(-1)
+        error = (call(0)[:10].double() - exact).abs().max().item()
+        # Each of the products is rounded to f16 once, and summed in f32.
+        if error > query_tokens * (2.0**-12 + (width + query_tokens) * 2.0**-23):
+            raise SystemExit(f"torch MaxSim is off by {error:.3g}")
+        result = bench.time(call)
+        seconds = result["seconds_median"]
+        emit(
+            what="maxsim",
+            query_tokens=query_tokens,
+            documents=n_documents,
+            tokens=tokens,
+            width=width,
+            dtype="f16",
+            sets=sets,
+            documents_per_s=n_documents / seconds,
+            gb_per_s=1e-9 * nbytes / seconds,
+            tflop_per_s=2e-12 * query_tokens * n_documents * tokens * width / seconds,
+            **result,
+        )
+        del stored
+
+
 def encode(bench: Bench, a: argparse.Namespace) -> None:
     import sentence_transformers
 
@@ -288,7 +329,7 @@ def main() -> int:
     bench = Bench(a.device, a.small, a.repeats)
     facts(bench)
     for part in parts:
-        {"bandwidth": bandwidth, "matmul": matmul, "topk": topk, "encode": encode}[part](bench, a)
+        {"bandwidth": bandwidth, "matmul": matmul, "topk": topk, "maxsim": maxsim, "encode": encode}[part](bench, a)
         if bench.cuda:
             torch.cuda.empty_cache()
     return 0

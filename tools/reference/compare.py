@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts the figures that tools/compare-cpu gathered side by side: medians over the rounds, and the ratio.
 
-    compare.py FIGURES TOPK.json...
+    compare.py FIGURES SCORES.json...
 
 FIGURES has lines `ours|pytorch encode-TOKENS texts_per_second`; the JSON lines are those of `cargo bench -- --json` and of
 bench_cpu.py, whose fields are described there.
@@ -24,11 +24,16 @@ def main() -> int:
     for path in sys.argv[2:]:
         for line in Path(path).read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            ours = re.fullmatch(r"(\d+) queries, 100000 x 384, k = (\d+)", str(row.get("shape", "")).replace(",000", "000"))
+            plain = str(row.get("shape", "")).replace(",000", "000")
+            ours = re.fullmatch(r"(\d+) queries, 100000 x 384, k = (\d+)", plain)
             if row.get("op") == "cosine_topk" and ours and ours[1] == "32" and row["seconds_median"]:
                 rates[f"topk-{ours[2]}", "ours"].append(32 / row["seconds_median"])
             elif row.get("what") == "topk":
                 rates[f"topk-{row['k']}", row["program"].split()[0]].append(row["queries_per_s"])
+            elif row.get("op") == "maxsim" and plain == "1 x 32 tokens, 10000 x 128 tokens, 128":
+                rates["maxsim documents", "ours"].append(10_000 / row["seconds_median"])
+            elif row.get("what") == "maxsim":
+                rates["maxsim documents", f"torch, {row['way']}"].append(row["documents_per_s"])
     print("| case | ours | other | rate of the other | ratio |")
     print("| --- | ---: | --- | ---: | ---: |")
     for case, side in list(rates):
