@@ -370,6 +370,136 @@ fn missing_devices_and_wrong_usage() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("cpu"));
 }
 
+/// Near-misses of `n` anchors in a CSV: each has a swap, and a paraphrase in the other file.
+fn pairs(n: usize) -> [String; 2] {
+    const NAMES: [&str; 6] = ["cat", "dog", "man", "bird", "fish", "cow"];
+    let mut near_misses = String::from("sentence1,sentence2,category,source\n");
+    let mut paraphrases = String::from("sentence1,sentence2,source\n");
+    for i in 0..n {
+        let [a, b] = [i, i + 1].map(|i| NAMES[i % NAMES.len()]);
+        near_misses += &format!("the {a} sees {i} {b},the {b} sees {i} {a},role,here\n");
+        paraphrases += &format!("the {a} sees {i} {b},{i} {b} is seen by the {a},here\n");
+    }
+    [near_misses, paraphrases]
+}
+
+impl Scratch {
+    fn near_miss(&self, more: &[&str]) -> Output {
+        let options = [
+            "near-miss",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "--out",
+            "out",
+        ];
+        self.command().args(options).args(more).output().unwrap()
+    }
+}
+
+#[test]
+fn odd_pairs_are_kept_or_counted() {
+    let s = Scratch::new();
+    let [near_misses, paraphrases] = pairs(80);
+    let odd = [
+        "\"a man walks\",,negation,here",
+        "the man walks,the man walks,negation,here",
+        "the man walks,negatives_placeholder,negation,here",
+        "the man runs,the man ran,tense shift,here",
+    ];
+    s.put(
+        "pairs.csv",
+        format!("{near_misses}{}\n", odd.join("\n")).as_bytes(),
+    );
+    s.put("para.csv", paraphrases.as_bytes());
+    let files = ["--pairs", "pairs.csv", "--paraphrases", "para.csv"];
+    let output = s.near_miss(&files);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    for line in ["tense shift", "role", "empty", "equal", "marker"] {
+        assert!(stdout.contains(line), "`{line}` is not in {stdout}");
+    }
+    // One pair of a category is no basis for a rate, and that is said.
+    assert!(
+        stdout.contains("No numbers for tense shift: ")
+            && stdout.contains("at least 30 are needed"),
+        "{stdout}"
+    );
+    let tokens = s.near_miss(&[&files[..], &["--verifier-length", "5"]].concat());
+    let stdout = String::from_utf8_lossy(&tokens.stdout);
+    assert!(
+        stdout.contains("cut at the verifiers' length limit: "),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn pairs_that_cannot_be_evaluated() {
+    let s = Scratch::new();
+    fails(
+        &s.near_miss(&["--pairs", "nowhere.csv"]),
+        1,
+        &["nowhere.csv"],
+    );
+    s.put("pairs.csv", b"text,category\na,b\n");
+    fails(
+        &s.near_miss(&["--pairs", "pairs.csv"]),
+        1,
+        &["pairs.csv", "sentence1"],
+    );
+    s.put("pairs.csv", b"sentence1,sentence2,category\n");
+    fails(&s.near_miss(&["--pairs", "pairs.csv"]), 1, &["pairs.csv"]);
+    s.put(
+        "pairs.csv",
+        b"sentence1,sentence2,category\na b,c d,role\nx\n",
+    );
+    fails(
+        &s.near_miss(&["--pairs", "pairs.csv"]),
+        1,
+        &["pairs.csv", "3"],
+    );
+    let [near_misses, paraphrases] = pairs(8);
+    s.put("pairs.csv", near_misses.as_bytes());
+    s.put("para.csv", paraphrases.as_bytes());
+    // Too few for any rate: described, not judged.
+    let output = s.near_miss(&["--pairs", "pairs.csv", "--paraphrases", "para.csv"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(stdout.contains("No numbers for"), "{stdout}");
+    fails(&s.near_miss(&["--verifiers", "f9"]), 2, &["f9", "f1"]);
+    fails(&s.near_miss(&["--resamples", "0"]), 2, &["--resamples"]);
+    fails(
+        &s.near_miss(&["--paraphrases", "para.csv"]),
+        2,
+        &["required"],
+    );
+    let explain = |texts: [&str; 2]| {
+        let options = [
+            "explain",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "--out",
+            "out",
+        ];
+        s.command().args(options).args(texts).output().unwrap()
+    };
+    fails(&explain(["the man", "  "]), 1, &["second text is empty"]);
+    let output = explain(["the dog bites the man", "the man bites the dog"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("f1"));
+    assert!(s.path("out/explain.svg").exists());
+    let output = s.command().args(["--collection", "moon"]).output().unwrap();
+    fails(&output, 2, &["moon", "lighthouse-archive"]);
+}
+
 #[test]
 fn no_network_and_nothing_cached() {
     let s = Scratch::new();

@@ -1,31 +1,34 @@
-//! A published number, reproduced: all-MiniLM-L6-v2 on SciFact.
+//! Known numbers, reproduced with all-MiniLM-L6-v2: a published one on SciFact, and the cosines of near-misses as
+//! sentence-transformers computes them.
 //!
-//! Needs the real collection and the real weights: `NEARMISS_DATA` is a folder that holds `beir/scifact`, and the
-//! backbone is found or fetched as `run-study` does. Without them these tests say aloud that they skip; with
+//! Needs the real data and the real weights: `NEARMISS_DATA` is a folder that holds `beir/scifact` and
+//! `nearmiss/unified_test.csv`, and the backbone is found or fetched as `run-study` does. Without them these tests say aloud that they skip; with
 //! `NEARMISS_REQUIRE=truth` that is a failure.
 
 use std::path::PathBuf;
 
 use nearmiss::data::beir::Collection;
+use nearmiss::data::pairs::Filter;
 use nearmiss::device::WgpuOptions;
 use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::metrics::near_miss::{Kind, Options};
 use nearmiss::metrics::ranking::evaluate;
 use nearmiss::score::{Hit, VectorIndex};
 use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
+use nearmiss::study::near_miss::{Examples, near_miss};
 use nearmiss::study::progress::Reporter;
 use nearmiss::study::retrieve::{retrieve, subset};
 use nearmiss::text::TextKind;
 use nearmiss::{Device, Result};
 
-/// Collection and backbone, or a line that says why not.
-fn material() -> Option<(Collection, Backbone)> {
-    let found = || -> Result<(Collection, Backbone), String> {
+/// What `read` makes of the folder of real data, and the backbone; or a line that says why not.
+fn material<T>(what: &str, read: impl Fn(PathBuf) -> Result<T>) -> Option<(T, Backbone)> {
+    let found = || -> Result<(T, Backbone), String> {
         let data = std::env::var_os("NEARMISS_DATA").ok_or("NEARMISS_DATA is not set")?;
-        let collection = Collection::load(PathBuf::from(data).join("beir/scifact"), "test")
-            .map_err(|e| e.to_string())?;
+        let read = read(PathBuf::from(data)).map_err(|e| e.to_string())?;
         let backbone = find_backbone(DEFAULT_BACKBONE, &FetchOptions::default(), &mut |_| {})
             .map_err(|e| e.to_string())?;
-        Ok((collection, backbone))
+        Ok((read, backbone))
     };
     match found() {
         Ok(material) => Some(material),
@@ -35,10 +38,16 @@ fn material() -> Option<(Collection, Backbone)> {
                 !required.contains("truth"),
                 "the truth test is required: {why}"
             );
-            eprintln!("skipped: SciFact with all-MiniLM-L6-v2 ({why})");
+            eprintln!("skipped: {what} with all-MiniLM-L6-v2 ({why})");
             None
         }
     }
+}
+
+fn scifact() -> Option<(Collection, Backbone)> {
+    material("SciFact", |data| {
+        Collection::load(&data.join("beir/scifact"), "test")
+    })
 }
 
 /// Peak resident memory of this process in bytes, where the system tells.
@@ -50,7 +59,7 @@ fn peak_memory() -> Option<u64> {
 
 #[test]
 fn scifact_on_the_cpu_is_what_the_model_card_leads_to_expect() {
-    let Some((collection, backbone)) = material() else {
+    let Some((collection, backbone)) = scifact() else {
         return;
     };
     let options = LoadOptions {
@@ -133,7 +142,7 @@ fn distances(a: &[f32], b: &[f32], d: usize) -> Vec<f64> {
 
 #[test]
 fn another_device_ranks_the_same_up_to_its_rounding() {
-    let Some((collection, backbone)) = material() else {
+    let Some((collection, backbone)) = scifact() else {
         return;
     };
     let device = match Device::wgpu(WgpuOptions::default()) {
@@ -194,5 +203,39 @@ fn another_device_ranks_the_same_up_to_its_rounding() {
                 "query {q}, rank {rank}: {sx} and {sy}, allowed {allowed:e}"
             );
         }
+    }
+}
+
+#[test]
+fn near_miss_cosines_are_those_of_sentence_transformers() {
+    let Some((examples, backbone)) = material("near-misses", |data| {
+        let file = data.join("nearmiss/unified_test.csv");
+        Examples::from_files(&file, None, Filter::Corrected, 42)
+    }) else {
+        return;
+    };
+    let near_misses = examples.items.iter().filter(|e| e.kind == Kind::NearMiss);
+    assert_eq!(near_misses.count(), 6_394);
+    let options = LoadOptions {
+        max_length: Some(128),
+        ..Default::default()
+    };
+    let encoder = Encoder::load(&backbone.folder, &Device::cpu(), options).unwrap();
+    let quiet = Reporter::new(true);
+    let found = near_miss(&encoder, &examples, &[], 128, &Options::default(), &quiet).unwrap();
+    // sentence-transformers 6.2.0 in float32, at most 128 tokens: pairs, mean and standard deviation.
+    let expected = [
+        ("binding", 1_500, 0.966_761, 0.043_191),
+        ("negation", 2_661, 0.809_421, 0.160_932),
+        ("spatial", 2_233, 0.948_903, 0.046_944),
+    ];
+    let categories = &found.scorers[0].evaluation.categories;
+    assert_eq!(categories.len(), expected.len());
+    for (got, (category, n, mean, std)) in categories.iter().zip(expected) {
+        let cosines = &got.near_misses;
+        println!("{category}: {:.6} ± {:.6}", cosines.mean, cosines.std);
+        assert_eq!((&got.category[..], cosines.n), (category, n));
+        // Two f32 computations of a cosine differ by some 1e-6; the last printed digit is half of that.
+        assert!((cosines.mean - mean).abs() < 1e-5 && (cosines.std - std).abs() < 1e-5);
     }
 }

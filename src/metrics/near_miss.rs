@@ -405,7 +405,7 @@ impl<'a> Study<'a> {
         if scores.len() < self.options.minimum.max(1) {
             return Measured::Refused {
                 refused: format!(
-                    "no threshold: {} accepts in the calibration half, at least {} are needed; give more paraphrases",
+                    "no threshold (accepts in the calibration half: {}; at least {} are needed; give more paraphrases)",
                     scores.len(),
                     self.options.minimum.max(1)
                 ),
@@ -499,7 +499,7 @@ impl<'a> Study<'a> {
             if found < minimum {
                 return Measured::Refused {
                     refused: format!(
-                        "{found} {what} in the test half, at least {minimum} are needed"
+                        "{what} in the test half: {found}; at least {minimum} are needed"
                     ),
                 };
             }
@@ -613,7 +613,7 @@ impl<'a> Study<'a> {
                 let near_misses = halves(&self.near_misses);
                 let accepts = halves(&self.accepts);
                 let few = |n: usize, what: &str| Measured::Refused {
-                    refused: format!("{n} {what} in the test half, at least {minimum} are needed"),
+                    refused: format!("{what} in the test half: {n}; at least {minimum} are needed"),
                 };
                 SourceReport {
                     source: source.to_string(),
@@ -913,7 +913,7 @@ pub fn compare(
                 Some(estimate) => Measured::Value(estimate),
                 None => Measured::Refused {
                     refused: format!(
-                        "{n} near-misses and {a} accepts in the test half, at least {minimum} of each are needed"
+                        "near-misses and accepts in the test half: {n} and {a}; at least {minimum} of each are needed"
                     ),
                 },
             },

@@ -88,7 +88,7 @@ impl Setup {
             max_length: encoder.tokenizer().max_length(),
             device: encoder.device().name(),
             verifiers: second.verifiers.clone(),
-            verifier_max_length: second.max_length,
+            verifier_max_length: second.max_length.min(encoder.tokenizer().max_length()),
             penalty: [second.penalty.threshold, second.penalty.weight],
         }
     }

@@ -48,7 +48,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    common: Common,
+    study: Study,
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
@@ -62,7 +62,7 @@ enum Command {
     /// Encode a collection, search it exactly, re-rank the best, evaluate the rankings.
     Retrieve {
         #[command(flatten)]
-        common: Common,
+        study: Study,
         #[command(flatten)]
         data: Data,
         #[command(flatten)]
@@ -71,7 +71,7 @@ enum Command {
     /// Score near-misses and paraphrases by every scorer, and say how well each tells them apart.
     NearMiss {
         #[command(flatten)]
-        common: Common,
+        study: Study,
         #[command(flatten)]
         second: Second,
         #[command(flatten)]
@@ -80,7 +80,7 @@ enum Command {
     /// Measure what embeddings are made of: conditions on structure, superposition, room on the cap, the space they fill.
     Geometry {
         #[command(flatten)]
-        common: Common,
+        study: Study,
         #[command(flatten)]
         data: Data,
         #[command(flatten)]
@@ -161,9 +161,6 @@ struct Common {
     /// Folder for results.
     #[arg(long, default_value = "results")]
     out: PathBuf,
-    /// How much of the built-in data: smoke (60 passages, 8 anchors a category), small (400, 100) or full (1,000, 500).
-    #[arg(long, value_enum, default_value_t = Preset::Small)]
-    preset: Preset,
     /// Seed of everything random.
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -179,6 +176,16 @@ struct Common {
     /// Time every operator by itself and print what it cost.
     #[arg(long)]
     profile: bool,
+}
+
+/// Options of the stages of the study.
+#[derive(Args, Clone)]
+struct Study {
+    #[command(flatten)]
+    common: Common,
+    /// How much of the built-in data: smoke (60 passages, 8 anchors a category), small (400, 100) or full (1,000, 500).
+    #[arg(long, value_enum, default_value_t = Preset::Small)]
+    preset: Preset,
 }
 
 #[derive(Args, Clone)]
@@ -311,23 +318,23 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let result = match cli.command {
-        None => run_all(&cli.common, &cli.data, &cli.second, &cli.pairs),
+        None => run_all(&cli.study, &cli.data, &cli.second, &cli.pairs),
         Some(Command::Retrieve {
-            common,
+            study,
             data,
             second,
-        }) => run_retrieve(&common, &data, &second),
+        }) => run_retrieve(&study, &data, &second),
         Some(Command::NearMiss {
-            common,
+            study,
             second,
             pairs,
-        }) => run_near_miss(&common, &second, &pairs),
+        }) => run_near_miss(&study, &second, &pairs),
         Some(Command::Geometry {
-            common,
+            study,
             data,
             second,
             pairs,
-        }) => run_geometry(&common, &data, &second, &pairs),
+        }) => run_geometry(&study, &data, &second, &pairs),
         Some(Command::Explain {
             common,
             second,
@@ -479,26 +486,26 @@ fn parse_bytes(text: &str) -> Result<u64> {
 }
 
 /// The collections that are asked for.
-fn collections(common: &Common, data: &Data) -> Result<Vec<Collection>> {
+fn collections(study: &Study, data: &Data) -> Result<Vec<Collection>> {
     if data.documents == Some(0) {
         return Err(Error::Usage("--documents 0: give at least one".into()));
     }
     let all = match (&data.data, &data.collection) {
         (Some(folder), _) => vec![Collection::load(folder, &data.split)?],
         (None, name) => {
-            let (n_passages, n_queries) = match common.preset {
+            let (n_passages, n_queries) = match study.preset {
                 Preset::Smoke => (60, 30),
                 Preset::Small => (400, 200),
                 Preset::Full => (1000, 500),
             };
-            let chosen = match (name, common.preset) {
+            let chosen = match (name, study.preset) {
                 (Some(name), _) => vec![BuiltIn::named(name)?],
                 (None, Preset::Smoke) => COLLECTIONS[..1].to_vec(),
                 (None, _) => COLLECTIONS.to_vec(),
             };
             let written = chosen
                 .iter()
-                .map(|built_in| built_in.generate(common.seed, n_passages, n_queries));
+                .map(|built_in| built_in.generate(study.common.seed, n_passages, n_queries));
             written.collect::<Result<_>>()?
         }
     };
@@ -512,15 +519,15 @@ fn collections(common: &Common, data: &Data) -> Result<Vec<Collection>> {
 }
 
 /// The built-in edit set of a preset.
-fn edit_set(common: &Common) -> Result<EditSet> {
+fn edit_set(study: &Study) -> Result<EditSet> {
     use edits::Split::{Calibration, Test, TestTemplates, TestWords};
-    let (per_category, splits) = match common.preset {
+    let (per_category, splits) = match study.preset {
         Preset::Smoke => (8, vec![Calibration, Test]),
         Preset::Small => (100, vec![Calibration, Test, TestTemplates, TestWords]),
         Preset::Full => (500, vec![Calibration, Test, TestTemplates, TestWords]),
     };
     edits::generate(&edits::Options {
-        seed: common.seed,
+        seed: study.common.seed,
         per_category,
         splits,
         ..edits::Options::default()
@@ -528,38 +535,38 @@ fn edit_set(common: &Common) -> Result<EditSet> {
 }
 
 /// The whole study at its defaults, stage by stage.
-fn run_all(common: &Common, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
-    let (options, plan) = (second.options()?, pairs.plan(common)?);
-    let collections = collections(common, data)?;
-    let session = Session::open(common)?;
-    check_writable(&common.out)?;
+fn run_all(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
+    let (options, plan) = (second.options()?, pairs.plan(study)?);
+    let collections = collections(study, data)?;
+    let session = Session::open(&study.common)?;
+    check_writable(&study.common.out)?;
     let mut json = Vec::new();
     for collection in &collections {
-        json.push(retrieve_stage(&session, common, collection, &options)?);
+        json.push(retrieve_stage(&session, study, collection, &options)?);
     }
-    json.push(near_miss_stage(&session, common, &plan, &options)?);
+    json.push(near_miss_stage(&session, study, &plan, &options)?);
     json.push(geometry_stage(
         &session,
-        common,
+        study,
         &collections,
         &plan,
         &options,
     )?);
-    print_json(common, json)?;
-    session.close(common)
+    print_json(&study.common, json)?;
+    session.close(&study.common)
 }
 
-fn run_retrieve(common: &Common, data: &Data, second: &Second) -> Result<()> {
+fn run_retrieve(study: &Study, data: &Data, second: &Second) -> Result<()> {
     let options = second.options()?;
-    let collections = collections(common, data)?;
-    let session = Session::open(common)?;
-    check_writable(&common.out)?;
+    let collections = collections(study, data)?;
+    let session = Session::open(&study.common)?;
+    check_writable(&study.common.out)?;
     let mut json = Vec::new();
     for collection in &collections {
-        json.push(retrieve_stage(&session, common, collection, &options)?);
+        json.push(retrieve_stage(&session, study, collection, &options)?);
     }
-    print_json(common, json)?;
-    session.close(common)
+    print_json(&study.common, json)?;
+    session.close(&study.common)
 }
 
 /// The numbers of all stages as one list, if JSON is wanted.
@@ -573,7 +580,7 @@ fn print_json(common: &Common, stages: Vec<serde_json::Value>) -> Result<()> {
 /// Runs a stage on a collection, saves and prints what it found, and returns its numbers.
 fn retrieve_stage(
     session: &Session,
-    common: &Common,
+    study: &Study,
     collection: &Collection,
     options: &SecondStageOptions,
 ) -> Result<serde_json::Value> {
@@ -618,11 +625,11 @@ fn retrieve_stage(
             ms * 100.0 / second.pairs.max(1) as f64
         ));
     }
-    if !common.json {
+    if !study.common.json {
         let text = report::markdown(&config, &found, &second, &notes);
         print(&format!("{text}\n"))?;
     }
-    let folder = report::save(&common.out, &config, &found, &second, &notes)?;
+    let folder = report::save(&study.common.out, &config, &found, &second, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
     let mut json = report::metrics_json(&found, &second);
     json["stage"] = "retrieve".into();
@@ -639,7 +646,7 @@ struct NearMissPlan {
 }
 
 impl Pairs {
-    fn plan(&self, common: &Common) -> Result<NearMissPlan> {
+    fn plan(&self, study: &Study) -> Result<NearMissPlan> {
         if self.resamples == 0 {
             return Err(Error::Usage("--resamples 0: give at least one".into()));
         }
@@ -652,16 +659,16 @@ impl Pairs {
                 minimum: self.minimum,
                 bootstrap: Bootstrap {
                     resamples: self.resamples,
-                    seed: common.seed,
+                    seed: study.common.seed,
                 },
                 ..near_miss::Options::default()
             },
             examples: match &self.pairs {
                 Some(file) => {
                     let paraphrases = self.paraphrases.as_deref();
-                    Examples::from_files(file, paraphrases, filter, common.seed)?
+                    Examples::from_files(file, paraphrases, filter, study.common.seed)?
                 }
-                None => Examples::from_edits(&edit_set(common)?),
+                None => Examples::from_edits(&edit_set(study)?),
             },
             triplets: self.triplets.as_deref().map(read_triplets).transpose()?,
             triplet_sample: self.triplet_sample,
@@ -669,29 +676,29 @@ impl Pairs {
     }
 }
 
-fn run_near_miss(common: &Common, second: &Second, pairs: &Pairs) -> Result<()> {
-    let (second, plan) = (second.options()?, pairs.plan(common)?);
-    let session = Session::open(common)?;
-    check_writable(&common.out)?;
-    let json = near_miss_stage(&session, common, &plan, &second)?;
-    print_json(common, vec![json])?;
-    session.close(common)
+fn run_near_miss(study: &Study, second: &Second, pairs: &Pairs) -> Result<()> {
+    let (second, plan) = (second.options()?, pairs.plan(study)?);
+    let session = Session::open(&study.common)?;
+    check_writable(&study.common.out)?;
+    let json = near_miss_stage(&session, study, &plan, &second)?;
+    print_json(&study.common, vec![json])?;
+    session.close(&study.common)
 }
 
-fn run_geometry(common: &Common, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
-    let (options, plan) = (second.options()?, pairs.plan(common)?);
-    let collections = collections(common, data)?;
-    let session = Session::open(common)?;
-    check_writable(&common.out)?;
-    let json = geometry_stage(&session, common, &collections, &plan, &options)?;
-    print_json(common, vec![json])?;
-    session.close(common)
+fn run_geometry(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
+    let (options, plan) = (second.options()?, pairs.plan(study)?);
+    let collections = collections(study, data)?;
+    let session = Session::open(&study.common)?;
+    check_writable(&study.common.out)?;
+    let json = geometry_stage(&session, study, &collections, &plan, &options)?;
+    print_json(&study.common, vec![json])?;
+    session.close(&study.common)
 }
 
 /// Runs the stage, saves and prints what it found, and returns its numbers.
 fn geometry_stage(
     session: &Session,
-    common: &Common,
+    study: &Study,
     collections: &[Collection],
     plan: &NearMissPlan,
     second: &SecondStageOptions,
@@ -699,8 +706,8 @@ fn geometry_stage(
     let verifiers = second.build()?;
     let (reporter, encoder) = (&session.reporter, &session.encoder);
     let options = GeometryOptions {
-        seed: common.seed,
-        scenes: match common.preset {
+        seed: study.common.seed,
+        scenes: match study.preset {
             Preset::Smoke => 20,
             Preset::Small => 200,
             Preset::Full => 1000,
@@ -714,7 +721,7 @@ fn geometry_stage(
         Setup::new(encoder, &session.backbone, second),
     );
     let paraphrases = plan.examples.paraphrases();
-    let study = geometry(
+    let found = geometry(
         encoder,
         &paraphrases,
         collections,
@@ -723,18 +730,18 @@ fn geometry_stage(
         &options,
         reporter,
     )?;
-    let notes = geometry_notes(&study);
-    let folder = save_geometry(&common.out, &config, &study, &notes)?;
+    let notes = geometry_notes(&found);
+    let folder = save_geometry(&study.common.out, &config, &found, &notes)?;
     reporter.log(&format!(
         "geometry: {:.1} s; saved: {}",
-        study.time.as_secs_f64(),
+        found.time.as_secs_f64(),
         folder.display()
     ));
-    if !common.json {
-        let text = geometry_markdown(&config, &study, &notes);
+    if !study.common.json {
+        let text = geometry_markdown(&config, &found, &notes);
         print(&format!("{text}\n"))?;
     }
-    let mut json = geometry_json(&study);
+    let mut json = geometry_json(&found);
     json["stage"] = "geometry".into();
     Ok(json)
 }
@@ -742,7 +749,7 @@ fn geometry_stage(
 /// Runs the stage on pairs, saves and prints what it found, and returns its numbers.
 fn near_miss_stage(
     session: &Session,
-    common: &Common,
+    study: &Study,
     plan: &NearMissPlan,
     second: &SecondStageOptions,
 ) -> Result<serde_json::Value> {
@@ -756,37 +763,37 @@ fn near_miss_stage(
         Setup::new(encoder, &session.backbone, second),
     );
     let limit = second.max_length;
-    let mut study = near_miss_study(encoder, examples, &verifiers, limit, options, reporter)?;
-    let mut notes = near_miss_notes(examples, &study);
+    let mut found = near_miss_study(encoder, examples, &verifiers, limit, options, reporter)?;
+    let mut notes = near_miss_notes(examples, &found);
     if let Some((triplets, triplet_notes)) = &plan.triplets {
-        let near_misses = study.scorers[0].evaluation.all.near_misses.mean;
-        let (n, seed) = (plan.triplet_sample, common.seed);
-        let found = compare_triplets(encoder, triplets, n, seed, near_misses, reporter)?;
-        study.comparison = Some(found);
+        let near_misses = found.scorers[0].evaluation.all.near_misses.mean;
+        let (n, seed) = (plan.triplet_sample, study.common.seed);
+        let comparison = compare_triplets(encoder, triplets, n, seed, near_misses, reporter)?;
+        found.comparison = Some(comparison);
         notes.extend(triplet_notes.lines("triplets"));
     }
-    let seconds = study.scores.encoding.as_secs_f64();
+    let seconds = found.scores.encoding.as_secs_f64();
     reporter.log(&format!(
         "{} texts, {} tokens in {seconds:.1} s ({:.0} tokens/s)",
-        study.scores.texts.texts,
-        study.scores.texts.tokens,
-        study.scores.texts.tokens as f64 / seconds.max(1e-9)
+        found.scores.texts.texts,
+        found.scores.texts.tokens,
+        found.scores.texts.tokens as f64 / seconds.max(1e-9)
     ));
-    for (name, time) in config.setup.verifiers.iter().zip(&study.scores.scoring) {
+    for (name, time) in config.setup.verifiers.iter().zip(&found.scores.scoring) {
         reporter.log(&format!(
             "{name}: {} pairs in {:.2} s",
             examples.items.len(),
             time.as_secs_f64()
         ));
     }
-    let folder = save_near_miss(&common.out, &config, examples, &study, &notes)?;
+    let folder = save_near_miss(&study.common.out, &config, examples, &found, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
-    if !common.json {
-        let summary = near_miss_summary(&config, &study, &notes);
+    if !study.common.json {
+        let summary = near_miss_summary(&config, &found, &notes);
         let more = folder.join("report.md");
         print(&format!("{summary}\nEvery table: {}\n\n", more.display()))?;
     }
-    let mut json = near_miss_json(&study);
+    let mut json = near_miss_json(&found);
     json["stage"] = "near-miss".into();
     json["set"] = examples.name.clone().into();
     Ok(json)

@@ -155,7 +155,7 @@ fn too_few_pairs_give_no_rate() {
     let negation = refused(&found.categories[0].separation);
     assert_eq!(
         negation,
-        "3 near-misses in the test half, at least 4 are needed"
+        "near-misses in the test half: 3; at least 4 are needed"
     );
     assert_eq!(
         found.categories[0].near_misses.n, 4,
@@ -167,7 +167,7 @@ fn too_few_pairs_give_no_rate() {
     assert!(found.thresholds.value().is_none());
     let text = serde_json::to_string(&found.thresholds).unwrap();
     assert!(
-        text.starts_with("{\"refused\":\"no threshold: 4 accepts"),
+        text.starts_with("{\"refused\":\"no threshold (accepts in the calibration half: 4;"),
         "{text}"
     );
 
