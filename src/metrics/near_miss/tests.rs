@@ -176,7 +176,7 @@ fn too_few_pairs_give_no_rate() {
         .filter(|p| !p.kind.is_accept())
         .collect();
     let found = evaluate(&without, &options(1)).unwrap();
-    assert!(refused(&found.all.separation).starts_with("0 accepts"));
+    assert!(refused(&found.all.separation).starts_with("accepts in the test half: 0;"));
 }
 
 #[test]
