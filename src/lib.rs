@@ -1,7 +1,8 @@
 //! Hand-written GPU kernels for dense retrieval and its verification, and the encoder that runs on them.
 //!
 //! ```text
-//! text -> tokens -> encoder -> embeddings -> cosine top-k -> metrics -> report
+//! text -> tokens -> encoder -> embeddings    -> cosine top-k -> candidates -> metrics -> report
+//!                           -> token vectors -> maps, MaxSim -> verifiers  ->
 //! ```
 //!
 //! * [`device`]: a [`Device`] is the CPU, an NVIDIA GPU (hand-written PTX, the driver alone) or a Vulkan/Metal adapter
@@ -10,7 +11,8 @@
 //! * [`encoder`]: BERT-family sentence encoders from the usual model folder.
 //! * [`score`]: [`score::VectorIndex`], exact cosine search over an f16 corpus; [`score::TokenIndex`], the same by MaxSim
 //!   over token vectors; the verifiers that score pairs of texts.
-//! * [`text`], [`data`], [`metrics`]: tokens, collections and ranking metrics; they know no device.
+//! * [`text`], [`data`], [`metrics`]: tokens; collections, near-misses and the grammars that write built-in ones; ranking,
+//!   separation and geometry. They know no device.
 //! * [`study`]: the experiments, as `run-study` runs them.
 //!
 //! ```no_run
