@@ -46,7 +46,7 @@ fn material<T>(what: &str, read: impl Fn(PathBuf) -> Result<T>) -> Option<(T, Ba
 
 fn scifact() -> Option<(Collection, Backbone)> {
     material("SciFact", |data| {
-        Collection::load(&data.join("beir/scifact"), "test")
+        Collection::load(data.join("beir/scifact"), "test")
     })
 }
 

@@ -324,10 +324,8 @@ fn draw<'g>(
     let mut values: Vec<&Entry> = Vec::with_capacity(frame.slots.len());
     for slot in &frame.slots {
         let value = if slot.lexicon == grammar::OBJECT {
-            let action = frame.slots.iter().zip(&values);
-            let (_, action) = action
-                .filter(|(s, _)| s.lexicon == grammar::ACTION)
-                .next_back()?;
+            let mut action = frame.slots.iter().zip(&values);
+            let (_, action) = action.rfind(|(s, _)| s.lexicon == grammar::ACTION)?;
             &action.objects[stream.below(action.objects.len())]
         } else {
             let entries = grammar.entries(domain, slot.lexicon);

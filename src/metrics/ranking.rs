@@ -150,6 +150,9 @@ macro_rules! ranking_metrics {
 
 ranking_metrics! {
     ndcg_at_10 "ndcg@10" "Binary nDCG@10, the headline.",
+    mrr_at_1 "mrr@1" "Reciprocal rank of the first hit within 1.",
+    mrr_at_3 "mrr@3" "Reciprocal rank of the first hit within 3.",
+    mrr_at_5 "mrr@5" "Reciprocal rank of the first hit within 5.",
     mrr_at_10 "mrr@10" "Reciprocal rank of the first hit within 10.",
     accuracy_at_1 "accuracy@1" "1 if the first document is relevant.",
     accuracy_at_3 "accuracy@3" "1 if one of the first 3 is relevant.",
@@ -165,6 +168,9 @@ ranking_metrics! {
     recall_at_10 "recall@10" "Hits within 10, over the relevant documents.",
     recall_at_100 "recall@100" "Hits within 100, over the relevant documents.",
     map_at_100 "map@100" "Average precision at 100, divisor `min(100, R)`.",
+    graded_ndcg_at_1 "graded_ndcg@1" "nDCG@1 with the grades as linear gains.",
+    graded_ndcg_at_3 "graded_ndcg@3" "nDCG@3 with the grades as linear gains.",
+    graded_ndcg_at_5 "graded_ndcg@5" "nDCG@5 with the grades as linear gains.",
     graded_ndcg_at_10 "graded_ndcg@10" "nDCG@10 with the grades as linear gains.",
 }
 
@@ -177,6 +183,9 @@ impl RankingMetrics {
         let n_relevant = judged.iter().filter(|&&grade| grade > 0).count();
         Self {
             ndcg_at_10: ndcg_at_k(rel, n_relevant, 10),
+            mrr_at_1: mrr_at_k(rel, 1),
+            mrr_at_3: mrr_at_k(rel, 3),
+            mrr_at_5: mrr_at_k(rel, 5),
             mrr_at_10: mrr_at_k(rel, 10),
             accuracy_at_1: accuracy_at_k(rel, 1),
             accuracy_at_3: accuracy_at_k(rel, 3),
@@ -192,6 +201,9 @@ impl RankingMetrics {
             recall_at_10: recall_at_k(rel, n_relevant, 10),
             recall_at_100: recall_at_k(rel, n_relevant, 100),
             map_at_100: average_precision_at_k(rel, n_relevant, 100),
+            graded_ndcg_at_1: graded_ndcg_at_k(ranked, judged, 1),
+            graded_ndcg_at_3: graded_ndcg_at_k(ranked, judged, 3),
+            graded_ndcg_at_5: graded_ndcg_at_k(ranked, judged, 5),
             graded_ndcg_at_10: graded_ndcg_at_k(ranked, judged, 10),
         }
     }

@@ -106,8 +106,8 @@ impl<T: Float> Request<'_, T> {
 /// token the position within its document of the token that won, or [`NO_WINNER`].
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit (`d` a multiple of 8), [`Error::Unsupported`] for f32 tokens on CUDA, whose
-/// tensor cores multiply f16.
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8),
+/// [`Error::Unsupported`](crate::Error::Unsupported) for f32 tokens on CUDA, whose tensor cores multiply f16.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{Packing, Pairs, Tokens, maxsim::{Reduction, maxsim}}};

@@ -9,7 +9,7 @@ than the largest cut-off. With --check the file is compared with what would be w
 
 Where trec_eval's definition differs, the value is converted here:
 - trec_eval sorts by score itself and breaks ties by document id. It gets score = -rank, so there are no ties.
-- Its recip_rank has no cut-off: it gets the first 10 documents only.
+- Its recip_rank has no cut-off: it gets the first documents only.
 - Its map_cut_k divides by R, the number of relevant documents; the value here is for the divisor min(k, R).
 - It skips a query that the run lacks; here that query counts as zero.
 - Binary nDCG comes from judgements in which every grade above 0 became 1; graded nDCG from the grades.
@@ -31,13 +31,13 @@ CUTS = (1, 3, 5, 10)
 MEASURES = {"ndcg_cut.10", "success.1,3,5,10", "P.1,3,5,10", "recall.1,3,5,10,100", "map_cut.5,100"}
 NAMES = [
     "ndcg@10",
-    "mrr@10",
+    *(f"mrr@{k}" for k in CUTS),
     *(f"accuracy@{k}" for k in CUTS),
     *(f"precision@{k}" for k in CUTS),
     *(f"recall@{k}" for k in CUTS),
     "recall@100",
     "map@100",
-    "graded_ndcg@10",
+    *(f"graded_ndcg@{k}" for k in CUTS),
 ]
 
 
@@ -68,8 +68,8 @@ def expected(name, qrels, run):
     n_relevant = {q: sum(g > 0 for g in grades.values()) for q, grades in qrels.items()}
     binary = {q: {d: int(g > 0) for d, g in grades.items()} for q, grades in qrels.items()}
     plain = trec_eval(binary, run, MEASURES)
-    first = trec_eval(binary, {q: docs[:10] for q, docs in run.items()}, {"recip_rank"})
-    graded = trec_eval(qrels, run, {"ndcg_cut.10"})
+    first = {k: trec_eval(binary, {q: docs[:k] for q, docs in run.items()}, {"recip_rank"}) for k in CUTS}
+    graded = trec_eval(qrels, run, {"ndcg_cut.1,3,5,10"})
 
     def map_at(k, query):
         return plain[query][f"map_cut_{k}"] * n_relevant[query] / min(k, n_relevant[query])
@@ -82,12 +82,12 @@ def expected(name, qrels, run):
         p = plain[query]
         values = [
             p["ndcg_cut_10"],
-            first[query]["recip_rank"],
+            *(first[k][query]["recip_rank"] for k in CUTS),
             *(p[f"success_{k}"] for k in CUTS),
             *(p[f"P_{k}"] for k in CUTS),
             *(p[f"recall_{k}"] for k in (*CUTS, 100)),
             map_at(100, query),
-            graded[query]["ndcg_cut_10"],
+            *(graded[query][f"ndcg_cut_{k}"] for k in CUTS),
         ]
         per_query[query] = dict(zip(NAMES, values, strict=True))
         map_at_5[query] = map_at(5, query)

@@ -544,7 +544,7 @@ pub fn metrics_json(study: &NearMissStudy) -> Value {
 /// Writes a run under `out` and returns its folder, `OUT/near-miss-SET-ID`. Each file is complete or absent.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file: a read-only folder, a full disk.
+/// [`Error::Io`](crate::Error::Io) naming the file: a read-only folder, a full disk.
 pub fn save(
     out: &Path,
     config: &NearMissConfig,
