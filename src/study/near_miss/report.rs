@@ -111,6 +111,19 @@ pub fn summary(config: &NearMissConfig, study: &NearMissStudy, notes: &[String])
     for (why, what) in refusals {
         let _ = writeln!(text, "\nNo numbers for {}: {why}.", what.join(", "));
     }
+    if let Some(found) = &study.comparison {
+        let _ = writeln!(
+            text,
+            "\n## Beside pairs of the training domain\n\n{} triplets: cosine of anchor and positive {:.4} ± {:.4}, of anchor and negative {:.4} ± {:.4}; separation {:.4}; near-misses score {:+.4} against these negatives (hardness).",
+            found.positives.n,
+            found.positives.mean,
+            found.positives.std,
+            found.negatives.mean,
+            found.negatives.std,
+            found.separation,
+            found.hardness
+        );
+    }
     if !notes.is_empty() {
         text.push_str("\nNotes:\n\n");
         for note in notes {
@@ -138,19 +151,6 @@ pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]
     text.push_str(&histogram_table(study).text);
     text.push_str(&geometry_tables(study));
     text.push_str(&sources_table(study).text);
-    if let Some(found) = &study.comparison {
-        let _ = writeln!(
-            text,
-            "\n## Beside pairs of the training domain\n\n{} triplets: cosine of anchor and positive {:.4} ± {:.4}, of anchor and negative {:.4} ± {:.4}; separation {:.4}; near-misses score {:+.4} against these negatives (hardness).",
-            found.positives.n,
-            found.positives.mean,
-            found.positives.std,
-            found.negatives.mean,
-            found.negatives.std,
-            found.separation,
-            found.hardness
-        );
-    }
     text
 }
 
