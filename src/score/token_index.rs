@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use half::f16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 
-use super::vector_index::read_f16;
-use super::{Hit, TokenVectors, Verifier, map};
+use super::index_file::{self, IndexFile, read_f16};
+use super::{Hit, TokenVectors, Verifier};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::maxsim::{Reduction, maxsim};
@@ -240,23 +240,23 @@ impl TokenIndex {
             means.extend(piece.means.read()?);
             centroids.extend(piece.centroids.read()?);
         }
-        let invalid = |e: safetensors::SafeTensorError| {
-            Error::Invalid(format!("cannot serialise the index: {e}"))
-        };
-        let view = |rows, data| TensorView::new(Dtype::F16, vec![rows, d], data).map_err(invalid);
-        let tensors = [
-            ("rows", view(t, bytemuck::cast_slice(&rows))?),
-            ("means", view(n, bytemuck::cast_slice(&means))?),
-            ("centroids", view(n, bytemuck::cast_slice(&centroids))?),
-            (
-                "offsets",
-                TensorView::new(Dtype::U64, vec![n + 1], bytemuck::cast_slice(&offsets))
-                    .map_err(invalid)?,
-            ),
-        ];
-        let info = [("layout".to_string(), LAYOUT.to_string())].into();
-        let bytes = safetensors::serialize(tensors, Some(info)).map_err(invalid)?;
-        crate::data::write_atomically(path, |file| file.write_all(&bytes))
+        let [rows, means, centroids] =
+            [&rows, &means, &centroids].map(|values| bytemuck::cast_slice(values));
+        index_file::write(
+            path,
+            LAYOUT,
+            &[
+                ("rows", Dtype::F16, vec![t, d], rows),
+                ("means", Dtype::F16, vec![n, d], means),
+                ("centroids", Dtype::F16, vec![n, d], centroids),
+                (
+                    "offsets",
+                    Dtype::U64,
+                    vec![n + 1],
+                    bytemuck::cast_slice(&offsets),
+                ),
+            ],
+        )
     }
 
     /// Opens a saved index. On the CPU the file is mapped, not read: vectors come in as they are touched (so the file
@@ -265,35 +265,13 @@ impl TokenIndex {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no complete index of this layout.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
-        let map = map(path)?;
-        let refuse = |what: String| Error::input(path, what);
-        let (_, header) = SafeTensors::read_metadata(&map)
-            .map_err(|e| refuse(format!("not a complete index file ({e}); build it again")))?;
-        let layout = header.metadata().as_ref().and_then(|m| m.get("layout"));
-        if layout.map(String::as_str) != Some(LAYOUT) {
-            return Err(refuse(format!(
-                "layout `{}`, this version reads `{LAYOUT}`; build it again",
-                layout.map_or("none", |l| l)
-            )));
-        }
-        let tensors = SafeTensors::deserialize(&map)
-            .map_err(|e| refuse(format!("not a complete index file: {e}")))?;
-        let get = |name: &str, dtype: Dtype| {
-            let tensor = tensors
-                .tensor(name)
-                .map_err(|e| refuse(format!("tensor {name}: {e}")))?;
-            if tensor.dtype() != dtype {
-                let got = tensor.dtype();
-                return Err(refuse(format!(
-                    "tensor {name}: expected {dtype:?}, got {got:?}; build the index again"
-                )));
-            }
-            Ok(tensor)
-        };
+        let file = IndexFile::open(path, LAYOUT, "build it again")?;
+        let tensors = file.tensors()?;
         let [rows, means, centroids] =
-            ["rows", "means", "centroids"].map(|name| get(name, Dtype::F16));
+            ["rows", "means", "centroids"].map(|name| file.get(&tensors, name, Dtype::F16));
         let (rows, means, centroids) = (rows?, means?, centroids?);
-        let offsets: Vec<u64> = get("offsets", Dtype::U64)?
+        let offsets: Vec<u64> = file
+            .get(&tensors, "offsets", Dtype::U64)?
             .data()
             .chunks_exact(8)
             .map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")))
@@ -306,9 +284,9 @@ impl TokenIndex {
             || offsets.first() != Some(&0)
             || offsets.windows(2).any(|w| w[0] > w[1])
         {
-            return Err(refuse(
-                "its tensors do not fit together; build the index again".into(),
-            ));
+            return Err(
+                file.refuse("its tensors do not fit together; build the index again".into())
+            );
         }
         let mut index = Self::new(device, d);
         let mut first = 0;
@@ -320,12 +298,14 @@ impl TokenIndex {
                 .take_while(|&last| fits(offsets[last]))
                 .last()
                 .unwrap_or(first + 1);
-            let place = |view: &TensorView<'_>, from: usize, to: usize| {
-                let start = view.data().as_ptr() as usize - map.as_ptr() as usize + from * d * 2;
-                match device.map_host(&map, start, (to - from) * d) {
-                    Some(mapped) => Ok(mapped),
-                    None => device.upload(&read_f16(&view.data()[from * d * 2..to * d * 2])),
-                }
+            let place = |view: &TensorView<'_>, from: usize, to: usize| match file.mapped(
+                device,
+                view,
+                from * d,
+                to * d,
+            ) {
+                Some(mapped) => Ok(mapped),
+                None => device.upload(&read_f16(&view.data()[from * d * 2..to * d * 2])),
             };
             let local = offsets[first..=last].iter().map(|o| (o - begin) as u32);
             index.append(TokenVectors::from_parts(

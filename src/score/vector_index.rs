@@ -6,13 +6,13 @@ use std::path::Path;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{Shard, cosine_topk};
 
-use super::map;
+use super::index_file::{self, IndexFile, map, read_f16};
 
 /// What the layout of a saved index is called; a file with another one is refused.
 const LAYOUT: &str = "nearmiss-vector-index-1";
@@ -283,28 +283,25 @@ impl VectorIndex {
             rows.extend(piece.rows.read_range(0..piece.n * self.d)?);
             norms.extend(piece.inverse_norms.read_range(0..piece.n)?);
         }
-        let invalid = |e: safetensors::SafeTensorError| {
-            Error::Invalid(format!("cannot serialise the index: {e}"))
-        };
-        let tensors = [
-            (
-                "rows",
-                TensorView::new(
+        let n = norms.len();
+        index_file::write(
+            path,
+            LAYOUT,
+            &[
+                (
+                    "rows",
                     Dtype::F16,
-                    vec![norms.len(), self.d],
+                    vec![n, self.d],
                     bytemuck::cast_slice(&rows),
-                )
-                .map_err(invalid)?,
-            ),
-            (
-                "inverse_norms",
-                TensorView::new(Dtype::F32, vec![norms.len()], bytemuck::cast_slice(&norms))
-                    .map_err(invalid)?,
-            ),
-        ];
-        let info = [("layout".to_string(), LAYOUT.to_string())].into();
-        let bytes = safetensors::serialize(tensors, Some(info)).map_err(invalid)?;
-        crate::data::write_atomically(path, |file| file.write_all(&bytes))
+                ),
+                (
+                    "inverse_norms",
+                    Dtype::F32,
+                    vec![n],
+                    bytemuck::cast_slice(&norms),
+                ),
+            ],
+        )
     }
 
     /// Opens a saved index. On the CPU the file is mapped, not read: opening is instant and pages come in as a search
@@ -314,33 +311,19 @@ impl VectorIndex {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no complete index of this layout.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
-        let map = map(path)?;
-        let refuse = |what: String| Error::input(path, what);
-        let (_, header) = SafeTensors::read_metadata(&map)
-            .map_err(|e| refuse(format!("not a complete index file ({e}); build it again")))?;
-        let layout = header.metadata().as_ref().and_then(|m| m.get("layout"));
-        if layout.map(String::as_str) != Some(LAYOUT) {
-            return Err(refuse(format!(
-                "layout `{}`, this version reads `{LAYOUT}`; build it again, or load it as plain safetensors",
-                layout.map_or("none", |l| l)
-            )));
-        }
-        let tensors = SafeTensors::deserialize(&map)
-            .map_err(|e| refuse(format!("not a complete index file: {e}")))?;
-        let get = |name: &str| {
-            tensors
-                .tensor(name)
-                .map_err(|e| refuse(format!("tensor {name}: {e}")))
-        };
-        let (rows, norms) = (get("rows")?, get("inverse_norms")?);
+        let advice = "build it again, or load it as plain safetensors";
+        let file = IndexFile::open(path, LAYOUT, advice)?;
+        let tensors = file.tensors()?;
+        let rows = file.get(&tensors, "rows", Dtype::F16)?;
+        let norms = file.get(&tensors, "inverse_norms", Dtype::F32)?;
         let &[n, d] = rows.shape() else {
-            return Err(refuse(format!(
+            return Err(file.refuse(format!(
                 "tensor rows: expected two dimensions, got {:?}",
                 rows.shape()
             )));
         };
-        if rows.dtype() != Dtype::F16 || norms.dtype() != Dtype::F32 || norms.shape() != [n] {
-            return Err(refuse(
+        if norms.shape() != [n] {
+            return Err(file.refuse(
                 "tensors rows and inverse_norms do not fit together; build it again".into(),
             ));
         }
@@ -348,11 +331,9 @@ impl VectorIndex {
         if n == 0 {
             return Ok(index);
         }
-        let offset_of =
-            |view: &TensorView<'_>| view.data().as_ptr() as usize - map.as_ptr() as usize;
-        let mapped = device
-            .map_host(&map, offset_of(&rows), n * d)
-            .zip(device.map_host(&map, offset_of(&norms), n));
+        let mapped = file
+            .mapped(device, &rows, 0, n * d)
+            .zip(file.mapped(device, &norms, 0, n));
         match mapped {
             Some((rows, inverse_norms)) => index.pieces.push(Piece {
                 rows,
@@ -495,15 +476,10 @@ impl Piece {
     }
 }
 
-pub(super) fn read_f16(bytes: &[u8]) -> Vec<f16> {
-    bytes
-        .chunks_exact(2)
-        .map(|b| f16::from_le_bytes([b[0], b[1]]))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use safetensors::tensor::TensorView;
+
     use super::*;
 
     fn rows(n: usize, d: usize) -> Vec<f32> {
