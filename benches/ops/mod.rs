@@ -18,6 +18,7 @@ mod encode;
 mod layer_norm;
 mod matmul;
 mod maxsim;
+mod pairs;
 mod pool;
 mod similarity_map;
 mod soft_alignment;

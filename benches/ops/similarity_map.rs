@@ -1,80 +1,28 @@
-//! `similarity_map`: maps of a batch of pairs of equal lengths, as a verifier asks for them.
+//! `similarity_map`: maps of a batch of pairs of equal lengths.
 
-use half::f16;
-use nearmiss::Result;
+use nearmiss::ops::MapLayout;
 use nearmiss::ops::similarity_map::{SPEC, error_bound, reference, similarity_map};
-use nearmiss::ops::{MapLayout, Packing, PairList, Tokens};
 
-use super::{
-    CHECK, Case, Context, D_MODEL, Prepared, Scale, noise, offsets, poisoned, rounding, sample,
-    widen, worst_ratio,
-};
+use super::pairs::{self, PairOp};
+use super::{Case, Context, D_MODEL};
 
 /// The cases.
 pub fn cases(context: &Context) -> Vec<Case> {
-    let pairs = match context.scale {
-        Scale::Quick => 3,
-        Scale::Software => 16,
-        Scale::Cpu => 200,
-        Scale::Gpu => 1000,
-    };
-    let case = |(l_q, l_c): (usize, usize)| Case {
-        op: SPEC.name,
-        shape: format!("{pairs} pairs of {l_q} x {l_c} tokens, {D_MODEL}"),
+    let op = PairOp {
         needs: &[&SPEC],
-        prepare: Box::new(move |context| prepare(context, pairs, l_q, l_c)),
+        results: |[l_q, l_c]| l_q * l_c,
+        ready: |device, queries, documents, list| {
+            let layout = MapLayout::new(device, queries, documents, &list)?;
+            Ok(Box::new(move |queries, documents, maps| {
+                similarity_map(queries, documents, D_MODEL, &list, &layout, maps)
+            }))
+        },
+        expected: |query, document, rounding| {
+            (
+                reference::<f64>(query, document, D_MODEL),
+                error_bound(query, document, D_MODEL, rounding),
+            )
+        },
     };
-    [(32, 128), (20, 20)].into_iter().map(case).collect()
-}
-
-fn prepare(context: &Context, n: usize, l_q: usize, l_c: usize) -> Result<Prepared> {
-    let (device, d) = (&context.device, D_MODEL);
-    let bytes = (2 * n * (l_q + l_c) * d + 4 * n * l_q * l_c) as u64;
-    let sets = context.sets(bytes);
-    // About unit length.
-    let scale = 1.0 / (d as f32).sqrt();
-    let asked = noise::<f16>(n * l_q * d, scale, 1);
-    let stored = noise::<f16>(n * l_c * d, scale, 2);
-    let q_packing = Packing::new(device, offsets(n, l_q))?;
-    let c_packing = Packing::new(device, offsets(n, l_c))?;
-    let list = PairList::new(device, (0..n as u32).map(|i| [i, i]).collect())?;
-    let layout = MapLayout::new(device, &q_packing, &c_packing, &list)?;
-    let mut inputs = Vec::new();
-    for _ in 0..sets {
-        inputs.push((
-            device.upload(&asked)?,
-            device.upload(&stored)?,
-            poisoned::<f32>(device, n * l_q * l_c)?,
-        ));
-    }
-    let mut call = move |i: usize| {
-        let (asked, stored, maps) = &mut inputs[i % sets];
-        let queries = Tokens {
-            rows: asked,
-            packing: &q_packing,
-        };
-        let documents = Tokens {
-            rows: stored,
-            packing: &c_packing,
-        };
-        similarity_map(queries, documents, d, &list, &layout, maps)?;
-        Ok::<_, nearmiss::Error>(if i == CHECK { maps.read()? } else { Vec::new() })
-    };
-    let got = call(CHECK)?;
-    let which = sample(n);
-    let (mut want, mut bounds) = (Vec::new(), Vec::new());
-    for &pair in &which {
-        let query = widen(&asked[pair * l_q * d..(pair + 1) * l_q * d]);
-        let document = widen(&stored[pair * l_c * d..(pair + 1) * l_c * d]);
-        want.extend(reference::<f64>(&query, &document, d));
-        bounds.extend(error_bound(&query, &document, d, &rounding(context)));
-    }
-    Ok(Prepared {
-        checked: want.len(),
-        worst: worst_ratio(&got, l_q * l_c, &which, &want, &bounds),
-        sets,
-        set_bytes: bytes * sets as u64,
-        items: (n as f64, "pairs"),
-        call: Box::new(move |i| call(i).map(drop)),
-    })
+    pairs::cases(context, op)
 }

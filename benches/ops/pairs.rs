@@ -1,0 +1,108 @@
+//! Operators that take listed pairs of equal lengths, as a verifier asks for them.
+
+use half::f16;
+use nearmiss::Result;
+use nearmiss::device::{Buffer, Device};
+use nearmiss::ops::{OpSpec, Packing, PairList, Rounding, Tokens};
+
+use super::{
+    CHECK, Case, Context, D_MODEL, Prepared, Scale, noise, offsets, poisoned, rounding, sample,
+    widen, worst_ratio,
+};
+
+/// Lengths of query and document.
+pub type Lengths = [usize; 2];
+
+/// Runs the operator on token vectors of all pairs.
+pub type Run = Box<dyn FnMut(Tokens<'_, f16>, Tokens<'_, f16>, &mut Buffer<f32>) -> Result<()>>;
+
+/// Values, and how far off each may be.
+pub type Expected = (Vec<f64>, Vec<f64>);
+
+/// What differs between the operators; `d` is [`D_MODEL`].
+#[derive(Clone, Copy)]
+pub struct PairOp {
+    /// It alone.
+    pub needs: &'static [&'static OpSpec],
+    /// Numbers per pair that it writes.
+    pub results: fn(Lengths) -> usize,
+    /// Makes ready what stays the same from call to call.
+    pub ready: fn(&Device, &Packing, &Packing, PairList) -> Result<Run>,
+    /// What a pair's numbers are, and how far off they may be.
+    pub expected: fn(&[f32], &[f32], &Rounding) -> Expected,
+}
+
+/// The cases.
+pub fn cases(context: &Context, op: PairOp) -> Vec<Case> {
+    let pairs = match context.scale {
+        Scale::Quick => 3,
+        Scale::Software => 16,
+        Scale::Cpu => 200,
+        Scale::Gpu => 1000,
+    };
+    let case = |[l_q, l_c]: Lengths| Case {
+        op: op.needs[0].name,
+        shape: format!("{pairs} pairs of {l_q} x {l_c} tokens, {D_MODEL}"),
+        needs: op.needs,
+        prepare: Box::new(move |context| prepare(context, op, pairs, [l_q, l_c])),
+    };
+    [[32, 128], [20, 20]].into_iter().map(case).collect()
+}
+
+fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Result<Prepared> {
+    let (device, d) = (&context.device, D_MODEL);
+    let results = (op.results)([l_q, l_c]);
+    let bytes = (2 * n * (l_q + l_c) * d + 4 * n * results) as u64;
+    let sets = context.sets(bytes);
+    // About unit length.
+    let scale = 1.0 / (d as f32).sqrt();
+    let asked = noise::<f16>(n * l_q * d, scale, 1);
+    let stored = noise::<f16>(n * l_c * d, scale, 2);
+    let q_packing = Packing::new(device, offsets(n, l_q))?;
+    let c_packing = Packing::new(device, offsets(n, l_c))?;
+    let list = PairList::new(device, (0..n as u32).map(|i| [i, i]).collect())?;
+    let mut run = (op.ready)(device, &q_packing, &c_packing, list)?;
+    let mut inputs = Vec::new();
+    for _ in 0..sets {
+        inputs.push((
+            device.upload(&asked)?,
+            device.upload(&stored)?,
+            poisoned::<f32>(device, n * results)?,
+        ));
+    }
+    let mut call = move |i: usize| {
+        let (asked, stored, found) = &mut inputs[i % sets];
+        let queries = Tokens {
+            rows: asked,
+            packing: &q_packing,
+        };
+        let documents = Tokens {
+            rows: stored,
+            packing: &c_packing,
+        };
+        run(queries, documents, found)?;
+        Ok::<_, nearmiss::Error>(if i == CHECK {
+            found.read()?
+        } else {
+            Vec::new()
+        })
+    };
+    let got = call(CHECK)?;
+    let which = sample(n);
+    let (mut want, mut bounds) = (Vec::new(), Vec::new());
+    for &pair in &which {
+        let query = widen(&asked[pair * l_q * d..(pair + 1) * l_q * d]);
+        let document = widen(&stored[pair * l_c * d..(pair + 1) * l_c * d]);
+        let (values, allowed) = (op.expected)(&query, &document, &rounding(context));
+        want.extend(values);
+        bounds.extend(allowed);
+    }
+    Ok(Prepared {
+        checked: want.len(),
+        worst: worst_ratio(&got, results, &which, &want, &bounds),
+        sets,
+        set_bytes: bytes * sets as u64,
+        items: (n as f64, "pairs"),
+        call: Box::new(move |i| call(i).map(drop)),
+    })
+}
