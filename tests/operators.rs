@@ -47,8 +47,8 @@ const PARTS: &[Part] = &[
         folder: "benches/ops",
         extension: "rs",
         required: |_| true,
-        // `encode` times the operators together.
-        shared: &["mod", "encode"],
+        // `encode` times the operators together, `pairs` is what those of listed pairs have in common.
+        shared: &["mod", "encode", "pairs"],
     },
 ];
 
