@@ -44,6 +44,7 @@ use self::grammar::{Domain, Entry, Frame, Grammar, Sentence};
 use super::{Category, write_atomically};
 use crate::error::{Error, Result};
 use crate::metrics::edits::{word_distance, words};
+use crate::metrics::near_miss::Kind;
 use crate::random::Stream;
 
 /// The worlds that sentences are about.
@@ -99,38 +100,6 @@ impl Split {
     }
 }
 
-/// What a variant is to its anchor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VariantKind {
-    /// Another meaning.
-    NearMiss,
-    /// The same meaning in another form.
-    Paraphrase,
-    /// One expression replaced by a synonym.
-    Synonym,
-    /// A function word changed: determiner, contraction, numeral.
-    Function,
-    /// The anchor itself.
-    Identity,
-    /// A sentence about another world.
-    Unrelated,
-}
-
-impl VariantKind {
-    /// The name in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            VariantKind::NearMiss => "near_miss",
-            VariantKind::Paraphrase => "paraphrase",
-            VariantKind::Synonym => "synonym",
-            VariantKind::Function => "function",
-            VariantKind::Identity => "identity",
-            VariantKind::Unrelated => "unrelated",
-        }
-    }
-}
-
 /// What changed between an anchor and a variant: the words between what they begin and end with alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Edit {
@@ -148,7 +117,7 @@ pub struct Edit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Variant {
     /// What it is to the anchor.
-    pub kind: VariantKind,
+    pub kind: Kind,
     /// The sentence.
     pub text: String,
     /// What changed.
@@ -174,7 +143,7 @@ pub struct Anchor {
 
 impl Anchor {
     /// The first variant of a kind.
-    pub fn variant(&self, kind: VariantKind) -> Option<&Variant> {
+    pub fn variant(&self, kind: Kind) -> Option<&Variant> {
         self.variants.iter().find(|variant| variant.kind == kind)
     }
 }
@@ -400,10 +369,10 @@ fn variants(
             edit,
         });
     };
-    add(VariantKind::NearMiss, near);
+    add(Kind::NearMiss, near);
     let Sentence { para, func, .. } = own;
     let chosen = &para[stream.below(para.len())];
-    add(VariantKind::Paraphrase, chosen.render(plain));
+    add(Kind::Paraphrase, chosen.render(plain));
     let replaceable: Vec<usize> = own
         .text
         .slots()
@@ -419,11 +388,11 @@ fn variants(
                 plain(slot, form)
             }
         });
-        add(VariantKind::Synonym, text);
+        add(Kind::Synonym, text);
     }
     let chosen = &func[stream.below(func.len())];
-    add(VariantKind::Function, chosen.render(plain));
-    add(VariantKind::Identity, text.to_string());
+    add(Kind::Function, chosen.render(plain));
+    add(Kind::Identity, text.to_string());
     variants
 }
 
@@ -439,7 +408,7 @@ fn add_unrelated(anchors: &mut [Anchor], seed: u64, split: Split) {
             .find(|(_, domain)| *domain != anchor.domain);
         if let Some((text, _)) = other {
             anchor.variants.push(Variant {
-                kind: VariantKind::Unrelated,
+                kind: Kind::Unrelated,
                 text: text.clone(),
                 edit: edit(&anchor.text, text),
             });
@@ -476,7 +445,7 @@ impl EditSet {
                 if anchors.is_empty() {
                     continue;
                 }
-                let sizes = |wanted: &dyn Fn(VariantKind) -> bool| -> (usize, f64) {
+                let sizes = |wanted: &dyn Fn(Kind) -> bool| -> (usize, f64) {
                     let all = anchors.iter().flat_map(|a| &a.variants);
                     let sizes: Vec<usize> = all
                         .filter(|v| wanted(v.kind))
@@ -485,9 +454,9 @@ impl EditSet {
                     let n = sizes.len();
                     (n, sizes.iter().sum::<usize>() as f64 / n.max(1) as f64)
                 };
-                let (_, near_miss_size) = sizes(&|kind| kind == VariantKind::NearMiss);
+                let (_, near_miss_size) = sizes(&|kind| kind == Kind::NearMiss);
                 let (controls, control_size) = sizes(&|kind| {
-                    use VariantKind::{Function, Paraphrase, Synonym};
+                    use Kind::{Function, Paraphrase, Synonym};
                     matches!(kind, Paraphrase | Synonym | Function)
                 });
                 let lengths: usize = anchors.iter().map(|a| words(&a.text).len()).sum();

@@ -51,7 +51,7 @@ pub enum Kind {
     Paraphrase,
     /// The same meaning with one word replaced by a synonym.
     Synonym,
-    /// The same meaning with a function word or punctuation changed.
+    /// The same meaning with a function word, a contraction or punctuation changed.
     Function,
     /// The anchor itself.
     Identity,
@@ -60,6 +60,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::NearMiss => "near_miss",
+            Kind::Paraphrase => "paraphrase",
+            Kind::Synonym => "synonym",
+            Kind::Function => "function",
+            Kind::Identity => "identity",
+            Kind::Unrelated => "unrelated",
+        }
+    }
+
     /// Whether a scorer ought to accept it and is calibrated on it.
     pub fn is_accept(self) -> bool {
         matches!(self, Kind::Paraphrase | Kind::Synonym | Kind::Function)

@@ -327,7 +327,6 @@ impl Sentences {
         let share = most / collections.len().max(1);
         for collection in collections {
             let n = collection.corpus.len() + collection.queries.len();
-            // A part of `2 / 3` documents has at most as many queries as relevant documents, half of its own.
             let part = (n > share).then(|| subset(collection, share * 2 / 3));
             let collection = part.as_ref().unwrap_or(collection);
             let start = found.documents.len();
@@ -339,7 +338,8 @@ impl Sentences {
             found
                 .documents
                 .extend(texts.map(|d| d.text_for_encoder().to_string()));
-            for query in collection.queries.iter().take(share) {
+            let left = share - collection.corpus.len();
+            for query in collection.queries.iter().take(left) {
                 for (document, &grade) in collection.qrels.judged(&query.id).into_iter().flatten() {
                     if let (true, Some(&at)) = (grade > 0, place.get(&document[..])) {
                         found.relevant.push([found.queries.len(), at]);
@@ -371,5 +371,51 @@ impl Sentences {
         }
         task.finish();
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::beir::Query;
+    use crate::data::generated::COLLECTIONS;
+
+    #[test]
+    fn sentences_keep_their_limit_and_their_pairs() {
+        // More questions than passages, as in collections of questions about few texts.
+        let collections = [0, 1].map(|i| {
+            let mut collection = COLLECTIONS[i].generate(42, 60, 60).unwrap();
+            for query in collection.queries.clone() {
+                let judged = collection.qrels.judged(&query.id).cloned();
+                for copy in 0..3 {
+                    let id = format!("{}-{copy}", query.id);
+                    for (document, &grade) in judged.iter().flatten() {
+                        collection.qrels.insert(&id, document, grade);
+                    }
+                    let text = query.text.clone();
+                    collection.queries.push(Query { id, text });
+                }
+            }
+            collection
+        });
+        for most in [60, 120, 240, 10_000] {
+            let found = Sentences::of(&collections, most);
+            let n = found.documents.len();
+            assert!(n > 0 && n + found.queries.len() <= most, "{most}");
+            assert!(!found.relevant.is_empty());
+            for &[query, document] in &found.relevant {
+                let question = &found.queries[query - n];
+                let text = &found.documents[document];
+                let judged = collections.iter().any(|c| {
+                    let query = c.queries.iter().find(|q| q.text == *question);
+                    let place = c.corpus.iter().find(|d| d.text_for_encoder() == text[..]);
+                    let (Some(query), Some(document)) = (query, place) else {
+                        return false;
+                    };
+                    c.qrels.grade(&query.id, &document.id) > 0
+                });
+                assert!(judged, "{question} does not ask for {text}");
+            }
+        }
     }
 }

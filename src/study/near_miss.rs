@@ -12,7 +12,7 @@ pub use report::{NearMissConfig, markdown, metrics_json, notes, save, summary};
 use super::explain::cosine;
 use super::pair_scores::{PairScores, score_pairs};
 use super::progress::Reporter;
-use crate::data::edits::{self, EditSet, VariantKind};
+use crate::data::edits::{self, EditSet};
 use crate::data::pairs::{Filter, Triplet, read_near_misses, read_paraphrases};
 use crate::encoder::Encoder;
 use crate::error::Result;
@@ -127,22 +127,14 @@ impl Examples {
                 _ => continue,
             };
             for variant in &anchor.variants {
-                let kind = match variant.kind {
-                    VariantKind::NearMiss => Kind::NearMiss,
-                    VariantKind::Paraphrase => Kind::Paraphrase,
-                    VariantKind::Synonym => Kind::Synonym,
-                    VariantKind::Function => Kind::Function,
-                    VariantKind::Identity => Kind::Identity,
-                    VariantKind::Unrelated => Kind::Unrelated,
-                };
-                let category = match kind {
+                let category = match variant.kind {
                     Kind::NearMiss => anchor.category.to_string(),
                     _ => String::new(),
                 };
                 items.push(Example {
                     anchor: anchor.text.clone(),
                     text: variant.text.clone(),
-                    kind,
+                    kind: variant.kind,
                     category,
                     source: anchor.domain.to_string(),
                     split,

@@ -534,47 +534,61 @@ fn edit_set(study: &Study) -> Result<EditSet> {
     })
 }
 
+/// Runs stages, which return their numbers; with `--json` these are printed as one list.
+fn run_stages(
+    study: &Study,
+    stages: impl FnOnce(&Session) -> Result<Vec<serde_json::Value>>,
+) -> Result<()> {
+    let session = Session::open(&study.common)?;
+    check_writable(&study.common.out)?;
+    let found = stages(&session)?;
+    if study.common.json {
+        print(&format!("{:#}\n", serde_json::Value::from(found)))?;
+    }
+    session.close(&study.common)
+}
+
 /// The whole study at its defaults, stage by stage.
 fn run_all(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
     let (options, plan) = (second.options()?, pairs.plan(study)?);
     let collections = collections(study, data)?;
-    let session = Session::open(&study.common)?;
-    check_writable(&study.common.out)?;
-    let mut json = Vec::new();
-    for collection in &collections {
-        json.push(retrieve_stage(&session, study, collection, &options)?);
-    }
-    json.push(near_miss_stage(&session, study, &plan, &options)?);
-    json.push(geometry_stage(
-        &session,
-        study,
-        &collections,
-        &plan,
-        &options,
-    )?);
-    print_json(&study.common, json)?;
-    session.close(&study.common)
+    run_stages(study, |session| {
+        let mut found = Vec::new();
+        for collection in &collections {
+            found.push(retrieve_stage(session, study, collection, &options)?);
+        }
+        found.push(near_miss_stage(session, study, &plan, &options)?);
+        let geometry = geometry_stage(session, study, &collections, &plan, &options)?;
+        found.push(geometry);
+        Ok(found)
+    })
 }
 
 fn run_retrieve(study: &Study, data: &Data, second: &Second) -> Result<()> {
     let options = second.options()?;
     let collections = collections(study, data)?;
-    let session = Session::open(&study.common)?;
-    check_writable(&study.common.out)?;
-    let mut json = Vec::new();
-    for collection in &collections {
-        json.push(retrieve_stage(&session, study, collection, &options)?);
-    }
-    print_json(&study.common, json)?;
-    session.close(&study.common)
+    run_stages(study, |session| {
+        let stages = collections.iter();
+        stages
+            .map(|collection| retrieve_stage(session, study, collection, &options))
+            .collect()
+    })
 }
 
-/// The numbers of all stages as one list, if JSON is wanted.
-fn print_json(common: &Common, stages: Vec<serde_json::Value>) -> Result<()> {
-    if common.json {
-        print(&format!("{:#}\n", serde_json::Value::from(stages)))?;
-    }
-    Ok(())
+fn run_near_miss(study: &Study, second: &Second, pairs: &Pairs) -> Result<()> {
+    let (options, plan) = (second.options()?, pairs.plan(study)?);
+    run_stages(study, |session| {
+        Ok(vec![near_miss_stage(session, study, &plan, &options)?])
+    })
+}
+
+fn run_geometry(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
+    let (options, plan) = (second.options()?, pairs.plan(study)?);
+    let collections = collections(study, data)?;
+    run_stages(study, |session| {
+        let found = geometry_stage(session, study, &collections, &plan, &options)?;
+        Ok(vec![found])
+    })
 }
 
 /// Runs a stage on a collection, saves and prints what it found, and returns its numbers.
@@ -588,7 +602,7 @@ fn retrieve_stage(
     let (reporter, encoder) = (&session.reporter, &session.encoder);
     let config = RetrieveConfig::new(collection, Setup::new(encoder, &session.backbone, options));
     let found = retrieve(encoder, collection, reporter)?;
-    let limit = options.max_length.min(encoder.tokenizer().max_length());
+    let limit = config.setup.verifier_max_length;
     let second = if verifiers.is_empty() {
         SecondStage::default()
     } else {
@@ -676,25 +690,6 @@ impl Pairs {
     }
 }
 
-fn run_near_miss(study: &Study, second: &Second, pairs: &Pairs) -> Result<()> {
-    let (second, plan) = (second.options()?, pairs.plan(study)?);
-    let session = Session::open(&study.common)?;
-    check_writable(&study.common.out)?;
-    let json = near_miss_stage(&session, study, &plan, &second)?;
-    print_json(&study.common, vec![json])?;
-    session.close(&study.common)
-}
-
-fn run_geometry(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
-    let (options, plan) = (second.options()?, pairs.plan(study)?);
-    let collections = collections(study, data)?;
-    let session = Session::open(&study.common)?;
-    check_writable(&study.common.out)?;
-    let json = geometry_stage(&session, study, &collections, &plan, &options)?;
-    print_json(&study.common, vec![json])?;
-    session.close(&study.common)
-}
-
 /// Runs the stage, saves and prints what it found, and returns its numbers.
 fn geometry_stage(
     session: &Session,
@@ -731,16 +726,16 @@ fn geometry_stage(
         reporter,
     )?;
     let notes = geometry_notes(&found);
+    if !study.common.json {
+        let text = geometry_markdown(&config, &found, &notes);
+        print(&format!("{text}\n"))?;
+    }
     let folder = save_geometry(&study.common.out, &config, &found, &notes)?;
     reporter.log(&format!(
         "geometry: {:.1} s; saved: {}",
         found.time.as_secs_f64(),
         folder.display()
     ));
-    if !study.common.json {
-        let text = geometry_markdown(&config, &found, &notes);
-        print(&format!("{text}\n"))?;
-    }
     let mut json = geometry_json(&found);
     json["stage"] = "geometry".into();
     Ok(json)
@@ -786,12 +781,15 @@ fn near_miss_stage(
             time.as_secs_f64()
         ));
     }
+    // Printed before it is saved: a full disk takes nothing that was computed.
+    if !study.common.json {
+        print(&near_miss_summary(&config, &found, &notes))?;
+    }
     let folder = save_near_miss(&study.common.out, &config, examples, &found, &notes)?;
     reporter.log(&format!("saved: {}", folder.display()));
     if !study.common.json {
-        let summary = near_miss_summary(&config, &found, &notes);
         let more = folder.join("report.md");
-        print(&format!("{summary}\nEvery table: {}\n\n", more.display()))?;
+        print(&format!("\nEvery table: {}\n\n", more.display()))?;
     }
     let mut json = near_miss_json(&found);
     json["stage"] = "near-miss".into();

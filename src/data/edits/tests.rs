@@ -24,7 +24,7 @@ fn every_anchor_has_a_near_miss_and_controls() {
     let set = full();
     assert_eq!(set.anchors.len(), 500 * 5 * 5);
     for anchor in &set.anchors {
-        use VariantKind::{Function, Identity, NearMiss, Paraphrase, Unrelated};
+        use Kind::{Function, Identity, NearMiss, Paraphrase, Unrelated};
         for kind in [NearMiss, Paraphrase, Function, Identity, Unrelated] {
             assert!(anchor.variant(kind).is_some(), "{kind:?}: {anchor:?}");
         }
@@ -38,7 +38,7 @@ fn every_anchor_has_a_near_miss_and_controls() {
     let synonyms = set
         .anchors
         .iter()
-        .filter(|a| a.variant(VariantKind::Synonym).is_some());
+        .filter(|a| a.variant(Kind::Synonym).is_some());
     let share = synonyms.count() as f64 / set.anchors.len() as f64;
     assert!(share > 0.5, "{share}");
 }
@@ -65,7 +65,7 @@ fn splits_share_no_anchor_and_no_near_miss_of_one() {
             .iter()
             .filter(|a| a.split != split && a.split <= Split::Test);
         for other in others {
-            let near = &other.variant(VariantKind::NearMiss).unwrap().text[..];
+            let near = &other.variant(Kind::NearMiss).unwrap().text[..];
             assert!(!own.contains(near), "{split:?}: {other:?}");
         }
     }
