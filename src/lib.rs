@@ -9,15 +9,17 @@
 //!   (hand-written WGSL); one API, no fallback in silence.
 //! * [`ops`]: the operators, each with its definition, a reference in f64, a derived error bound and its kernels.
 //! * [`encoder`]: BERT-family sentence encoders from the usual model folder.
-//! * [`score`]: [`score::VectorIndex`], exact cosine search over an f16 corpus; [`score::TokenIndex`], the same by MaxSim
-//!   over token vectors; the verifiers that score pairs of texts.
+//! * [`model`]: model folders, found or fetched by name.
+//! * [`index`]: [`index::VectorIndex`], exact cosine search over an f16 corpus; [`index::TokenIndex`], the same by MaxSim
+//!   over token vectors.
+//! * [`verifier`]: scorers of pairs of texts.
 //! * [`text`], [`data`], [`metrics`]: tokens; collections, near-misses and the grammars that write built-in ones; ranking,
 //!   separation and geometry. They know no device.
 //! * [`study`]: the experiments, as `run-study` runs them.
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use nearmiss::{Device, encoder::{Encoder, LoadOptions}, score::VectorIndex, text::TextKind};
+//! use nearmiss::{Device, encoder::{Encoder, LoadOptions}, index::VectorIndex, text::TextKind};
 //!
 //! let device = Device::auto(nearmiss::ops::RETRIEVAL);
 //! let encoder = Encoder::load(Path::new("all-MiniLM-L6-v2"), &device, LoadOptions::default())?;
@@ -28,19 +30,20 @@
 //! # Ok::<(), nearmiss::Error>(())
 //! ```
 //!
-//! Dependencies point one way: `error <- device <- ops <- score <- encoder <- study`.
+//! Dependencies point one way: `error <- device <- ops <- model <- encoder <- index <- verifier <- study`.
 
 pub mod data;
 pub mod device;
 pub mod encoder;
 pub mod error;
+pub mod index;
 pub mod metrics;
+pub mod model;
 pub mod ops;
 mod random;
-pub mod score;
 pub mod study;
-pub mod template;
 pub mod text;
+pub mod verifier;
 
 pub use device::{Device, DeviceKind};
 pub use error::{Error, Result};

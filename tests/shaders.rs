@@ -11,8 +11,8 @@ use naga::front::wgsl;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage};
 use nearmiss::device::Tier;
+use nearmiss::device::template::{Expanded, Source, Var, Variant, expand};
 use nearmiss::ops;
-use nearmiss::template::{Expanded, Source, Var, Variant, expand};
 
 /// WebGPU's default limits, which every adapter has.
 const MAX_INVOCATIONS: u32 = 256;

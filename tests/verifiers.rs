@@ -11,13 +11,13 @@ use half::f16;
 use nearmiss::Device;
 use nearmiss::device::DeviceKind;
 use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::index::{TokenIndex, TokenVectors};
 use nearmiss::ops::maxsim::{self, Reduction, maxsim};
 use nearmiss::ops::similarity_map::{self, similarity_map};
 use nearmiss::ops::soft_alignment::{self, Alignment, soft_alignment};
 use nearmiss::ops::{MapLayout, Packing, PairList, Pairs, Rounding, Tokens};
-use nearmiss::score::verifier::{Penalty, by_name};
-use nearmiss::score::{TokenIndex, TokenVectors};
 use nearmiss::text::TextKind;
+use nearmiss::verifier::{Penalty, by_name};
 
 /// Token vectors of some texts, on the host.
 struct Texts {

@@ -35,8 +35,8 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::{Arg, InventoryLine, Launch, Memory, Storage};
+use crate::device::template::{self, Expanded, Variant};
 use crate::error::{Error, Result};
-use crate::template::{self, Expanded, Variant};
 
 /// Shared memory, static and dynamic, that a kernel may use without asking, in bytes.
 const SHARED_BY_DEFAULT: u32 = 48 << 10;
@@ -915,7 +915,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::template::Source;
+    use crate::device::template::Source;
 
     const PTX: &str = "// .entry probe(\n.visible .entry other(.param .u64 a)\n{ ret; }\n.visible .entry probe(\n  \
         .param .u64 a, // one, two)\n  .param .u32 n,\n  .param .f32 eps\n)\n{\n  ret;\n}\n";

@@ -1,7 +1,7 @@
 //! What an operator says to a GPU backend to run one kernel.
 
 use super::Binding;
-use crate::template::{Source, Variant};
+use crate::device::template::{Source, Variant};
 
 /// One dispatch of a WGSL entry point.
 #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]

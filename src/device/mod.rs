@@ -14,6 +14,8 @@ mod graph;
 mod launch;
 mod pool;
 mod profile;
+#[doc(hidden)]
+pub mod template;
 
 #[cfg(not(all(feature = "cuda", feature = "wgpu")))]
 #[allow(dead_code, reason = "one of the two may be there for real")]

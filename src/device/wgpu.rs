@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::{DeviceChoice, Dispatch, InventoryLine, Memory, Storage, Tier, WgpuOptions};
+use crate::device::template::{self, Expanded, Variant};
 use crate::error::{Error, Result};
-use crate::template::{self, Expanded, Variant};
 
 /// Dispatches per submission. Small enough that a driver's watchdog never sees seconds of work, large enough that
 /// submission cost does not show.

@@ -16,11 +16,11 @@
 
 use half::f16;
 
-use super::BertConfig;
 use super::graphs::Inputs;
 use super::params::{Linear, NormParams, Params};
 use crate::device::{Buffer, Device, Float};
 use crate::error::Result;
+use crate::model::BertConfig;
 use crate::ops::embedding::Tables;
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::matmul::{Epilogue, matmul};

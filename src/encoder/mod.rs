@@ -12,7 +12,6 @@
 //! one per kernel, with the same bits as a result. [`Encoder::set_graphs`] and the environment variable
 //! `NEARMISS_GRAPHS` (`off`, or a number) say how many are kept.
 
-pub mod config;
 mod forward;
 mod graphs;
 mod params;
@@ -21,14 +20,14 @@ use std::path::Path;
 
 use half::f16;
 
-pub use config::{BertConfig, PoolingConfig};
 pub use forward::{Observer, Stage};
 pub use graphs::GraphStats;
 
 use crate::device::{Buffer, Device, DeviceKind};
 use crate::error::{Error, Result};
+use crate::index::{TokenVectors, TokenVectorsBuilder};
+use crate::model::{BertConfig, PoolingConfig};
 use crate::ops::{Packing, pool};
-use crate::score::{TokenVectors, TokenVectorsBuilder};
 use crate::text::{PackedBatch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
 use graphs::{Graphs, Inputs, Output};
 use params::Params;
@@ -92,8 +91,8 @@ impl Encoder {
                 "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors",
             ));
         }
-        let config = config::read_config(folder)?;
-        let pooling = config::read_pooling(folder)?;
+        let config = crate::model::config::read_config(folder)?;
+        let pooling = crate::model::config::read_pooling(folder)?;
         let tokenizer = Tokenizer::load(folder, options.max_length)?;
         let half = device.kind() != DeviceKind::Cpu;
         let weights = if half {
@@ -403,9 +402,9 @@ impl<'a> Job<'a> {
 /// context or the inner feed-forward activations and their product.
 ///
 /// # Errors
-/// As [`config::read_config`].
+/// As [`crate::model::config::read_config`].
 pub fn token_budget(folder: &Path, device: &Device, memory: u64) -> Result<usize> {
-    let config = config::read_config(folder)?;
+    let config = crate::model::config::read_config(folder)?;
     let act = if device.kind() == DeviceKind::Cpu {
         4
     } else {

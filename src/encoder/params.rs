@@ -8,9 +8,9 @@ use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use super::BertConfig;
 use crate::device::{Buffer, Device, Float};
 use crate::error::{Error, Result};
+use crate::model::BertConfig;
 use crate::ops::layer_norm::Norm;
 
 /// A linear layer: `x w^T + bias`.

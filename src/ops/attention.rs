@@ -15,9 +15,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, FLOATS, OpSpec, Packing, Rounding, TIERS, check, simd, tier_variant};
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, DeviceKind, Dispatch, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {
@@ -645,7 +645,9 @@ mod tests {
         let mut asked = Vec::new();
         for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
             let shape = PtxShape::of(head_dim);
-            let kernel = crate::template::expand(PTX, &shape.variant()).unwrap().text;
+            let kernel = crate::device::template::expand(PTX, &shape.variant())
+                .unwrap()
+                .text;
             let most: u32 = kernel
                 .split_once(".maxntid ")
                 .and_then(|(_, rest)| rest.split(',').next()?.parse().ok())

@@ -17,7 +17,7 @@
 //!
 //! A row's inverse norm is computed once ([`inverse_norms`]) and stored beside it. Rows that are zero have cosine 0;
 //! rows that a filter excludes do not exist. Where fewer than `k` rows remain, the rest of the result is
-//! ([`NO_ID`], `-inf`). Comes after [`mod@super::pool`]; [`crate::score::VectorIndex`] is its owner.
+//! ([`NO_ID`], `-inf`). Comes after [`mod@super::pool`]; [`crate::index::VectorIndex`] is its owner.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -29,9 +29,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, OpSpec, Rounding, TIERS, check, check_width, grid, simd, tier_variant};
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Device, Dispatch, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {

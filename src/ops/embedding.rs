@@ -9,9 +9,9 @@
 use rayon::prelude::*;
 
 use super::{Accum, FLOATS, OpSpec, Rounding, TIERS, check, check_width, grid, tier_variant};
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {

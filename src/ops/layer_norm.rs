@@ -11,9 +11,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, OpSpec, Rounding, TIERS, check, check_width, grid, simd, tier_variant};
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {

@@ -15,9 +15,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Accum, FLOATS, OpSpec, Rounding, TIERS, check, check_width, tier_variant};
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {
@@ -566,7 +566,7 @@ mod tests {
     fn ptx_tiles_are_those_of_the_kernel() {
         for tile in PTX_TILES {
             let variant = tile.variant(&epilogue_variant(false, false, false), "f32");
-            let kernel = crate::template::expand(PTX, &variant).unwrap().text;
+            let kernel = crate::device::template::expand(PTX, &variant).unwrap().text;
             // The block size, and the offset at which the last slot of shared memory wraps round to the first.
             assert!(kernel.contains(&format!(".maxntid {}, 1, 1\n", tile.threads)));
             assert!(kernel.contains(&format!("%r_use, {};\n", tile.shared_bytes)));

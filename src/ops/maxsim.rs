@@ -23,9 +23,9 @@ use super::{
     Accum, FLOATS, OpSpec, Packing, PairList, Pairs, Rounding, TIERS, Tokens, check, grid, simd,
     tier_variant,
 };
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
 use crate::error::Result;
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {

@@ -36,9 +36,9 @@ pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
 pub use token_pairs::{MapLayout, PairList, Pairs, Tokens};
 
+use crate::device::template::{Source, Variant};
 use crate::device::{Buffer, Device, DeviceKind, Element, ElementType, Tier};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// What there is under an operator's name.
 #[derive(Clone, Copy, Debug)]

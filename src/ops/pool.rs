@@ -2,7 +2,7 @@
 //!
 //! From token vectors `h` `[t, d]` to one embedding per text, optionally with unit L2 norm (the norm is floored at
 //! 1e-12). An empty text gives the zero vector. Cost: `t d` additions against `4 t d` bytes: memory bound.
-//! The last operator of an encoder; its result is what a [`crate::score::VectorIndex`] stores.
+//! The last operator of an encoder; its result is what a [`crate::index::VectorIndex`] stores.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use super::{
     Accum, FLOATS, OpSpec, Packing, Rounding, TIERS, check, check_width, simd, tier_variant,
 };
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {

@@ -17,9 +17,9 @@ use super::token_pairs::{check_pairs, pieces, widen};
 use super::{
     Accum, FLOATS, OpSpec, PairList, Pairs, Rounding, TIERS, Tokens, check, grid, tier_variant,
 };
+use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
 use crate::error::{Error, Result};
-use crate::template::{Source, Variant};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {

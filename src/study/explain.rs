@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::ops::maxsim::{NO_WINNER, Reduction, maxsim};
 use crate::ops::similarity_map::similarity_map;
 use crate::ops::{MapLayout, PairList, Pairs};
-use crate::score::Verifier;
 use crate::text::TextKind;
+use crate::verifier::Verifier;
 
 /// Compares `texts`, the first as query and the second as candidate, on at most `max_length` tokens of each.
 ///

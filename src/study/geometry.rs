@@ -28,8 +28,8 @@ use crate::metrics::geometry::{
 };
 use crate::metrics::statistics::{degrees, quantile};
 use crate::random::Stream;
-use crate::score::Verifier;
 use crate::text::TextKind;
+use crate::verifier::Verifier;
 
 /// By how much a paraphrase has to win, in the score's unit.
 pub const MARGINS: [f64; 2] = [0.0, 0.05];

@@ -1,6 +1,5 @@
 //! The study: stages that take a device, an encoder and data, and give tables and files.
 //!
-//! * [`backbone`] finds or fetches the weights.
 //! * [`retrieve`] encodes a collection, searches it, evaluates the rankings.
 //! * [`near_miss`] scores pairs by every scorer and says how well each rejects near-misses.
 //! * [`geometry`] measures what embeddings are made of and the space they fill.
@@ -10,7 +9,6 @@
 //! * [`profile`] says what each operator cost on the device.
 //! * [`progress`] shows how far a stage is.
 
-pub mod backbone;
 pub mod explain;
 pub mod geometry;
 pub mod heat_map;

@@ -21,8 +21,8 @@ use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
 use crate::metrics::near_miss::{Evaluation, Kind, Options, ScoredPair, Split, evaluate};
 use crate::metrics::statistics::Summary;
 use crate::random::Stream;
-use crate::score::Verifier;
 use crate::text::TextKind;
+use crate::verifier::Verifier;
 
 /// Pairs of unrelated sentences that angles are set in relation to.
 const UNRELATED: usize = 2_000;

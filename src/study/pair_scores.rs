@@ -7,8 +7,9 @@ use super::explain::cosine;
 use super::progress::Reporter;
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::{Error, Result};
-use crate::score::{TokenIndex, TokenVectors, Verifier};
+use crate::index::{TokenIndex, TokenVectors};
 use crate::text::TextKind;
+use crate::verifier::Verifier;
 
 /// Name of the encoder's own cosine among scorers.
 pub const POOLED: &str = "pooled";

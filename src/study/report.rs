@@ -10,15 +10,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::backbone::Backbone;
 use super::retrieve::{DEPTH, Retrieval, SecondStage};
 use crate::data::beir::Collection;
 use crate::data::write_atomically;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::metrics::ranking::{Evaluation, RankingMetrics};
-use crate::score::Verifier;
-use crate::score::verifier::{self, Penalty};
+use crate::model::hub::Backbone;
+use crate::verifier::Verifier;
+use crate::verifier::{self, Penalty};
 
 /// The second stage as a user asks for it.
 #[derive(Clone, Debug)]

@@ -7,10 +7,11 @@ use super::progress::Reporter;
 use crate::data::beir::{Collection, Query};
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::{Error, Result};
+use crate::index::{Hit, TokenVectors, VectorIndex};
 use crate::metrics::ranking::{Evaluation, Run, evaluate};
 use crate::ops::PairList;
-use crate::score::{Hit, TokenVectors, VectorIndex, Verifier};
 use crate::text::TextKind;
+use crate::verifier::Verifier;
 
 /// Results kept per query: the deepest metric looks at 100.
 pub const DEPTH: usize = 100;

@@ -12,13 +12,13 @@ use nearmiss::data::beir::Collection;
 use nearmiss::data::edits::{self, EditSet};
 use nearmiss::data::generated::{BuiltIn, COLLECTIONS};
 use nearmiss::data::pairs::{Filter, PairNotes, Triplet, read_triplets};
+use nearmiss::device::template;
 use nearmiss::device::{DeviceChoice, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::index::VectorIndex;
 use nearmiss::metrics::near_miss;
 use nearmiss::metrics::statistics::Bootstrap;
-use nearmiss::score::VectorIndex;
-use nearmiss::score::verifier::{self, Penalty};
-use nearmiss::study::backbone::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
+use nearmiss::model::hub::{Backbone, DEFAULT_BACKBONE, FetchOptions, find_backbone};
 use nearmiss::study::explain::explain;
 use nearmiss::study::geometry::{
     GeometryConfig, GeometryOptions, geometry, markdown as geometry_markdown,
@@ -34,7 +34,8 @@ use nearmiss::study::progress::Reporter;
 use nearmiss::study::report::{self, RetrieveConfig, SecondStageOptions, Setup};
 use nearmiss::study::retrieve::{SecondStage, rerank, retrieve, subset};
 use nearmiss::text::TextKind;
-use nearmiss::{Device, Error, Result, ops, template};
+use nearmiss::verifier::{self, Penalty};
+use nearmiss::{Device, Error, Result, ops};
 
 /// Dense retrieval on hand-written GPU kernels: without a command, runs the whole study at its defaults.
 #[derive(Parser)]

@@ -15,14 +15,14 @@ use crate::ops::{Packing, Tokens};
 ///
 /// Memory: `2 d (t + 2 n)` bytes for `n` texts of `t` tokens together.
 pub struct TokenVectors {
-    pub(super) d: usize,
+    pub(crate) d: usize,
     /// `[t, d]`, unit length.
-    pub(super) rows: Buffer<f16>,
-    pub(super) packing: Packing,
+    pub(crate) rows: Buffer<f16>,
+    pub(crate) packing: Packing,
     /// `[n, d]`, unit length.
-    pub(super) means: Buffer<f16>,
+    pub(crate) means: Buffer<f16>,
     /// `[n, d]`.
-    pub(super) centroids: Buffer<f16>,
+    pub(crate) centroids: Buffer<f16>,
     /// Every text a single row, as the averages are.
     singles: Packing,
 }
@@ -34,7 +34,7 @@ impl TokenVectors {
     /// [`Error::Shape`] for sizes that do not fit, [`Error::Invalid`] naming a text with a number that is not finite.
     ///
     /// ```
-    /// use nearmiss::{Device, score::TokenVectors};
+    /// use nearmiss::{Device, index::TokenVectors};
     /// let two_and_one = TokenVectors::from_rows(&Device::cpu(), &[0.5; 24], 8, vec![0, 2, 3])?;
     /// assert_eq!((two_and_one.len(), two_and_one.n_tokens()), (2, 3));
     /// # Ok::<(), nearmiss::Error>(())
@@ -55,7 +55,7 @@ impl TokenVectors {
         builder.finish(|text| format!("text {text}"))
     }
 
-    pub(super) fn from_parts(
+    pub(crate) fn from_parts(
         d: usize,
         rows: Buffer<f16>,
         offsets: Vec<u32>,

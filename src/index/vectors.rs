@@ -12,7 +12,7 @@ use crate::device::{Buffer, Device};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{Shard, cosine_topk};
 
-use super::index_file::{self, IndexFile, map, read_f16};
+use super::file::{self, IndexFile, map, read_f16};
 
 /// What the layout of a saved index is called; a file with another one is refused.
 const LAYOUT: &str = "nearmiss-vector-index-1";
@@ -38,7 +38,7 @@ pub struct Hit {
 /// is built, saved, mapped, appended to and searched through its methods alone.
 ///
 /// ```
-/// use nearmiss::{Device, score::VectorIndex};
+/// use nearmiss::{Device, index::VectorIndex};
 /// let mut index = VectorIndex::new(&Device::cpu(), 8)?;
 /// index.append(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])?;
 /// index.append(&[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])?;
@@ -284,7 +284,7 @@ impl VectorIndex {
             norms.extend(piece.inverse_norms.read_range(0..piece.n)?);
         }
         let n = norms.len();
-        index_file::write(
+        file::write(
             path,
             LAYOUT,
             &[

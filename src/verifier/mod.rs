@@ -5,7 +5,7 @@ use crate::ops::maxsim::{Reduction, maxsim};
 use crate::ops::soft_alignment::{Alignment, soft_alignment};
 use crate::ops::{PairList, Pairs, Tokens};
 
-use super::TokenVectors;
+use crate::index::TokenVectors;
 
 /// Tokens that a verifier sees of a text, special ones included, unless it is told otherwise.
 pub const MAX_LENGTH: usize = 128;
@@ -91,7 +91,7 @@ impl Default for Penalty {
 /// the base scorer finds nearly identical loses up to `2 beta`, the more the verifier disagrees.
 ///
 /// ```
-/// use nearmiss::score::verifier::{Penalty, conditional_penalty};
+/// use nearmiss::verifier::{Penalty, conditional_penalty};
 /// let confirmed = conditional_penalty(0.95, 1.0, Penalty::default());
 /// let doubted = conditional_penalty(0.95, 0.2, Penalty::default());
 /// assert!(confirmed == 0.95 && (doubted - 0.657_576_568_5).abs() < 1e-9);

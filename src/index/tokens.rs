@@ -5,12 +5,13 @@ use std::path::Path;
 use half::f16;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::index_file::{self, IndexFile, read_f16};
-use super::{Hit, TokenVectors, Verifier};
+use super::file::{self, IndexFile, read_f16};
+use super::{Hit, TokenVectors};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::maxsim::{Reduction, maxsim};
 use crate::ops::{PairList, Pairs, check_device};
+use crate::verifier::Verifier;
 
 /// What the layout of a saved index is called; a file with another one is refused.
 const LAYOUT: &str = "nearmiss-token-index-1";
@@ -27,7 +28,7 @@ const PIECE_BYTES: usize = 1 << 28;
 /// searching takes a score per text and query besides, and never a similarity map.
 ///
 /// ```
-/// use nearmiss::{Device, ops::maxsim::Reduction, score::{TokenIndex, TokenVectors}};
+/// use nearmiss::{Device, ops::maxsim::Reduction, index::{TokenIndex, TokenVectors}};
 /// let cpu = Device::cpu();
 /// let axis = |at: usize| (0..8).map(move |i| if i == at { 1.0 } else { 0.0 });
 /// let vectors = |axes: &[usize], offsets: &[u32]| {
@@ -242,7 +243,7 @@ impl TokenIndex {
         }
         let [rows, means, centroids] =
             [&rows, &means, &centroids].map(|values| bytemuck::cast_slice(values));
-        index_file::write(
+        file::write(
             path,
             LAYOUT,
             &[
@@ -335,7 +336,7 @@ fn keep_best(hits: &mut Vec<Hit>, k: usize) {
 mod tests {
     use super::*;
     use crate::ops::maxsim;
-    use crate::score::verifier::MaxSim;
+    use crate::verifier::MaxSim;
 
     const D: usize = 16;
 
@@ -428,7 +429,7 @@ mod tests {
         assert_eq!(search(&opened), search(&index));
         let pairs: Vec<[u32; 2]> = (0..61).map(|c| [c % 6, 60 - c]).collect();
         for name in ["none", "f0", "f1", "f2"] {
-            let verifier = crate::score::verifier::by_name(name, Default::default()).unwrap();
+            let verifier = crate::verifier::by_name(name, Default::default()).unwrap();
             assert_eq!(
                 opened.score(&*verifier, &queries, &pairs).unwrap(),
                 index.score(&*verifier, &queries, &pairs).unwrap()

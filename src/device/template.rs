@@ -125,27 +125,27 @@ const MARK: &str = "//@";
 const FRAGMENTS: &[Source] = &[
     Source {
         file: "_elements.wgsl",
-        text: include_str!("../shaders/_elements.wgsl"),
+        text: include_str!("../../shaders/_elements.wgsl"),
     },
     Source {
         file: "_group_sum.wgsl",
-        text: include_str!("../shaders/_group_sum.wgsl"),
+        text: include_str!("../../shaders/_group_sum.wgsl"),
     },
     Source {
         file: "_token_products.wgsl",
-        text: include_str!("../shaders/_token_products.wgsl"),
+        text: include_str!("../../shaders/_token_products.wgsl"),
     },
     Source {
         file: "_mma.ptx",
-        text: include_str!("../kernels/_mma.ptx"),
+        text: include_str!("../../kernels/_mma.ptx"),
     },
     Source {
         file: "_row_tiles.ptx",
-        text: include_str!("../kernels/_row_tiles.ptx"),
+        text: include_str!("../../kernels/_row_tiles.ptx"),
     },
     Source {
         file: "_token_pairs.ptx",
-        text: include_str!("../kernels/_token_pairs.ptx"),
+        text: include_str!("../../kernels/_token_pairs.ptx"),
     },
 ];
 
