@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use super::{Accum, FLOATS, OpSpec, Packing, Rounding, TIERS, check, simd, tier_variant};
 use crate::device::template::{Source, Variant};
 use crate::device::{Arg, Backend, Buffer, Cost, Cuda, DeviceKind, Dispatch, Float, Launch, Wgpu};
+use crate::device::{ElementType, Tier};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
@@ -58,34 +59,39 @@ const MAX_HEAD_DIM: usize = 768;
 /// Keys per step of the online softmax in the shader.
 const KEYS: usize = 8;
 
-/// Heads that share a workgroup, so that narrow heads still fill 64 invocations.
+/// The most heads that share a workgroup, so that narrow heads still fill 64 invocations.
+fn most_heads(head_dim: usize) -> usize {
+    (64 / WGSL_ROWS / (head_dim / PART)).max(1)
+}
+
+/// Heads that share a workgroup.
 fn heads_per_group(n_heads: usize, head_dim: usize) -> usize {
-    let fit = (64 / WGSL_ROWS / (head_dim / PART)).max(1);
-    (1..=fit)
+    (1..=most_heads(head_dim))
         .rev()
         .find(|h| n_heads.is_multiple_of(*h))
         .unwrap_or(1)
+}
+
+/// Workgroups that share a block of rows: an adapter need not take more than 256 invocations in one.
+fn splits(head_dim: usize) -> usize {
+    (WGSL_ROWS * head_dim / PART).div_ceil(256)
+}
+
+fn wgsl_variant(tier: Tier, act: ElementType, head_dim: usize, heads: usize) -> Variant {
+    tier_variant(tier)
+        .with("act", act.name())
+        .with("parts", (head_dim / PART) as i64)
+        .with("heads", heads as i64)
 }
 
 fn wgsl_variants() -> Vec<Variant> {
     let mut all = Vec::new();
     for tier in TIERS {
         for act in FLOATS {
-            for (head_dim, heads) in [
-                (32, 1),
-                (32, 2),
-                (32, 3),
-                (32, 4),
-                (64, 1),
-                (64, 2),
-                (384, 1),
-            ] {
-                all.push(
-                    tier_variant(tier)
-                        .with("act", act.name())
-                        .with("parts", (head_dim / PART) as i64)
-                        .with("heads", heads),
-                );
+            for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
+                // So many heads share a workgroup if there are just so many.
+                let heads = 1..=most_heads(head_dim);
+                all.extend(heads.map(|heads| wgsl_variant(tier, act, head_dim, heads)));
             }
         }
     }
@@ -542,10 +548,7 @@ fn wgpu<A: Float>(
     dev.dispatch(&Dispatch {
         source: WGSL,
         entry: "attention",
-        variant: tier_variant(dev.tier())
-            .with("act", A::TYPE.name())
-            .with("parts", (head_dim / PART) as i64)
-            .with("heads", heads as i64),
+        variant: wgsl_variant(dev.tier(), A::TYPE, head_dim, heads),
         bindings: &[
             qkv.bind(),
             packing.device_offsets.bind(),
@@ -553,7 +556,7 @@ fn wgpu<A: Float>(
             out.bind_mut(),
         ],
         params: bytemuck::bytes_of(&params),
-        groups: super::grid(n_blocks * head_groups),
+        groups: super::grid(n_blocks * splits(head_dim) * head_groups),
     })
 }
 
@@ -612,6 +615,41 @@ mod tests {
         assert_eq!(heads_per_group(3, 32), 3);
         assert_eq!(heads_per_group(12, 64), 2);
         assert_eq!(heads_per_group(1, 384), 1);
+    }
+
+    #[test]
+    fn every_shader_variant_that_is_asked_for_is_listed_and_no_other() {
+        let listed = wgsl_variants();
+        let mut asked = Vec::new();
+        for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
+            for n_heads in 1..=24 {
+                for (tier, act) in TIERS.iter().flat_map(|t| FLOATS.map(|act| (*t, act))) {
+                    let heads = heads_per_group(n_heads, head_dim);
+                    asked.push(wgsl_variant(tier, act, head_dim, heads));
+                }
+            }
+        }
+        assert!(asked.iter().all(|v| listed.contains(v)));
+        assert!(listed.iter().all(|v| asked.contains(v)));
+    }
+
+    #[test]
+    fn a_workgroup_takes_what_every_adapter_has() {
+        assert_eq!([32, 384, 512].map(splits), [1, 1, 1]);
+        assert_eq!([544, 768].map(splits), [2, 2]);
+        for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
+            let variant = wgsl_variant(Tier::Core, ElementType::F32, head_dim, 1);
+            let shader = crate::device::template::expand(WGSL, &variant)
+                .unwrap()
+                .text;
+            let rows = WGSL_ROWS / splits(head_dim);
+            for line in [
+                format!("const SPLITS: u32 = {}u;", splits(head_dim)),
+                format!("@workgroup_size({})", rows * head_dim / PART),
+            ] {
+                assert!(shader.contains(&line), "{head_dim}: {line}");
+            }
+        }
     }
 
     #[test]
