@@ -603,6 +603,13 @@ impl Cuda {
         )
     }
 
+    /// File and values of every variant compiled so far.
+    pub fn compiled(&self) -> Vec<(&'static str, String)> {
+        let kernels = lock(&self.kernels);
+        let name = |(file, _, variant): &(_, _, Variant)| (*file, variant.to_string());
+        kernels.keys().map(name).collect()
+    }
+
     /// Expands a variant and has the driver compile it.
     fn compile(&self, launch: &Launch<'_>) -> Result<Kernel> {
         let expanded = template::expand(launch.source, &launch.variant)?;

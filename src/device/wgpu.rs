@@ -242,6 +242,13 @@ impl Wgpu {
         self.check()
     }
 
+    /// File and values of every variant compiled so far.
+    pub fn compiled(&self) -> Vec<(&'static str, String)> {
+        let state = self.lock();
+        let name = |(file, _, variant): &(_, _, Variant)| (*file, variant.to_string());
+        state.pipelines.keys().map(name).collect()
+    }
+
     fn pipeline(&self, d: &Dispatch<'_>) -> Result<Arc<Pipeline>> {
         let key = (d.source.file, d.entry, d.variant.clone());
         if let Some(pipeline) = self.lock().pipelines.get(&key) {
