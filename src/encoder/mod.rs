@@ -154,7 +154,8 @@ impl Encoder {
     /// out of memory the batch is halved and tried again.
     ///
     /// # Errors
-    /// What the device or `sink` report; [`Error::Invalid`] naming the first text whose embedding is not finite.
+    /// What the device or `sink` report; [`Error::Text`] for a text that cannot be tokenised or whose embedding is not
+    /// finite.
     pub fn encode<S: AsRef<str> + Sync>(
         &self,
         texts: &[S],
@@ -165,17 +166,21 @@ impl Encoder {
         let d = self.width();
         let mut job = Job::new(self);
         for (first, window) in (0..).step_by(WINDOW).zip(texts.chunks(WINDOW)) {
-            let tokens = job.tokenize(&self.tokenizer, window, kind)?;
+            let tokens = job
+                .tokenize(&self.tokenizer, window, kind)
+                .map_err(|e| e.after_texts(first))?;
             let mut rows = vec![0f32; window.len() * d];
             job.run(&tokens, &mut progress, |batch, which| {
                 let pooled = self.pooled(batch)?;
                 for (row, &text) in pooled.chunks_exact(d).zip(which) {
                     if row.iter().any(|v| !v.is_finite()) {
-                        return Err(Error::Invalid(format!(
-                            "text {} got an embedding that is not finite on {}: its activations overflow; try --device cpu",
+                        return Err(Error::text(
                             first + text,
-                            self.device.name()
-                        )));
+                            format!(
+                                "got an embedding that is not finite on {}: its activations overflow; try --device cpu",
+                                self.device.name()
+                            ),
+                        ));
                     }
                     rows[text * d..][..d].copy_from_slice(row);
                 }
@@ -209,7 +214,9 @@ impl Encoder {
         let window = (PIECE_BYTES / (2 * d * limit)).clamp(1, WINDOW);
         let mut job = Job::new(self);
         for (first, window) in (0..).step_by(window).zip(texts.chunks(window)) {
-            let tokens = job.tokenize(&tokenizer, window, kind)?;
+            let tokens = job
+                .tokenize(&tokenizer, window, kind)
+                .map_err(|e| e.after_texts(first))?;
             let mut builder = TokenVectorsBuilder::new(&self.device, d, &tokens.lengths())?;
             let mut rows = vec![0f32; window.len() * d];
             job.run(&tokens, &mut progress, |batch, which| {
@@ -220,7 +227,7 @@ impl Encoder {
                 }
                 builder.place(&h, &packing, which)
             })?;
-            let vectors = builder.finish(|i| format!("text {}", first + i))?;
+            let vectors = builder.finish().map_err(|e| e.after_texts(first))?;
             sink(first, vectors, &rows)?;
         }
         Ok(job.stats)
