@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::index::{TokenVectors, TokenVectorsBuilder};
 use crate::model::{BertConfig, PoolingConfig};
 use crate::ops::{Packing, pool};
-use crate::text::{PackedBatch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
+use crate::text::{Batch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
 use graphs::{Graphs, Inputs, Output};
 use params::Params;
 
@@ -258,7 +258,7 @@ impl Encoder {
     /// [`Error::Shape`] for ids or lengths beyond the model's tables, or what the device reports.
     pub fn token_vectors(
         &self,
-        batch: &PackedBatch,
+        batch: &Batch,
         observe: Option<Observer<'_>>,
     ) -> Result<(Buffer<f32>, Packing)> {
         self.check_batch(batch)?;
@@ -285,7 +285,7 @@ impl Encoder {
     }
 
     /// The embeddings of a packed batch, `[n, d]`.
-    fn pooled(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+    fn pooled(&self, batch: &Batch) -> Result<Vec<f32>> {
         self.check_batch(batch)?;
         let input = [&batch.ids[..], &batch.positions, &batch.offsets];
         let work = |inputs: &Inputs| {
@@ -324,7 +324,7 @@ impl Encoder {
     }
 
     /// A GPU cannot report an index out of its table, so it is checked here.
-    fn check_batch(&self, batch: &PackedBatch) -> Result<()> {
+    fn check_batch(&self, batch: &Batch) -> Result<()> {
         let check = |what, values: &[u32], limit: usize| match values.iter().max() {
             Some(&max) if max as usize >= limit => Err(Error::shape(
                 "embedding",
@@ -374,7 +374,7 @@ impl<'a> Job<'a> {
         &mut self,
         tokens: &Tokenized,
         progress: &mut impl FnMut(usize, usize),
-        mut work: impl FnMut(&PackedBatch, &[usize]) -> Result<()>,
+        mut work: impl FnMut(&Batch, &[usize]) -> Result<()>,
     ) -> Result<()> {
         // A stack, so that a batch that does not fit can be replaced by its halves.
         let mut todo = plan_batches(&tokens.lengths(), self.budget, usize::MAX);
