@@ -10,6 +10,7 @@ pub mod edits;
 pub mod generated;
 pub mod pairs;
 pub mod probe;
+mod rows;
 
 pub use category::Category;
 
