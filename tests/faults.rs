@@ -491,6 +491,26 @@ fn pairs_that_cannot_be_evaluated() {
         1,
         &["pairs.csv", "3"],
     );
+    // A stray quote, which would take the rows behind it for its field.
+    let [near_misses, paraphrases] = pairs(80);
+    let stray = near_misses.replace(",the man sees 1 dog", ",\"the man sees 1 dog");
+    assert_ne!(stray, near_misses);
+    s.put("pairs.csv", stray.as_bytes());
+    s.put("para.csv", paraphrases.as_bytes());
+    let files = ["--pairs", "pairs.csv", "--paraphrases", "para.csv"];
+    let needles = ["pairs.csv: line 3: a quote opens here", "never closed"];
+    fails(&s.near_miss(&files), 1, &needles);
+    // Closed by a quote at the end of a later field, it is a field with line ends, and said to be.
+    let closed = stray.replace("the cat sees 5 cow,role", "the cat sees 5 cow\",role");
+    assert_ne!(closed, stray);
+    s.put("pairs.csv", closed.as_bytes());
+    let output = s.near_miss(&files);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && stdout.contains("opens in line 3, the longest has 5 lines"),
+        "{stdout}"
+    );
+
     let [near_misses, paraphrases] = pairs(8);
     s.put("pairs.csv", near_misses.as_bytes());
     s.put("para.csv", paraphrases.as_bytes());

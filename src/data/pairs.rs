@@ -364,6 +364,42 @@ mod tests {
         }
     }
 
+    /// Needs `NEARMISS_DATA`, a folder with `nearmiss` and `triplets`.
+    #[test]
+    fn real_files_keep_every_row() {
+        let Some(data) = std::env::var_os("NEARMISS_DATA") else {
+            println!(
+                "skipped: real pairs (NEARMISS_DATA is not set; it names the folder that holds nearmiss/ and triplets/)"
+            );
+            return;
+        };
+        let mut found = std::collections::BTreeMap::new();
+        for folder in ["nearmiss", "triplets"] {
+            for entry in std::fs::read_dir(Path::new(&data).join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                let (rows, notes) = if folder == "triplets" {
+                    let (rows, notes) = read_triplets(&path).unwrap();
+                    (rows.len(), notes)
+                } else if name.ends_with("_paraphrase.csv") {
+                    let (rows, notes) = read_paraphrases(&path).unwrap();
+                    (rows.len(), notes)
+                } else {
+                    let (rows, notes) = read_near_misses(&path, Filter::Corrected).unwrap();
+                    (rows.len(), notes)
+                };
+                println!("{name}: {rows} rows; {:?}", notes.lines("rows"));
+                assert_eq!(notes.quotes, QuoteNotes::default(), "{name}");
+                found.insert(name, rows);
+            }
+        }
+        // As Python's csv.reader counts them.
+        let sizes = [("unified_test.csv", 6394), ("medquad_train.csv.gz", 12475)];
+        for (name, rows) in sizes {
+            assert_eq!(found.get(name), Some(&rows), "{name}");
+        }
+    }
+
     #[test]
     fn triplets_take_the_file_name_for_a_category() {
         let (_dir, path) = file("nq.csv", b"anchor,positive,negative\nq,a,b\nq,a,a\n,a,b\n");
