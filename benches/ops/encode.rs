@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use nearmiss::device::{Device, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
-use nearmiss::ops::{RETRIEVAL, Rounding, pool};
-use nearmiss::text::{PackedBatch, TextKind, Tokenizer, pack, plan_batches};
+use nearmiss::ops::{self, Rounding, pool};
+use nearmiss::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 use nearmiss::{Error, Result};
 
 use super::{Case, Context, Prepared, Scale, bits, sample};
@@ -74,14 +74,14 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
             cases.push(Case {
                 op: "encode",
                 shape: format!("{name}, {many} texts x {length} tokens, from text"),
-                needs: RETRIEVAL_WITHOUT_SEARCH,
+                needs: ENCODER,
                 prepare: Box::new(move |context| texts(context, &from_texts, many, length)),
             });
             let from_ids = folder.clone();
             cases.push(Case {
                 op: "encode",
                 shape: format!("{name}, {batch} texts x {length} tokens, from ids"),
-                needs: RETRIEVAL_WITHOUT_SEARCH,
+                needs: ENCODER,
                 prepare: Box::new(move |context| ids(context, &from_ids, batch, length)),
             });
         }
@@ -89,9 +89,14 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Everything but the last operator.
-const RETRIEVAL_WITHOUT_SEARCH: &[&nearmiss::ops::OpSpec] =
-    RETRIEVAL.split_at(RETRIEVAL.len() - 1).0;
+/// The operators of an encoder.
+const ENCODER: &[&nearmiss::ops::OpSpec] = &[
+    &ops::embedding::SPEC,
+    &ops::layer_norm::SPEC,
+    &ops::matmul::SPEC,
+    &ops::attention::SPEC,
+    &ops::pool::SPEC,
+];
 
 fn texts(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prepared> {
     let encoder = Encoder::load(folder, &context.device, LoadOptions::default())?;
@@ -125,7 +130,7 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
     )?;
     let tokens = encoder.tokenizer().encode_batch(&texts)?;
     let order = plan_batches(&tokens.lengths(), usize::MAX, usize::MAX).concat();
-    let batch: PackedBatch = pack(&tokens.ids, &order);
+    let batch: Batch = pack(&tokens.ids, &order);
     let (d, pooling) = (encoder.width(), encoder.pooling());
     let mut out = context.device.alloc::<f32>(n * d)?;
     let mut run = move |read: bool| {

@@ -3,6 +3,7 @@
 use nearmiss::Device;
 use nearmiss::device::Float;
 use nearmiss::ops::Packing;
+use nearmiss::ops::attention::WorkList;
 use nearmiss::ops::attention::{attention, error_bound, reference};
 
 use super::{
@@ -100,10 +101,12 @@ fn case<A: Float>(
     let qkv = noise.normal(t * 3 * d, size);
     let run = |poison, offsets: &[u32]| {
         let packing = Packing::new(device, offsets.to_vec())?;
+        let work = WorkList::new(&packing)?;
         let mut out = Output::<A>::new(device, t * d, poison)?;
         attention(
             &device.upload(&cast::<A>(&qkv))?,
             &packing,
+            &work,
             n_heads,
             head_dim,
             out.target(),

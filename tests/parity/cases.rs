@@ -28,7 +28,11 @@ mod similarity_map;
 mod soft_alignment;
 
 pub use judge::{judge, worst_ratio};
-pub use outputs::{Bits, Output, POISONS, twice};
+#[allow(
+    unused_imports,
+    reason = "of the tests of the suite, which are not in every program"
+)]
+pub use outputs::{Bits, Output, POISONS, filled, inside, twice};
 
 /// Runs a case on a device.
 pub type Run = Box<dyn Fn(&Device) -> Result<Outcome, String> + Send + Sync>;
@@ -139,15 +143,21 @@ fn all() -> Vec<Case> {
 
 /// Every kernel variant that the device has compiled is one that its operator lists.
 fn listed(device: &Device) -> Result<(), String> {
-    static LISTED: OnceLock<BTreeSet<(&str, String)>> = OnceLock::new();
-    let listed = LISTED.get_or_init(|| {
-        let wgsl = |op: &&nearmiss::ops::OpSpec| (op.wgsl, (op.wgsl_variants)());
-        let ptx = |op: &&nearmiss::ops::OpSpec| (op.ptx, (op.ptx_variants)());
-        ALL.iter()
-            .flat_map(|op| [wgsl(op), ptx(op)])
-            .filter_map(|(source, variants)| Some((source?.file, variants)))
-            .flat_map(|(file, variants)| variants.into_iter().map(move |v| (file, v.to_string())))
-            .collect()
+    static LISTED: [OnceLock<BTreeSet<(&str, String)>>; 2] = [const { OnceLock::new() }; 2];
+    let cuda = device.kind() == DeviceKind::Cuda;
+    let listed = LISTED[usize::from(cuda)].get_or_init(|| {
+        let mut all = BTreeSet::new();
+        for op in ALL {
+            let variants = if cuda {
+                (op.ptx_variants)()
+            } else {
+                (op.wgsl_variants)()
+            };
+            for kernel in op.kernels {
+                all.extend(variants.iter().map(|v| (kernel.entry, v.to_string())));
+            }
+        }
+        all
     });
     unlisted(&device.compiled_variants(), listed)
 }
@@ -158,8 +168,8 @@ pub fn unlisted(
     listed: &BTreeSet<(&'static str, String)>,
 ) -> Result<(), String> {
     match compiled.iter().find(|variant| !listed.contains(variant)) {
-        Some((file, variant)) => Err(format!(
-            "{file} [{variant}] is compiled, but its operator does not list it"
+        Some((entry, variant)) => Err(format!(
+            "{entry} [{variant}] is compiled, but its operator does not list it"
         )),
         None => Ok(()),
     }

@@ -228,7 +228,7 @@ impl Corpus {
         self.pieces
             .iter()
             .map(|(rows, inverse_norms, n)| Shard {
-                rows,
+                rows: rows.as_slice(),
                 inverse_norms: inverse_norms.written(),
                 n: *n,
             })
@@ -293,7 +293,7 @@ fn case(device: &Device, shape: Shape) -> Result<Outcome, String> {
             &device.upload(&queries)?,
             d,
             &corpus.shards(),
-            (filter > 0).then_some(&words),
+            (filter > 0).then(|| words.as_slice()),
             k,
         )
     };
@@ -408,7 +408,8 @@ fn memory(device: &Device) -> Result<Outcome, String> {
         let mut noise = Noise::new(n);
         let empty = device.memory().in_use;
         let rows = noise.normal(n * d, 1.0);
-        let corpus = Corpus::new(device, &rows, d, 1, POISONS[0]).map_err(line)?;
+        // With the second poison outputs have no guards.
+        let corpus = Corpus::new(device, &rows, d, 1, POISONS[1]).map_err(line)?;
         let held = device.memory().in_use - empty;
         if held != (n * (2 * d + 4)) as u64 {
             return Err(format!(

@@ -2,6 +2,7 @@
 
 use nearmiss::Device;
 use nearmiss::device::Float;
+use nearmiss::ops::TokenIds;
 use nearmiss::ops::embedding::{Tables, embedding, error_bound, reference};
 
 use super::{
@@ -50,16 +51,15 @@ fn case<T: Float>(device: &Device, t: usize, d: usize, as_cpu: bool) -> Result<O
         let (word, position, token_type) =
             (upload(&word)?, upload(&position)?, upload(&token_type)?);
         let tables = Tables {
-            word: &word,
-            position: &position,
-            token_type: &token_type,
+            word: word.as_slice(),
+            position: position.as_slice(),
+            token_type: token_type.as_slice(),
             d,
         };
         let mut x = Output::<f32>::new(device, t * d, poison)?;
         embedding(
             &tables,
-            &device.upload(&ids)?,
-            &device.upload(positions)?,
+            &TokenIds::new(device, &ids, positions)?,
             x.target(),
         )?;
         x.read()

@@ -60,18 +60,18 @@ fn case<A: Float>(
         let add = device.upload(&cast::<A>(add))?;
         let (weight, shift) = (device.upload(&weight)?, device.upload(&shift)?);
         let norm = Norm {
-            weight: &weight,
-            bias: bias.then_some(&shift),
+            weight: weight.as_slice(),
+            bias: bias.then(|| shift.as_slice()),
             eps,
         };
         let mut y = Output::<f32>::new(device, rows * d, poison)?;
         let mut y_act = Output::<f16>::new(device, rows * d, poison)?;
         layer_norm(
             &x,
-            residual.then_some(&add),
+            residual.then(|| add.as_slice()),
             &norm,
             y.target(),
-            act.then_some(y_act.target()),
+            act.then(|| y_act.target()),
         )?;
         Ok((y.read()?, if act { y_act.read()? } else { Vec::new() }))
     };

@@ -72,7 +72,7 @@ fn main() {
 
 /// The tests of the suite itself.
 fn suite() -> Vec<Trial> {
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 6] = [
         (
             "the_arithmetic_shows_behind_the_rounding_to_f16",
             suite::the_arithmetic_shows_behind_the_rounding_to_f16,
@@ -84,6 +84,10 @@ fn suite() -> Vec<Trial> {
         (
             "an_output_that_is_left_as_it_was_is_found",
             suite::an_output_that_is_left_as_it_was_is_found,
+        ),
+        (
+            "a_guard_that_is_written_is_found",
+            suite::a_guard_that_is_written_is_found,
         ),
         (
             "runs_that_differ_are_found",

@@ -93,9 +93,9 @@ fn case<A: Float, C: Float>(
         );
         let (shift, add) = (device.upload(&shift)?, device.upload(&add)?);
         let epilogue = Epilogue {
-            bias: bias.then_some(&shift),
+            bias: bias.then(|| shift.as_slice()),
             gelu,
-            residual: residual.then_some(&add),
+            residual: residual.then(|| add.as_slice()),
         };
         let mut c = Output::<C>::new(device, m * n, poison)?;
         matmul(&a, &w, &epilogue, c.target(), m, n)?;

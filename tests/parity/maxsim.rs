@@ -209,11 +209,11 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         };
         maxsim(
             Tokens {
-                rows: &asked,
+                rows: asked.as_slice(),
                 packing: &q_packing,
             },
             Tokens {
-                rows: &stored,
+                rows: stored.as_slice(),
                 packing: &c_packing,
             },
             d,

@@ -1,7 +1,7 @@
-//! Outputs that show whether an operator wrote all of them, and whether it writes the same twice.
+//! Outputs that show whether an operator wrote all of them and nothing else, and whether it writes the same twice.
 
-use nearmiss::Result;
-use nearmiss::device::{Buffer, Device, Element};
+use nearmiss::device::{Buffer, Device, Element, Slice, SliceMut};
+use nearmiss::{Error, Result};
 
 use super::line;
 
@@ -9,34 +9,77 @@ use super::line;
 /// an index that occurs.
 pub const POISONS: [u32; 2] = [0x7fc0_7e00, 0xdead_beef];
 
-/// Memory for the output of an operator.
+/// Bytes of either guard: as many as the alignment of a view may ask for.
+const GUARD: usize = 256;
+
+/// Memory for the output of an operator. With the first poison it is a view with guards before and behind it, which must
+/// stay as they are; with the second a buffer of its own, beyond which a memory checker looks.
 pub struct Output<T: Element> {
     buffer: Buffer<T>,
+    len: usize,
+    poison: u32,
 }
 
 impl<T: Element> Output<T> {
     /// `len` elements, full of `poison`.
     pub fn new(device: &Device, len: usize, poison: u32) -> Result<Self> {
-        let words = vec![poison; (len * size_of::<T>()).div_ceil(4)];
-        let elements: &[T] = bytemuck::cast_slice(&words);
         Ok(Output {
-            buffer: device.upload(&elements[..len])?,
+            buffer: device.upload(&filled::<T>(len + 2 * guard::<T>(poison), poison))?,
+            len,
+            poison,
         })
     }
 
     /// Where the operator is to write.
-    pub fn target(&mut self) -> &mut Buffer<T> {
-        &mut self.buffer
+    pub fn target(&mut self) -> SliceMut<'_, T> {
+        let behind = self.buffer.as_slice_mut();
+        let (_, behind) = behind.split_at_mut(guard::<T>(self.poison));
+        behind.split_at_mut(self.len).0
     }
 
     /// What it wrote, as the input of another operator.
-    pub fn written(&self) -> &Buffer<T> {
-        &self.buffer
+    pub fn written(&self) -> Slice<'_, T> {
+        let guard = guard::<T>(self.poison);
+        self.buffer.slice(guard..guard + self.len)
     }
 
-    /// What it wrote.
+    /// What it wrote; an error if that is not all that it wrote.
     pub fn read(&self) -> Result<Vec<T>> {
-        self.buffer.read()
+        inside(&self.buffer.read()?, self.poison).map_err(Error::Invalid)
+    }
+}
+
+/// Elements of a guard.
+fn guard<T: Element>(poison: u32) -> usize {
+    if poison == POISONS[0] {
+        GUARD / size_of::<T>()
+    } else {
+        0
+    }
+}
+
+/// `len` elements full of `poison`.
+pub fn filled<T: Element>(len: usize, poison: u32) -> Vec<T> {
+    let words = vec![poison; (len * size_of::<T>()).div_ceil(4)];
+    bytemuck::cast_slice(&words)[..len].to_vec()
+}
+
+/// What lies between the guards of `all`, if they are as they were.
+pub fn inside<T: Element>(all: &[T], poison: u32) -> Result<Vec<T>, String> {
+    let guard = guard::<T>(poison);
+    let end = all.len() - guard;
+    let before = filled::<T>(all.len(), poison);
+    let same = |a: &T, b: &T| bytemuck::bytes_of(a) == bytemuck::bytes_of(b);
+    match (0..guard)
+        .chain(end..all.len())
+        .find(|&i| !same(&all[i], &before[i]))
+    {
+        Some(i) => Err(format!(
+            "element {} of an output of {} was written",
+            i as i64 - guard as i64,
+            end - guard
+        )),
+        None => Ok(all[guard..end].to_vec()),
     }
 }
 

@@ -111,12 +111,14 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         let c_packing = Packing::new(device, c_offsets.clone())?;
         let list = PairList::new(device, pairs.clone())?;
         let mut scores = Output::new(device, pairs.len(), poison)?;
+        let asked = device.upload(&cast::<T>(&queries))?;
+        let stored = device.upload(&cast::<T>(documents))?;
         let asked = Tokens {
-            rows: &device.upload(&cast::<T>(&queries))?,
+            rows: asked.as_slice(),
             packing: &q_packing,
         };
         let stored = Tokens {
-            rows: &device.upload(&cast::<T>(documents))?,
+            rows: stored.as_slice(),
             packing: &c_packing,
         };
         soft_alignment(asked, stored, d, &list, shape.alignment, scores.target())?;

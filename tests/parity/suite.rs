@@ -8,7 +8,7 @@ use nearmiss::Device;
 use nearmiss::device::DeviceKind;
 use nearmiss::ops::Rounding;
 
-use super::cases::{Output, judge, twice, unlisted};
+use super::cases::{Output, POISONS, filled, inside, judge, twice, unlisted};
 
 /// Sums as f32 and then as f16, both to nearest.
 fn stored(sums: &[f64]) -> Vec<f16> {
@@ -86,12 +86,37 @@ pub fn a_rounded_number_is_no_error_of_the_arithmetic() {
 pub fn an_output_that_is_left_as_it_was_is_found() {
     let cpu = Device::cpu();
     let why = twice(|poison| {
-        let mut out = Output::<f16>::new(&cpu, 3, poison)?;
-        out.target().write(0, &[f16::ONE; 2])?;
-        out.read()
+        let mut written = Output::<f16>::new(&cpu, 3, poison)?.read()?;
+        written[..2].fill(f16::ONE);
+        Ok(written)
     })
     .expect_err("one element is not written");
     assert!(why.contains("first at byte 4"), "{why}");
+}
+
+/// An element that is none of the output's.
+pub fn a_guard_that_is_written_is_found() {
+    let (len, guard) = (3, 128);
+    let untouched = filled::<f16>(len + 2 * guard, POISONS[0]);
+    assert_eq!(
+        inside(&untouched, POISONS[0])
+            .expect("nothing was written")
+            .len(),
+        len
+    );
+    for (at, element) in [
+        (0, -128),
+        (guard - 1, -1),
+        (guard + len, 3),
+        (len + 2 * guard - 1, 130),
+    ] {
+        let mut all = untouched.clone();
+        all[at] = f16::ONE;
+        assert_eq!(
+            inside(&all, POISONS[0]).expect_err("a guard was written"),
+            format!("element {element} of an output of 3 was written")
+        );
+    }
 }
 
 /// A result that another run does not repeat.
@@ -108,12 +133,12 @@ pub fn runs_that_differ_are_found() {
 
 /// A kernel variant that its operator does not list.
 pub fn a_variant_that_is_not_listed_is_found() {
-    let variant = |heads| ("attention.wgsl", format!("heads={heads}"));
+    let variant = |heads| ("attention", format!("heads={heads}"));
     let listed = BTreeSet::from([variant(1), variant(2)]);
     assert_eq!(unlisted(&[variant(2)], &listed), Ok(()));
     let why = unlisted(&[variant(2), variant(3)], &listed).expect_err("3 is not listed");
     assert_eq!(
         why,
-        "attention.wgsl [heads=3] is compiled, but its operator does not list it"
+        "attention [heads=3] is compiled, but its operator does not list it"
     );
 }
