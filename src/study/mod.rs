@@ -22,3 +22,6 @@ pub mod retrieve;
 pub mod session;
 pub mod stage;
 pub mod table;
+
+#[cfg(test)]
+mod tests;

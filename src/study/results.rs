@@ -88,7 +88,7 @@ pub struct Setup {
     pub weights_sha256: String,
     /// SHA-256 of the tokenizer's vocabulary and rules.
     pub tokenizer_sha256: String,
-    /// Sizes of the encoder.
+    /// What its configuration adds to that.
     pub architecture: Architecture,
     /// `mean` or `first`, normalised or not.
     pub pooling: String,
@@ -111,32 +111,30 @@ pub struct VerifierConfig {
     pub constants: serde_json::Map<String, Value>,
 }
 
-/// Sizes of a BERT encoder.
+/// What shapes an encoder beside the shapes of its weights.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs, reason = "as in BertConfig")]
 pub struct Architecture {
+    /// Transformer layers.
     pub layers: usize,
+    /// Attention heads.
     pub heads: usize,
-    pub width: usize,
-    pub inner_width: usize,
-    pub vocabulary: usize,
-    pub positions: usize,
-    pub token_types: usize,
+    /// Added to the variance in every layer norm.
     pub layer_norm_eps: f32,
 }
 
 impl Setup {
     /// The setup of a job that is about to start.
     pub fn new(encoder: &Encoder, weights_sha256: &str, scorers: &Scorers) -> Self {
+        // The rest are shapes of the weights.
         let BertConfig {
-            vocab,
-            d_model,
             n_layers,
             n_heads,
-            d_ff,
-            max_positions,
-            token_types,
             layer_norm_eps,
+            vocab: _,
+            d_model: _,
+            d_ff: _,
+            max_positions: _,
+            token_types: _,
         } = *encoder.config();
         let pooling = encoder.pooling();
         let normalised = if pooling.normalize {
@@ -158,11 +156,6 @@ impl Setup {
             architecture: Architecture {
                 layers: n_layers,
                 heads: n_heads,
-                width: d_model,
-                inner_width: d_ff,
-                vocabulary: vocab,
-                positions: max_positions,
-                token_types,
                 layer_norm_eps,
             },
             pooling: format!("{:?}{normalised}", pooling.pooling).to_lowercase(),
