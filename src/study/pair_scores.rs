@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::explain::cosine;
 use super::progress::Progress;
 use crate::encoder::{EncodeStats, Encoder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::index::{TokenIndex, TokenVectors};
 use crate::text::TextKind;
 use crate::verifier::{self, Penalty, Verifier};
@@ -168,7 +168,7 @@ impl Turn<'_> {
                 },
                 |done, _| progress(done),
             )
-            .map_err(|e| self.quoted(e))?;
+            .map_err(|e| e.quoting_text(&self.texts))?;
         let again = self.again(encoder, limit)?;
         found.texts.texts += stats.texts - again.texts;
         found.texts.tokens += stats.tokens - again.tokens;
@@ -187,7 +187,7 @@ impl Turn<'_> {
                 .collect();
             let long: Vec<&str> = cut.iter().map(|&i| self.texts[i]).collect();
             let rows = encoder.embed(&long, TextKind::Plain);
-            let rows = rows.map_err(|e| self.quoted(e))?;
+            let rows = rows.map_err(|e| e.quoting_text(&long))?;
             for (row, i) in rows.chunks_exact(d).zip(cut) {
                 pooled[i * d..][..d].copy_from_slice(row);
             }
@@ -219,7 +219,9 @@ impl Turn<'_> {
             return Ok(EncodeStats::default());
         }
         let tokenizer = encoder.tokenizer().with_max_length(limit)?;
-        let tokens = tokenizer.encode_kind(&self.again, TextKind::Plain)?;
+        let tokens = tokenizer
+            .encode_kind(&self.again, TextKind::Plain)
+            .map_err(|e| e.quoting_text(&self.again))?;
         let empty = self.again.iter().filter(|text| text.trim().is_empty());
         Ok(EncodeStats {
             texts: self.again.len(),
@@ -227,19 +229,5 @@ impl Turn<'_> {
             truncated: tokens.n_truncated,
             empty: empty.count(),
         })
-    }
-
-    /// An error about a text with the text itself.
-    fn quoted(&self, error: Error) -> Error {
-        match error {
-            Error::Invalid(message) => {
-                let number = message.split(' ').nth(1).and_then(|n| n.parse().ok());
-                match number.and_then(|n: usize| self.texts.get(n)) {
-                    Some(text) => Error::Invalid(format!("{message} (it reads {text:?})")),
-                    None => Error::Invalid(message),
-                }
-            }
-            other => other,
-        }
     }
 }

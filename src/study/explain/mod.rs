@@ -33,7 +33,10 @@ pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result
         vectors = Some(both);
         Ok(())
     };
-    encoder.encode_tokens(&texts, TextKind::Plain, Some(limit), keep, |_, _| {})?;
+    let named = |e: Error| e.naming_text(|i| format!("the {} text", ["first", "second"][i]));
+    encoder
+        .encode_tokens(&texts, TextKind::Plain, Some(limit), keep, |_, _| {})
+        .map_err(named)?;
     let vectors = vectors.expect("two texts are one piece");
     let (tokens, d) = (vectors.tokens(), vectors.width());
 
@@ -55,7 +58,7 @@ pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result
         Some(&mut winners),
     )?;
 
-    let pooled = encoder.embed(&texts, TextKind::Plain)?;
+    let pooled = encoder.embed(&texts, TextKind::Plain).map_err(named)?;
     let (a, b) = pooled.split_at(d);
     let mut scores = vec![(POOLED.to_string(), cosine(a, b))];
     for verifier in &scorers.verifiers {
