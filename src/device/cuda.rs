@@ -14,7 +14,7 @@
 //! | stream | `cuStreamCreate` `cuStreamSynchronize` `cuStreamDestroy_v2` |
 //! | events | `cuEventCreate` `cuEventRecord` `cuEventElapsedTime` `cuEventDestroy_v2` |
 //! | memory | `cuMemAlloc_v2` `cuMemFree_v2` `cuMemcpyHtoDAsync_v2` `cuMemcpyDtoHAsync_v2` `cuMemcpyDtoDAsync_v2` |
-//! | kernels | `cuModuleLoadDataEx` `cuModuleGetFunction` `cuModuleUnload` `cuFuncSetAttribute` `cuLaunchKernel` |
+//! | kernels | `cuModuleLoadDataEx` `cuModuleLoadData` `cuModuleGetFunction` `cuModuleUnload` `cuFuncSetAttribute` `cuLaunchKernel` |
 //! | recording | `cuStreamBeginCapture_v2` `cuStreamEndCapture` |
 //! | graphs | `cuGraphInstantiateWithFlags` `cuGraphLaunch` `cuGraphExecDestroy` `cuGraphDestroy` |
 //! | errors | `cuGetErrorName` `cuGetErrorString` |
@@ -350,6 +350,8 @@ pub(crate) struct Cuda {
     texts: Mutex<Vec<(&'static str, Expanded)>>,
     aside: Mutex<Aside>,
     capture: Mutex<Option<Capture>>,
+    /// Spent in the driver's compiler so far.
+    compiling: Mutex<Duration>,
     context: Arc<Context>,
     multiprocessors: u32,
 }
@@ -366,6 +368,7 @@ impl Cuda {
             texts: Mutex::default(),
             aside: Mutex::default(),
             capture: Mutex::default(),
+            compiling: Mutex::default(),
             context: Arc::new(context),
             multiprocessors: description.multiprocessors,
         })
@@ -496,9 +499,11 @@ impl Cuda {
         }
     }
 
-    /// Runs `work` and says how long the device was at it: the time between two events around what it enqueued.
+    /// Runs `work` and says how long the device was at it: the time between two events around what it enqueued, less
+    /// what the driver's compiler took in between, for which the device waits.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
         self.refuse_in_capture("taking the time")?;
+        let compiling = *lock(&self.compiling);
         let start = self.check("recording an event", Event::record(&self.context))?;
         work()?;
         let end = self.check("recording an event", Event::record(&self.context))?;
@@ -506,9 +511,24 @@ impl Cuda {
         // SAFETY: both events are ours, recorded in the same stream, and the stream is done.
         let milliseconds = unsafe { result::event::elapsed(start.event, end.event) };
         let milliseconds = self.check("timing", milliseconds)?;
-        Ok(Duration::from_secs_f64(
-            f64::from(milliseconds.max(0.0)) / 1e3,
-        ))
+        let elapsed = Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3);
+        Ok(elapsed.saturating_sub(lock(&self.compiling).saturating_sub(compiling)))
+    }
+
+    /// How long the driver takes to make a module of a PTX text.
+    pub fn compile_time(&self, ptx: &str) -> Result<Duration> {
+        let image =
+            CString::new(ptx).map_err(|_| self.error("a zero byte in a PTX text".into()))?;
+        self.check("making the context current", self.context.bind())?;
+        let start = std::time::Instant::now();
+        // SAFETY: `image` is zero-terminated and outlives the call; the context is current.
+        let loaded = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        let taken = start.elapsed();
+        let module = self.check("compiling", loaded)?;
+        // SAFETY: loaded above, and nothing refers to it.
+        let unloaded = unsafe { result::module::unload(module) };
+        self.check("unloading a module", unloaded)?;
+        Ok(taken)
     }
 
     /// Enqueues one launch, compiling the variant if it is new.
@@ -534,7 +554,10 @@ impl Cuda {
             std::collections::hash_map::Entry::Occupied(slot) => slot.into_mut(),
             std::collections::hash_map::Entry::Vacant(slot) => {
                 self.refuse_in_capture("compiling a kernel")?;
-                slot.insert(self.compile(launch)?)
+                let start = std::time::Instant::now();
+                let kernel = self.compile(launch)?;
+                *lock(&self.compiling) += start.elapsed();
+                slot.insert(kernel)
             }
         };
 

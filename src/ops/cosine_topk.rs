@@ -142,7 +142,58 @@ struct Search<'a> {
     k: usize,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn checked(
+        queries: &'a Buffer<f32>,
+        d: usize,
+        shards: &'a [Shard<'a>],
+        filter: Option<&'a Buffer<u32>>,
+        k: usize,
+    ) -> Result<Self> {
+        let device = queries.device();
+        check_width(SPEC.name, "d", d)?;
+        if !queries.len().is_multiple_of(d) {
+            return Err(Error::shape(
+                SPEC.name,
+                "queries",
+                format!("rows of {d}"),
+                queries.len(),
+            ));
+        }
+        if k == 0 {
+            return Err(Error::shape(SPEC.name, "k", "at least 1", k));
+        }
+        for shard in shards {
+            let (rows, norms) = (shard.rows, shard.inverse_norms);
+            check(SPEC.name, "rows", rows, rows.len().max(shard.n * d), device)?;
+            check(
+                SPEC.name,
+                "inverse_norms",
+                norms,
+                norms.len().max(shard.n),
+                device,
+            )?;
+        }
+        let search = Search {
+            queries,
+            n_q: queries.len() / d,
+            d,
+            shards,
+            filter,
+            k,
+        };
+        let n = search.rows();
+        if n >= NO_ID as usize {
+            return Err(Error::Invalid(format!(
+                "a search over {n} rows: row numbers must stay below {NO_ID}; split the corpus"
+            )));
+        }
+        if let Some(filter) = filter {
+            check(SPEC.name, "filter", filter, n.div_ceil(32), device)?;
+        }
+        Ok(search)
+    }
+
     /// Shards with the number of rows before each.
     fn placed(&self) -> impl Iterator<Item = (usize, &Shard<'_>)> {
         self.shards.iter().scan(0, |next, shard| {
@@ -197,58 +248,13 @@ pub fn cosine_topk(
     k: usize,
 ) -> Result<TopK> {
     let device = queries.device().clone();
-    check_width(SPEC.name, "d", d)?;
-    if !queries.len().is_multiple_of(d) {
-        return Err(Error::shape(
-            SPEC.name,
-            "queries",
-            format!("rows of {d}"),
-            queries.len(),
-        ));
-    }
-    if k == 0 {
-        return Err(Error::shape(SPEC.name, "k", "at least 1", k));
-    }
-    for shard in shards {
-        let (rows, norms) = (shard.rows, shard.inverse_norms);
-        check(
-            SPEC.name,
-            "rows",
-            rows,
-            rows.len().max(shard.n * d),
-            &device,
-        )?;
-        check(
-            SPEC.name,
-            "inverse_norms",
-            norms,
-            norms.len().max(shard.n),
-            &device,
-        )?;
-    }
-    let search = Search {
-        queries,
-        n_q: queries.len() / d,
-        d,
-        shards,
-        filter,
-        k,
-    };
-    let n = search.rows();
-    if n >= NO_ID as usize {
-        return Err(Error::Invalid(format!(
-            "a search over {n} rows: row numbers must stay below {NO_ID}; split the corpus"
-        )));
-    }
-    if let Some(filter) = filter {
-        check(SPEC.name, "filter", filter, n.div_ceil(32), &device)?;
-    }
+    let search = Search::checked(queries, d, shards, filter, k)?;
     let mut found = TopK {
         k,
         ids: vec![NO_ID; search.n_q * k],
         scores: vec![f32::NEG_INFINITY; search.n_q * k],
     };
-    if n == 0 || search.n_q == 0 {
+    if search.rows() == 0 || search.n_q == 0 {
         return Ok(found);
     }
     device.run(SPEC.name, cost(&search), |backend| match backend {
@@ -257,9 +263,26 @@ pub fn cosine_topk(
             Ok(())
         }
         Backend::Wgpu(dev) => wgpu(dev, &device, &search, &mut found),
-        Backend::Cuda(dev) => cuda(dev, &device, &search, &mut found),
+        Backend::Cuda(dev) => {
+            store(&cuda(dev, &device, &search)?.read()?, 0, &mut found);
+            Ok(())
+        }
     })?;
     Ok(found)
+}
+
+/// Enqueues a search without a filter and leaves its result on the device, for benches: what a search takes there.
+///
+/// # Errors
+/// As [`cosine_topk`], and [`Error::Unsupported`] on other devices than CUDA.
+#[doc(hidden)]
+pub fn enqueue(queries: &Buffer<f32>, d: usize, shards: &[Shard<'_>], k: usize) -> Result<()> {
+    let device = queries.device().clone();
+    let search = Search::checked(queries, d, shards, None, k)?;
+    device.run(SPEC.name, cost(&search), |backend| match backend {
+        Backend::Cuda(dev) => cuda(dev, &device, &search).map(drop),
+        _ => Err(SPEC.unsupported(&device, "its searches wait for their results")),
+    })
 }
 
 fn cost(search: &Search<'_>) -> Cost {
@@ -823,7 +846,8 @@ fn norms_cuda<T: Float>(
     })
 }
 
-fn cuda(dev: &Cuda, device: &Device, search: &Search<'_>, found: &mut TopK) -> Result<()> {
+/// Enqueues the search; leaves (score bits, id) pairs, `k` per query.
+fn cuda(dev: &Cuda, device: &Device, search: &Search<'_>) -> Result<Buffer<u32>> {
     let &Search { n_q, d, k, .. } = search;
     search.check_gpu_k()?;
     let most = CUDA_QUERIES[CUDA_QUERIES.len() - 1];
@@ -919,8 +943,7 @@ fn cuda(dev: &Cuda, device: &Device, search: &Search<'_>, found: &mut TopK) -> R
             shared_bytes: 0,
         })?;
     }
-    store(&best.read()?, 0, found);
-    Ok(())
+    Ok(best)
 }
 
 #[cfg(test)]
