@@ -9,7 +9,9 @@ use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-2x64")
+    // Named when it runs, if the program was carried to another machine.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/golden/tiny-bert-2x64")
 }
 
 /// A scratch folder with a model, a small collection and room for results.
@@ -86,7 +88,8 @@ impl Scratch {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_run-study"));
+        let carried = std::env::var_os("NEARMISS_RUN_STUDY");
+        let mut command = Command::new(carried.unwrap_or(env!("CARGO_BIN_EXE_run-study").into()));
         command
             .env("NEARMISS_CACHE", self.path("cache"))
             .env("HF_HOME", self.path("hf"))
