@@ -9,7 +9,15 @@ use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-2x64")
+    // Named when it runs, if the program was carried to another machine.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/golden/tiny-bert-2x64")
+}
+
+/// The program under test.
+fn program() -> std::ffi::OsString {
+    let carried = std::env::var_os("NEARMISS_RUN_STUDY");
+    carried.unwrap_or(env!("CARGO_BIN_EXE_run-study").into())
 }
 
 /// A scratch folder with a model, a small collection and room for results.
@@ -86,7 +94,7 @@ impl Scratch {
     }
 
     fn command(&self) -> Command {
-        self.surround(Command::new(env!("CARGO_BIN_EXE_run-study")))
+        self.surround(Command::new(program()))
     }
 
     /// A command with this folder around it.
@@ -357,7 +365,8 @@ fn a_full_disk_loses_nothing_that_was_there() {
     let limited = r#"trap "" XFSZ && ulimit -f 16 && exec "$0" "$@""#;
     let output = s
         .surround(Command::new("sh"))
-        .args(["-c", limited, env!("CARGO_BIN_EXE_run-study")])
+        .args(["-c", limited])
+        .arg(program())
         .args([
             "encode",
             "--device",

@@ -13,6 +13,7 @@ use common::{Tensors, golden};
 use half::f16;
 use nearmiss::device::DeviceKind;
 use nearmiss::encoder::{Encoder, LoadOptions, Stage};
+use nearmiss::model::{Checkpoint, ModelFolder};
 use nearmiss::ops::pool::Pooling;
 use nearmiss::ops::{attention, embedding, layer_norm, matmul, pool};
 use nearmiss::text::{TextKind, pack};
@@ -228,6 +229,28 @@ fn hidden_states_and_embeddings_match_pytorch(device: Device) {
     }
 }
 
+/// With `NEARMISS_WRITTEN_MODELS` the written folders are left there, for `tools/reference/model_folder.py`.
+fn written_folders_are_the_models_that_were_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("NEARMISS_WRITTEN_MODELS").map(std::path::PathBuf::from);
+    for model in MODELS {
+        let to = kept.as_deref().unwrap_or(scratch.path()).join(model);
+        let weights = Checkpoint::open(&golden(model)).unwrap();
+        ModelFolder::read(&golden(model))
+            .unwrap()
+            .write(&to, weights.tensors(), weights.notes())
+            .unwrap();
+        let expected = expected(model);
+        let texts: Vec<&str> = expected.texts.iter().map(|t| t.text.as_str()).collect();
+        let written = Encoder::load(&to, &Device::cpu(), LoadOptions::default()).unwrap();
+        assert_eq!(
+            written.embed(&texts, TextKind::Document).unwrap(),
+            encoder_of(model).embed(&texts, TextKind::Document).unwrap(),
+            "{model}"
+        );
+    }
+}
+
 fn a_damaged_weight_is_noticed() {
     let model = MODELS[0];
     let expected = expected(model);
@@ -330,6 +353,7 @@ fn main() {
     let mut tests = needs::Tests::default();
     needs::add!(tests:
         token_ids_limits_and_pooling_are_those_of_transformers,
+        written_folders_are_the_models_that_were_read,
         a_damaged_weight_is_noticed,
     );
     for device in &needs::devices() {
