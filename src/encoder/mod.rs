@@ -272,7 +272,7 @@ impl Encoder {
                 |inputs| self.forward(inputs, None),
                 |h| {
                     let mut copy = self.device.alloc(h.len())?;
-                    copy.copy_from(0, h, 0..h.len())?;
+                    copy.copy_from(0, h)?;
                     Ok(copy)
                 },
             )?
