@@ -153,7 +153,7 @@ fn run(options: Options) -> Result<ExitCode> {
         return Err(Error::Usage("--seconds must be above 0".into()));
     }
     let choice: DeviceChoice = options.device.parse()?;
-    let device = Device::open(choice, nearmiss::ops::RETRIEVAL)?;
+    let device = Device::open(choice)?;
     let scale = match device.kind() {
         _ if options.quick => Scale::Quick,
         DeviceKind::Cpu => Scale::Cpu,

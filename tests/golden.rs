@@ -7,12 +7,15 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Tensors, devices, golden};
 use half::f16;
 use nearmiss::device::{Buffer, DeviceKind, Float};
 use nearmiss::encoder::{Encoder, LoadOptions, Saved, SavedPass, Stage, Stream};
 use nearmiss::index::TokenVectors;
 use nearmiss::model::checkpoint::Tensor;
+use nearmiss::model::weights::{Table, Weights};
 use nearmiss::model::{Checkpoint, ModelFolder};
 use nearmiss::ops::pool::Pooling;
 use nearmiss::ops::{attention, embedding, layer_norm, matmul, pool};
@@ -240,11 +243,12 @@ fn written_folders_are_the_models_that_were_read() {
     let kept = std::env::var_os("NEARMISS_WRITTEN_MODELS").map(std::path::PathBuf::from);
     for model in MODELS {
         let to = kept.as_deref().unwrap_or(scratch.path()).join(model);
-        let weights = Checkpoint::open(&golden(model)).unwrap();
-        ModelFolder::read(&golden(model))
-            .unwrap()
-            .write(&to, weights.tensors(), weights.notes())
-            .unwrap();
+        let checkpoint = Checkpoint::open(&golden(model)).unwrap();
+        let folder = ModelFolder::read(&golden(model)).unwrap();
+        let table = Arc::new(Table::new(folder.config()));
+        let master = Weights::<f32>::load(table, &checkpoint, &Device::cpu()).unwrap();
+        let tensors = master.tensors(&checkpoint).unwrap();
+        folder.write(&to, tensors, checkpoint.notes()).unwrap();
         let expected = expected(model);
         let texts: Vec<&str> = expected.texts.iter().map(|t| t.text.as_str()).collect();
         let written = Encoder::load(&to, &Device::cpu(), LoadOptions::default()).unwrap();

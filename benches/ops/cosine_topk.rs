@@ -56,8 +56,8 @@ impl Corpus {
             .0
             .iter()
             .map(|(rows, inverse_norms)| Shard {
-                rows,
-                inverse_norms,
+                rows: rows.as_slice(),
+                inverse_norms: inverse_norms.as_slice(),
                 n: inverse_norms.len(),
             })
             .collect();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nearmiss::device::{Device, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
-use nearmiss::ops::{RETRIEVAL, Rounding, pool};
+use nearmiss::ops::{self, Rounding, pool};
 use nearmiss::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 use nearmiss::{Error, Result};
 
@@ -74,14 +74,14 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
             cases.push(Case {
                 op: "encode",
                 shape: format!("{name}, {many} texts x {length} tokens, from text"),
-                needs: RETRIEVAL_WITHOUT_SEARCH,
+                needs: ENCODER,
                 prepare: Box::new(move |context| texts(context, &from_texts, many, length)),
             });
             let from_ids = folder.clone();
             cases.push(Case {
                 op: "encode",
                 shape: format!("{name}, {batch} texts x {length} tokens, from ids"),
-                needs: RETRIEVAL_WITHOUT_SEARCH,
+                needs: ENCODER,
                 prepare: Box::new(move |context| ids(context, &from_ids, batch, length)),
             });
         }
@@ -89,9 +89,14 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Everything but the last operator.
-const RETRIEVAL_WITHOUT_SEARCH: &[&nearmiss::ops::OpSpec] =
-    RETRIEVAL.split_at(RETRIEVAL.len() - 1).0;
+/// The operators of an encoder.
+const ENCODER: &[&nearmiss::ops::OpSpec] = &[
+    &ops::embedding::SPEC,
+    &ops::layer_norm::SPEC,
+    &ops::matmul::SPEC,
+    &ops::attention::SPEC,
+    &ops::pool::SPEC,
+];
 
 fn texts(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prepared> {
     let encoder = Encoder::load(folder, &context.device, LoadOptions::default())?;

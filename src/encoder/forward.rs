@@ -17,14 +17,13 @@
 use half::f16;
 
 use super::graphs::Inputs;
-use super::params::{Layer, Linear, NormParams, Params};
-use crate::device::{Buffer, Device, Float};
+use crate::device::{Buffer, Device, Float, Slice};
 use crate::error::Result;
 use crate::model::BertConfig;
+use crate::model::weights::{Layer, Linear, Norm, Weights};
 use crate::ops::embedding::Tables;
-use crate::ops::layer_norm::layer_norm;
-use crate::ops::matmul::{Epilogue, matmul};
-use crate::ops::{attention, embedding};
+use crate::ops::matmul::Epilogue;
+use crate::ops::{attention, embedding, layer_norm, matmul};
 
 /// What a forward pass shows on its way: the stage and the residual stream `[t, d]`.
 pub type Observer<'a> = &'a mut dyn FnMut(Stage, &Buffer<f32>) -> Result<()>;
@@ -56,11 +55,11 @@ impl Stream {
     }
 
     /// The stream as an operand of a matrix product.
-    fn act<A: Float>(&self) -> &Buffer<A> {
+    fn act<A: Float>(&self) -> Slice<'_, A> {
         self.rounded
             .as_ref()
-            .and_then(|b| b.same_type())
-            .or_else(|| self.h.same_type())
+            .and_then(|b| b.as_slice().of_type())
+            .or_else(|| self.h.as_slice().of_type())
             .expect("activations are f32, or f16 with a rounded copy")
     }
 }
@@ -113,27 +112,27 @@ pub struct SavedFeedForward<A: Float> {
 
 /// Runs the encoder over packed texts that are on the device; returns the hidden states `[t, d]`.
 pub(super) fn forward<A: Float>(
-    params: &Params<A>,
+    weights: &Weights<A>,
     config: &BertConfig,
     inputs: &Inputs,
     observe: Option<Observer<'_>>,
 ) -> Result<Buffer<f32>> {
-    let pass = Pass::new(params, config, inputs);
+    let pass = Pass::new(weights, config, inputs);
     Ok(pass.run(false, observe)?.0.h)
 }
 
 /// As [`forward`], and what a backward pass reads.
 pub(super) fn forward_saving<A: Float>(
-    params: &Params<A>,
+    weights: &Weights<A>,
     config: &BertConfig,
     inputs: &Inputs,
 ) -> Result<(Buffer<f32>, SavedPass<A>)> {
-    let (stream, saved) = Pass::new(params, config, inputs).run(true, None)?;
+    let (stream, saved) = Pass::new(weights, config, inputs).run(true, None)?;
     Ok((stream.h, saved.expect("asked for")))
 }
 
 struct Pass<'a, A: Float> {
-    params: &'a Params<A>,
+    weights: &'a Weights<A>,
     config: &'a BertConfig,
     inputs: &'a Inputs,
     device: &'a Device,
@@ -141,12 +140,12 @@ struct Pass<'a, A: Float> {
 }
 
 impl<'a, A: Float> Pass<'a, A> {
-    fn new(params: &'a Params<A>, config: &'a BertConfig, inputs: &'a Inputs) -> Self {
+    fn new(weights: &'a Weights<A>, config: &'a BertConfig, inputs: &'a Inputs) -> Self {
         Pass {
-            params,
+            weights,
             config,
             inputs,
-            device: params.word.device(),
+            device: weights.device(),
             t: inputs.ids.len(),
         }
     }
@@ -165,7 +164,7 @@ impl<'a, A: Float> Pass<'a, A> {
         let embedded = keep.then_some(embedded);
         show(Stage::Embedding, &stream)?;
         let mut layers = Vec::new();
-        for (i, layer) in self.params.layers.iter().enumerate() {
+        for (i, layer) in self.weights.table().layers.iter().enumerate() {
             let (output, saved) = self.layer(layer, stream, keep)?;
             stream = output;
             layers.extend(saved);
@@ -179,19 +178,20 @@ impl<'a, A: Float> Pass<'a, A> {
     fn embed(&self) -> Result<(Stream, Buffer<f32>)> {
         let d = self.config.d_model;
         let mut x = self.device.alloc::<f32>(self.t * d)?;
+        let table = self.weights.table();
         let tables = Tables {
-            word: &self.params.word,
-            position: &self.params.position,
-            token_type: &self.params.token_type,
+            word: self.weights.matrix(table.word),
+            position: self.weights.matrix(table.position),
+            token_type: self.weights.matrix(table.token_type),
             d,
         };
-        embedding(&tables, &self.inputs.ids, &self.inputs.positions, &mut x)?;
-        Ok((self.norm(&x, None, &self.params.embedding_norm)?, x))
+        embedding(&tables, &self.inputs.ids, &mut x)?;
+        Ok((self.norm(&x, None, table.embedding_norm)?, x))
     }
 
     fn layer(
         &self,
-        layer: &Layer<A>,
+        layer: &Layer,
         input: Stream,
         keep: bool,
     ) -> Result<(Stream, Option<SavedLayer<A>>)> {
@@ -207,19 +207,20 @@ impl<'a, A: Float> Pass<'a, A> {
         Ok((output, saved))
     }
 
-    fn attend(&self, layer: &Layer<A>, input: &Stream) -> Result<(Stream, SavedAttention<A>)> {
+    fn attend(&self, layer: &Layer, input: &Stream) -> Result<(Stream, SavedAttention<A>)> {
         let d = self.config.d_model;
-        let qkv = self.linear(input.act(), &layer.qkv, 3 * d, false)?;
+        let qkv = self.linear(input.act(), layer.qkv, 3 * d, false)?;
         let mut context = self.device.alloc::<A>(self.t * d)?;
         attention(
             &qkv,
-            &self.inputs.packing,
+            &self.inputs.texts,
+            &self.inputs.work,
             self.config.n_heads,
             self.config.head_dim(),
             &mut context,
         )?;
-        let branch = self.linear(&context, &layer.attention_out, d, false)?;
-        let output = self.norm(&input.h, Some(&branch), &layer.attention_norm)?;
+        let branch = self.linear(context.as_slice(), layer.attention_out, d, false)?;
+        let output = self.norm(&input.h, Some(&branch), layer.attention_norm)?;
         let saved = SavedAttention {
             qkv,
             context,
@@ -228,37 +229,39 @@ impl<'a, A: Float> Pass<'a, A> {
         Ok((output, saved))
     }
 
-    fn feed_forward(
-        &self,
-        layer: &Layer<A>,
-        input: &Stream,
-    ) -> Result<(Stream, SavedFeedForward<A>)> {
-        let inner = self.linear(input.act(), &layer.ff_in, self.config.d_ff, true)?;
-        let branch = self.linear(&inner, &layer.ff_out, self.config.d_model, false)?;
-        let output = self.norm(&input.h, Some(&branch), &layer.ff_norm)?;
+    fn feed_forward(&self, layer: &Layer, input: &Stream) -> Result<(Stream, SavedFeedForward<A>)> {
+        let inner = self.linear(input.act(), layer.ff_in, self.config.d_ff, true)?;
+        let branch = self.linear(inner.as_slice(), layer.ff_out, self.config.d_model, false)?;
+        let output = self.norm(&input.h, Some(&branch), layer.ff_norm)?;
         Ok((output, SavedFeedForward { inner, branch }))
     }
 
-    fn linear(&self, x: &Buffer<A>, layer: &Linear<A>, n: usize, gelu: bool) -> Result<Buffer<A>> {
+    fn linear(&self, x: Slice<'_, A>, layer: Linear, n: usize, gelu: bool) -> Result<Buffer<A>> {
         let mut out = self.device.alloc::<A>(self.t * n)?;
         let epilogue = Epilogue {
-            bias: Some(&layer.bias),
+            bias: Some(self.weights.vector(layer.bias)),
             gelu,
             residual: None,
         };
-        matmul(x, &layer.weight, &epilogue, &mut out, self.t, n)?;
+        let weight = self.weights.matrix(layer.weight);
+        matmul(x, weight, &epilogue, &mut out, self.t, n)?;
         Ok(out)
     }
 
-    fn norm(
-        &self,
-        x: &Buffer<f32>,
-        residual: Option<&Buffer<A>>,
-        norm: &NormParams,
-    ) -> Result<Stream> {
+    fn norm(&self, x: &Buffer<f32>, residual: Option<&Buffer<A>>, norm: Norm) -> Result<Stream> {
         let mut stream = Stream::alloc::<A>(self.device, x.len())?;
-        let norm = norm.with_eps(self.config.layer_norm_eps);
-        layer_norm(x, residual, &norm, &mut stream.h, stream.rounded.as_mut())?;
+        let norm = layer_norm::Norm {
+            weight: self.weights.vector(norm.weight),
+            bias: Some(self.weights.vector(norm.bias)),
+            eps: self.config.layer_norm_eps,
+        };
+        layer_norm(
+            x,
+            residual.map(Buffer::as_slice),
+            &norm,
+            &mut stream.h,
+            stream.rounded.as_mut().map(Buffer::as_slice_mut),
+        )?;
         Ok(stream)
     }
 }

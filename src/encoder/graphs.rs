@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::device::{Buffer, Device, Graph};
 use crate::error::{Error, Result};
-use crate::ops::Packing;
+use crate::ops::attention::WorkList;
+use crate::ops::{PackedTexts, TokenIds};
 use crate::text::Batch;
 
 /// Tokens of a batch up to which launching takes longer than computing.
@@ -28,18 +29,18 @@ const GRAPHS: &str = "NEARMISS_GRAPHS";
 /// A packed batch on a device: what a forward pass reads besides the weights.
 pub(super) struct Inputs {
     /// `[t]`.
-    pub ids: Buffer<u32>,
-    /// `[t]`.
-    pub positions: Buffer<u32>,
-    pub packing: Packing,
+    pub ids: TokenIds,
+    pub texts: PackedTexts,
+    pub work: WorkList,
 }
 
 impl Inputs {
     pub fn upload(device: &Device, batch: &Batch) -> Result<Self> {
+        let texts = PackedTexts::new(device, batch.offsets.clone())?;
         Ok(Inputs {
-            packing: Packing::new(device, batch.offsets.clone())?,
-            ids: device.upload(&batch.ids)?,
-            positions: device.upload(&batch.positions)?,
+            work: WorkList::new(&texts)?,
+            ids: TokenIds::new(device, &batch.ids, &batch.positions)?,
+            texts,
         })
     }
 }
@@ -167,7 +168,7 @@ impl Graphs {
             // The most recently used one is the last.
             cache.ready[at..].rotate_left(1);
             let (_, graph) = cache.ready.last_mut().expect("one was found");
-            graph.inputs_mut().ids.write(0, &batch.ids)?;
+            graph.inputs_mut().ids.words.write(&batch.ids)?;
         } else if let Some(at) = cache.seen.iter().position(|s| *s == shape) {
             cache.seen.remove(at);
             let recorded =

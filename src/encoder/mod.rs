@@ -15,10 +15,10 @@
 
 mod forward;
 mod graphs;
-mod params;
 mod window;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
 
@@ -28,14 +28,14 @@ pub use forward::{
 pub use graphs::GraphStats;
 pub use window::{HiddenBatch, Window, WindowOptions};
 
-use crate::device::{Buffer, Device, DeviceKind};
+use crate::device::{Buffer, Device, DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::model::hub::{FetchOptions, find_backbone};
-use crate::model::{BertConfig, PoolingConfig};
-use crate::ops::{Packing, pool};
+use crate::model::weights::{Table, Weights};
+use crate::model::{BertConfig, Checkpoint, PoolingConfig};
+use crate::ops::{PackedTexts, pool};
 use crate::text::{Batch, TextKind, Tokenizer};
 use graphs::{Graphs, Inputs, Output};
-use params::Params;
 use window::{Pooled, WINDOW};
 
 /// A text encoder on a device.
@@ -46,16 +46,16 @@ pub struct Encoder {
     config: BertConfig,
     pooling: PoolingConfig,
     tokenizer: Tokenizer,
-    weights: Weights,
+    weights: Working,
     token_budget: usize,
     /// Texts of a window.
     window: usize,
 }
 
-/// The weights in the device's activation type.
-enum Weights {
-    F32(Params<f32>),
-    F16(Params<f16>),
+/// The weights as a device multiplies them.
+enum Working {
+    F32(Weights<f32>),
+    Mixed(Weights<f16>),
 }
 
 /// How an encoder is loaded.
@@ -107,11 +107,11 @@ impl Encoder {
         let config = BertConfig::read(folder)?;
         let pooling = PoolingConfig::read(folder)?;
         let tokenizer = Tokenizer::load(folder, options.max_length)?;
-        let half = device.kind() != DeviceKind::Cpu;
-        let weights = if half {
-            Weights::F16(Params::load(folder, &config, device)?)
-        } else {
-            Weights::F32(Params::load(folder, &config, device)?)
+        let checkpoint = Checkpoint::open(folder)?;
+        let table = Arc::new(Table::new(&config));
+        let weights = match device.precision() {
+            Precision::F32 => Working::F32(Weights::load(table, &checkpoint, device)?),
+            Precision::Mixed => Working::Mixed(Weights::load(table, &checkpoint, device)?),
         };
         Ok(Encoder {
             graphs: Graphs::new()?,
@@ -209,7 +209,7 @@ impl Encoder {
         Ok(all)
     }
 
-    /// The hidden states of a packed batch, `[t, d]` on the device: the last layer's output, with the batch's packing.
+    /// The hidden states of a packed batch, `[t, d]` on the device: the last layer's output, with the batch's texts.
     /// `observe` is shown the residual stream after the embedding and after every layer.
     ///
     /// # Errors
@@ -218,7 +218,7 @@ impl Encoder {
         &self,
         batch: &Batch,
         observe: Option<Observer<'_>>,
-    ) -> Result<(Buffer<f32>, Packing)> {
+    ) -> Result<(Buffer<f32>, PackedTexts)> {
         self.check_batch(batch)?;
         // An observer wants to see what happens in between.
         if observe.is_none()
@@ -229,16 +229,16 @@ impl Encoder {
                 |inputs| self.forward(inputs, None),
                 |h| {
                     let mut copy = self.device.alloc(h.len())?;
-                    copy.copy_from(0, h, 0..h.len())?;
+                    copy.copy_from(0, h)?;
                     Ok(copy)
                 },
             )?
         {
-            return Ok((h, Packing::new(&self.device, batch.offsets.clone())?));
+            return Ok((h, PackedTexts::new(&self.device, batch.offsets.clone())?));
         }
         let inputs = Inputs::upload(&self.device, batch)?;
         let h = self.forward(&inputs, observe)?;
-        Ok((h, inputs.packing))
+        Ok((h, inputs.texts))
     }
 
     /// As [`Encoder::hidden_states`], and everything computed on the way that a backward pass reads.
@@ -249,12 +249,12 @@ impl Encoder {
         self.check_batch(batch)?;
         let inputs = Inputs::upload(&self.device, batch)?;
         match &self.weights {
-            Weights::F32(params) => {
-                let (h, saved) = forward::forward_saving(params, &self.config, &inputs)?;
+            Working::F32(weights) => {
+                let (h, saved) = forward::forward_saving(weights, &self.config, &inputs)?;
                 Ok((h, Saved::F32(saved)))
             }
-            Weights::F16(params) => {
-                let (h, saved) = forward::forward_saving(params, &self.config, &inputs)?;
+            Working::Mixed(weights) => {
+                let (h, saved) = forward::forward_saving(weights, &self.config, &inputs)?;
                 Ok((h, Saved::Mixed(saved)))
             }
         }
@@ -265,7 +265,7 @@ impl Encoder {
         self.check_batch(batch)?;
         let work = |inputs: &Inputs| {
             let h = self.forward(inputs, None)?;
-            self.pool(&h, &inputs.packing)
+            self.pool(&h, &inputs.texts)
         };
         let replayed = self
             .graphs
@@ -279,18 +279,18 @@ impl Encoder {
     }
 
     /// The published pooling of token vectors.
-    fn pool(&self, h: &Buffer<f32>, packing: &Packing) -> Result<Buffer<f32>> {
-        let mut out = self.device.alloc::<f32>(packing.texts() * self.width())?;
+    fn pool(&self, h: &Buffer<f32>, texts: &PackedTexts) -> Result<Buffer<f32>> {
+        let mut out = self.device.alloc::<f32>(texts.texts() * self.width())?;
         let PoolingConfig { pooling, normalize } = self.pooling;
-        pool(h, packing, pooling, normalize, &mut out)?;
+        pool(h, texts, pooling, normalize, &mut out)?;
         Ok(out)
     }
 
     /// The hidden states of a batch that is on the device.
     fn forward(&self, inputs: &Inputs, observe: Option<Observer<'_>>) -> Result<Buffer<f32>> {
         match &self.weights {
-            Weights::F32(params) => forward::forward(params, &self.config, inputs, observe),
-            Weights::F16(params) => forward::forward(params, &self.config, inputs, observe),
+            Working::F32(weights) => forward::forward(weights, &self.config, inputs, observe),
+            Working::Mixed(weights) => forward::forward(weights, &self.config, inputs, observe),
         }
     }
 
@@ -319,10 +319,9 @@ impl Encoder {
 /// As [`BertConfig::read`].
 pub fn token_budget(folder: &Path, device: &Device, memory: u64) -> Result<usize> {
     let config = BertConfig::read(folder)?;
-    let act = if device.kind() == DeviceKind::Cpu {
-        4
-    } else {
-        2
+    let act = match device.precision() {
+        Precision::F32 => 4,
+        Precision::Mixed => 2,
     };
     let (d, ff) = (config.d_model as u64, config.d_ff as u64);
     let per_token = 2 * d * (4 + act) + act * (4 * d).max(ff + d);

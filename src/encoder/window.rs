@@ -3,7 +3,7 @@
 use super::{EncodeStats, Encoder};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
-use crate::ops::Packing;
+use crate::ops::PackedTexts;
 use crate::text::{Batch, TextKind, Tokenized, pack, plan_batches};
 
 /// Texts of a window unless the caller says otherwise: enough that texts of like length meet, few enough that memory
@@ -34,7 +34,7 @@ pub struct HiddenBatch<'a> {
     /// The last layer's output, `[t, d]`.
     pub hidden: Buffer<f32>,
     /// Which rows belong to which text of the batch.
-    pub packing: Packing,
+    pub packing: PackedTexts,
     /// The place of each text of the batch in its window, `[n]`.
     pub texts: &'a [u32],
 }

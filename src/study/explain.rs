@@ -57,7 +57,7 @@ pub fn explain(
         Pairs::Listed(&pair),
         Reduction::Mean,
         &mut best,
-        Some(&mut winners),
+        Some(winners.as_slice_mut()),
     )?;
 
     let pooled = encoder.embed(&texts, TextKind::Plain).map_err(named)?;

@@ -397,14 +397,7 @@ impl Session {
                 .build_global();
         }
         let choice: DeviceChoice = common.device.parse()?;
-        let device = Device::open(choice, ops::RETRIEVAL)?;
-        if let Some(missing) = ops::RETRIEVAL.iter().find(|op| !op.runs_on(device.kind())) {
-            return Err(Error::Unsupported {
-                op: missing.name,
-                device: device.name(),
-                why: "encoding and retrieval need it; use --device cpu or --device vulkan".into(),
-            });
-        }
+        let device = Device::open(choice)?;
         reporter.log(&format!("device: {}", device.name()));
         let fetch = FetchOptions {
             cache_dir: None,
@@ -948,8 +941,11 @@ fn run_devices(json: bool) -> Result<()> {
         };
         text.push_str(&format!("{:<8} {mark:<10} {}\n", line.device, line.detail));
     }
-    let auto = Device::auto(ops::RETRIEVAL);
+    let (auto, passed) = Device::auto_explained();
     text.push_str(&format!("--device auto takes {}\n", auto.name()));
+    for line in passed {
+        text.push_str(&format!("  not {}: {}\n", line.device, line.detail));
+    }
     for kind in [DeviceKind::Cuda, DeviceKind::Wgpu] {
         let lacking: Vec<&str> = ops::ALL
             .iter()
