@@ -8,6 +8,7 @@
 //! Buffers are typed, owned and drawn from a caching allocator. Whatever a device lacks is an error that names it;
 //! nothing falls back to another device in silence.
 
+mod bench;
 mod buffer;
 mod call;
 mod cpu;
@@ -30,6 +31,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
+#[doc(hidden)]
+pub use bench::Replay;
 pub use buffer::{Buffer, Element, ElementType, Float};
 pub use pool::MemoryStats;
 pub use profile::{Ceilings, Cost, OpTotals};

@@ -48,6 +48,11 @@ fn heads_per_group(n_heads: usize, head_dim: usize) -> usize {
         .unwrap_or(1)
 }
 
+/// Workgroups that share a block of rows: an adapter need not take more than 256 invocations in one.
+fn splits(head_dim: usize) -> usize {
+    (WGSL_ROWS * head_dim / PART).div_ceil(256)
+}
+
 fn wgsl_variant(act: &'static str, head_dim: usize, heads: usize) -> Variant {
     Variant::new()
         .with("act", act)
@@ -160,7 +165,7 @@ pub(super) fn attention<A: Float>(
         Blocks::Wgsl(n_blocks) => {
             let heads = heads_per_group(n_heads, head_dim);
             let geometry = Geometry {
-                groups: grid(n_blocks * (n_heads / heads)),
+                groups: grid(n_blocks * splits(head_dim) * (n_heads / heads)),
                 ..Geometry::default()
             };
             let variant = wgsl_variant(A::TYPE.name(), head_dim, heads);
@@ -215,6 +220,39 @@ mod tests {
         assert_eq!(heads_per_group(3, 32), 3);
         assert_eq!(heads_per_group(12, 64), 2);
         assert_eq!(heads_per_group(1, 384), 1);
+    }
+
+    #[test]
+    fn every_shader_variant_that_is_asked_for_is_listed_and_no_other() {
+        let listed = wgsl_variants();
+        let mut asked = Vec::new();
+        for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
+            for n_heads in 1..=24 {
+                let heads = heads_per_group(n_heads, head_dim);
+                let variants = FLOATS.map(|act| wgsl_variant(act.name(), head_dim, heads));
+                asked.extend(in_every_tier(variants));
+            }
+        }
+        assert!(asked.iter().all(|v| listed.contains(v)));
+        assert!(listed.iter().all(|v| asked.contains(v)));
+    }
+
+    #[test]
+    fn a_workgroup_takes_what_every_adapter_has() {
+        assert_eq!([32, 384, 512].map(splits), [1, 1, 1]);
+        assert_eq!([544, 768].map(splits), [2, 2]);
+        for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
+            let variant = in_every_tier([wgsl_variant("f32", head_dim, 1)])[0];
+            let shader = crate::device::template::expand(ATTENTION.wgsl.unwrap(), &variant);
+            let shader = shader.unwrap().text;
+            let rows = WGSL_ROWS / splits(head_dim);
+            for line in [
+                format!("const SPLITS: u32 = {}u;", splits(head_dim)),
+                format!("@workgroup_size({})", rows * head_dim / PART),
+            ] {
+                assert!(shader.contains(&line), "{head_dim}: {line}");
+            }
+        }
     }
 
     #[test]

@@ -8,16 +8,21 @@
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
-pub use report::{GeometryConfig, markdown, metrics_json, notes, save};
+pub use report::GeometryConfig;
 
 use super::explain::cosine;
-use super::pair_scores::{PairScores, score_pairs};
-use super::progress::Reporter;
+use super::near_miss::Examples;
+use super::pair_scores::{PairScores, Scorers, score_pairs};
+use super::progress::Progress;
 use super::retrieve::subset;
+use super::session::Session;
+use super::stage::{Report, Stage};
 use crate::data::beir::Collection;
 use crate::data::probe::{Grid, Scene, grid, scenes};
 use crate::encoder::Encoder;
@@ -29,13 +34,9 @@ use crate::metrics::geometry::{
 use crate::metrics::statistics::{degrees, quantile};
 use crate::random::Stream;
 use crate::text::TextKind;
-use crate::verifier::Verifier;
 
 /// By how much a paraphrase has to win, in the score's unit.
 pub const MARGINS: [f64; 2] = [0.0, 0.05];
-
-/// One in how many sentences of the grid is held out.
-const HELD_OUT: usize = 5;
 
 /// What is measured, beside encoder and verifiers.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub struct GeometryOptions {
     pub scenes: usize,
     /// Retrieval sentences that the space is described by, at most.
     pub sentences: usize,
+    /// One in how many sentences of the grid is held out, 2 or more.
+    pub held_out: usize,
 }
 
 impl Default for GeometryOptions {
@@ -54,7 +57,84 @@ impl Default for GeometryOptions {
             seed: 42,
             scenes: 500,
             sentences: 5_000,
+            held_out: 5,
         }
+    }
+}
+
+/// The stage: what the encoder's space is like, and which conditions every scorer meets.
+pub struct GeometryStage {
+    /// Their paraphrases set the cap.
+    pub examples: Arc<Examples>,
+    /// They give retrieval sentences and relevant pairs.
+    pub collections: Vec<Arc<Collection>>,
+    /// The verifiers.
+    pub scorers: Arc<Scorers>,
+    /// How much is measured.
+    pub options: GeometryOptions,
+}
+
+impl GeometryStage {
+    fn collections(&self) -> Vec<&Collection> {
+        self.collections.iter().map(|c| &**c).collect()
+    }
+}
+
+impl Stage for GeometryStage {
+    const NAME: &'static str = "geometry";
+    const ROWS: &'static str = "scenes.jsonl";
+    type Config = GeometryConfig;
+    type Found = GeometryStudy;
+
+    fn subject<'a>(&'a self, session: &'a Session) -> &'a str {
+        &session.backbone.name
+    }
+
+    fn inputs(&self) -> Value {
+        let collections = self.collections.iter().map(|c| &c.name[..]);
+        json!({
+            "collections": collections.collect::<Vec<_>>(),
+            "paraphrases": self.examples.name,
+        })
+    }
+
+    fn config(&self, session: &Session) -> GeometryConfig {
+        GeometryConfig::new(self, session)
+    }
+
+    fn measure(&self, session: &Session) -> Result<GeometryStudy> {
+        geometry(
+            &session.encoder,
+            &self.examples.paraphrases(),
+            &self.collections(),
+            &self.scorers,
+            &self.options,
+            &session.progress,
+        )
+    }
+
+    fn notes(&self, found: &GeometryStudy) -> Vec<String> {
+        report::notes(found)
+    }
+
+    fn log(&self, found: &GeometryStudy) -> Vec<String> {
+        vec![format!("geometry: {:.1} s", found.time.as_secs_f64())]
+    }
+
+    fn markdown(&self, report: &Report<Self>) -> String {
+        report::markdown(report)
+    }
+
+    fn metrics(&self, found: &GeometryStudy) -> Value {
+        report::metrics(found)
+    }
+
+    fn rows<'a>(&'a self, found: &'a GeometryStudy) -> impl Iterator<Item = Value> + 'a {
+        report::rows(found)
+    }
+
+    fn times(&self, found: &GeometryStudy) -> Value {
+        json!({ "seconds": found.time.as_secs_f64() })
     }
 }
 
@@ -102,7 +182,7 @@ pub struct GeometryStudy {
     pub time: Duration,
 }
 
-/// Measures `encoder`, and counts the conditions for `verifiers` too, which see at most `max_length` tokens.
+/// Measures `encoder`, and counts the conditions for verifiers too.
 ///
 /// `paraphrases` set the cap, `collections` give retrieval sentences and relevant pairs; either may be empty.
 ///
@@ -111,31 +191,30 @@ pub struct GeometryStudy {
 pub fn geometry(
     encoder: &Encoder,
     paraphrases: &[[&str; 2]],
-    collections: &[Collection],
-    verifiers: &[Box<dyn Verifier>],
-    max_length: usize,
+    collections: &[&Collection],
+    scorers: &Scorers,
     options: &GeometryOptions,
-    reporter: &Reporter,
+    progress: &Progress,
 ) -> Result<GeometryStudy> {
     let start = std::time::Instant::now();
     let scenes = scenes(options.seed, options.scenes);
-    let (names, scores) = scene_scores(encoder, &scenes, verifiers, max_length, reporter)?;
-    let scorers = names.into_iter().zip(&scores).map(|(name, scores)| {
+    let (names, scores) = scene_scores(encoder, &scenes, scorers, progress)?;
+    let found_of = names.into_iter().zip(&scores).map(|(name, scores)| {
         let of = |margin| conditions(scores, margin);
         ScorerConditions {
             name,
             conditions: MARGINS.into_iter().filter_map(of).collect(),
         }
     });
-    let scorers = scorers.collect();
+    let conditions = found_of.collect();
     let grid = grid();
     let words = grid.words.iter().flatten().copied();
     let embedded = Embedded::new(encoder, grid.texts.iter().map(|t| &t[..]).chain(words))?;
-    let structure = structure_of(&grid, &embedded, options.seed);
+    let structure = structure_of(&grid, &embedded, options);
     let superposition = superpositions(encoder, &grid, &embedded, &scenes)?;
 
     let sentences = Sentences::of(collections, options.sentences);
-    let rows = sentences.embed(encoder, reporter)?;
+    let rows = sentences.embed(encoder, progress)?;
     let d = encoder.width();
     let row = |i: usize| &rows[i * d..][..d];
     let relevant: Vec<f64> = sentences
@@ -143,7 +222,11 @@ pub fn geometry(
         .iter()
         .map(|&[q, p]| cosine(row(q), row(p)))
         .collect();
-    let found = score_pairs(encoder, paraphrases, &[], max_length, reporter)?;
+    let pooled = Scorers {
+        verifiers: Vec::new(),
+        ..*scorers
+    };
+    let found = score_pairs(encoder, paraphrases, &pooled, progress)?;
     let angles: Vec<f64> = found.scores[0].iter().map(|&c| degrees(c)).collect();
     let cap = quantile(&angles, 0.95).and_then(|rho| {
         Some(CapCost {
@@ -156,7 +239,7 @@ pub fn geometry(
     Ok(GeometryStudy {
         scenes,
         scores,
-        scorers,
+        scorers: conditions,
         superposition,
         structure,
         cap,
@@ -169,9 +252,8 @@ pub fn geometry(
 fn scene_scores(
     encoder: &Encoder,
     scenes: &[Scene],
-    verifiers: &[Box<dyn Verifier>],
-    max_length: usize,
-    reporter: &Reporter,
+    scorers: &Scorers,
+    progress: &Progress,
 ) -> Result<(Vec<String>, Vec<Vec<SceneScores>>)> {
     let mut pairs: Vec<[&str; 2]> = Vec::new();
     for scene in scenes {
@@ -187,8 +269,7 @@ fn scene_scores(
         pairs.extend(scene.related.iter().map(|other| [s, other]));
         pairs.extend(scene.foreign.iter().map(|other| [s, other]));
     }
-    let PairScores { names, scores, .. } =
-        score_pairs(encoder, &pairs, verifiers, max_length, reporter)?;
+    let PairScores { names, scores, .. } = score_pairs(encoder, &pairs, scorers, progress)?;
     let of_scorer = |scores: &Vec<f64>| -> Vec<SceneScores> {
         let mut scores = scores.iter().copied();
         let mut next = || scores.next().expect("a score for every pair");
@@ -283,17 +364,21 @@ fn superpositions(
 }
 
 /// What the grid's embeddings are sums of.
-fn structure_of(grid: &Grid, embedded: &Embedded<'_>, seed: u64) -> Option<Structure> {
+fn structure_of(
+    grid: &Grid,
+    embedded: &Embedded<'_>,
+    options: &GeometryOptions,
+) -> Option<Structure> {
     let rows: Vec<f32> = grid
         .texts
         .iter()
         .flat_map(|text| embedded.of(text).iter().copied())
         .collect();
-    let mut stream = Stream::new(seed, &["held-out cells"], 0);
+    let mut stream = Stream::new(options.seed, &["held-out cells"], 0);
     let held_out: Vec<bool> = grid
         .cells
         .iter()
-        .map(|_| stream.below(HELD_OUT) == 0)
+        .map(|_| stream.below(options.held_out.max(1)) == 0)
         .collect();
     structure(&grid.cells, &rows, embedded.d, &held_out)
 }
@@ -319,7 +404,7 @@ struct Sentences {
 
 impl Sentences {
     /// At most `most` sentences, the same share of every collection.
-    fn of(collections: &[Collection], most: usize) -> Self {
+    fn of(collections: &[&Collection], most: usize) -> Self {
         let mut found = Sentences {
             documents: Vec::new(),
             queries: Vec::new(),
@@ -355,10 +440,10 @@ impl Sentences {
         found
     }
 
-    fn embed(&self, encoder: &Encoder, reporter: &Reporter) -> Result<Vec<f32>> {
+    fn embed(&self, encoder: &Encoder, progress: &Progress) -> Result<Vec<f32>> {
         let n = self.documents.len();
         let mut rows = Vec::with_capacity((n + self.queries.len()) * encoder.width());
-        let mut task = reporter.task("sentences", n + self.queries.len());
+        let mut task = progress.task("sentences", n + self.queries.len());
         let turns = [
             (&self.documents, TextKind::Document, 0),
             (&self.queries, TextKind::Query, n),
@@ -402,7 +487,7 @@ mod tests {
             collection
         });
         for most in [60, 120, 240, 10_000] {
-            let found = Sentences::of(&collections, most);
+            let found = Sentences::of(&collections.each_ref(), most);
             let n = found.documents.len();
             assert!(n > 0 && n + found.queries.len() <= most, "{most}");
             assert!(!found.relevant.is_empty());

@@ -1,26 +1,24 @@
 //! Why two sentences score as they do: their token similarity map, who won in it, and every score.
 
-use super::heat_map::HeatMap;
+pub mod heat_map;
+
+pub use heat_map::HeatMap;
+
+use super::pair_scores::{POOLED, Scorers};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::ops::maxsim::{NO_WINNER, Reduction, maxsim};
 use crate::ops::similarity_map::similarity_map;
 use crate::ops::{MapLayout, PairList, Pairs};
 use crate::text::TextKind;
-use crate::verifier::Verifier;
 
-/// Compares `texts`, the first as query and the second as candidate, on at most `max_length` tokens of each.
+/// Compares `texts`, the first as query and the second as candidate, on as many tokens of each as verifiers see.
 ///
 /// `scores` of the result begin with `pooled`, the cosine of the encoder's own embeddings.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a text that is empty, or what encoder and verifiers report.
-pub fn explain(
-    encoder: &Encoder,
-    texts: [&str; 2],
-    verifiers: &[Box<dyn Verifier>],
-    max_length: usize,
-) -> Result<HeatMap> {
+pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result<HeatMap> {
     for (text, which) in texts.iter().zip(["first", "second"]) {
         if text.trim().is_empty() {
             return Err(Error::Invalid(format!(
@@ -30,14 +28,14 @@ pub fn explain(
     }
     let device = encoder.device();
     let mut vectors = None;
-    let limit = Some(max_length);
+    let limit = scorers.limit(encoder);
     let keep = |_, both, _: &[f32]| {
         vectors = Some(both);
         Ok(())
     };
     let named = |e: Error| e.naming_text(|i| format!("the {} text", ["first", "second"][i]));
     encoder
-        .encode_tokens(&texts, TextKind::Plain, limit, keep, |_, _| {})
+        .encode_tokens(&texts, TextKind::Plain, Some(limit), keep, |_, _| {})
         .map_err(named)?;
     let vectors = vectors.expect("two texts are one piece");
     let (tokens, d) = (vectors.tokens(), vectors.width());
@@ -62,13 +60,12 @@ pub fn explain(
 
     let pooled = encoder.embed(&texts, TextKind::Plain).map_err(named)?;
     let (a, b) = pooled.split_at(d);
-    let mut scores = vec![("pooled".to_string(), cosine(a, b))];
-    for verifier in verifiers {
+    let mut scores = vec![(POOLED.to_string(), cosine(a, b))];
+    for verifier in &scorers.verifiers {
         let score = verifier.score(&vectors, &vectors, &pair)?;
         scores.push((verifier.name(), f64::from(score[0])));
     }
-    let own = encoder.tokenizer().max_length();
-    let tokenizer = encoder.tokenizer().with_max_length(max_length.min(own))?;
+    let tokenizer = encoder.tokenizer().with_max_length(limit)?;
     let ids = tokenizer.encode_kind(&texts, TextKind::Plain)?.ids;
     let named = |ids: &[u32]| -> Vec<String> {
         let name = |&id| tokenizer.token(id).unwrap_or_else(|| format!("#{id}"));

@@ -1,9 +1,19 @@
 //! Retrieval in two stages: encode a collection, search it exactly, evaluate; re-rank the best, evaluate again.
 
+mod report;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::progress::Reporter;
+use serde_json::{Value, json};
+
+pub use report::RetrieveConfig;
+
+use super::pair_scores::Scorers;
+use super::progress::Progress;
+use super::session::Session;
+use super::stage::{Report, Stage};
 use crate::data::beir::{Collection, Query};
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::Result;
@@ -11,16 +21,100 @@ use crate::index::{Hit, TokenVectors, VectorIndex};
 use crate::metrics::ranking::{Evaluation, Run, evaluate};
 use crate::ops::PairList;
 use crate::text::TextKind;
-use crate::verifier::Verifier;
 
-/// Results kept per query: the deepest metric looks at 100.
-pub const DEPTH: usize = 100;
+/// How much is kept and done at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetrieveOptions {
+    /// Results kept per query, one more being looked at.
+    pub depth: usize,
+    /// Queries encoded and searched at a time; no number depends on it.
+    pub queries: usize,
+    /// Pairs scored by one launch; no number depends on it.
+    pub pairs: usize,
+}
 
-/// Queries encoded and searched at a time.
-const QUERIES: usize = 512;
+impl Default for RetrieveOptions {
+    /// The deepest metric looks at 100 results; so few pairs are scored at a time that progress shows.
+    fn default() -> Self {
+        RetrieveOptions {
+            depth: 100,
+            queries: 512,
+            pairs: 1 << 16,
+        }
+    }
+}
 
-/// Pairs scored by one launch: few enough that progress shows.
-const PAIRS: usize = 1 << 16;
+/// The stage: retrieval on a collection, its candidates re-ranked by every verifier.
+pub struct RetrieveStage {
+    /// What is searched, and what for.
+    pub collection: Arc<Collection>,
+    /// The second stages.
+    pub scorers: Arc<Scorers>,
+    /// How much is kept.
+    pub options: RetrieveOptions,
+}
+
+impl Stage for RetrieveStage {
+    const NAME: &'static str = "retrieve";
+    const ROWS: &'static str = "per_query.jsonl";
+    type Config = RetrieveConfig;
+    type Found = (Retrieval, SecondStage);
+
+    fn subject<'a>(&'a self, _session: &'a Session) -> &'a str {
+        &self.collection.name
+    }
+
+    fn inputs(&self) -> Value {
+        json!({ "collection": self.collection.name })
+    }
+
+    fn config(&self, session: &Session) -> RetrieveConfig {
+        RetrieveConfig::new(self, session)
+    }
+
+    fn measure(&self, session: &Session) -> Result<Self::Found> {
+        let (encoder, progress) = (&session.encoder, &session.progress);
+        let first = retrieve(encoder, &self.collection, self.options, progress)?;
+        let second = if self.scorers.verifiers.is_empty() {
+            SecondStage::default()
+        } else {
+            let (scorers, options) = (&self.scorers, self.options);
+            rerank(
+                encoder,
+                &self.collection,
+                &first,
+                scorers,
+                options,
+                progress,
+            )?
+        };
+        Ok((first, second))
+    }
+
+    fn notes(&self, (first, second): &Self::Found) -> Vec<String> {
+        report::notes(&self.collection, first, second)
+    }
+
+    fn log(&self, (first, second): &Self::Found) -> Vec<String> {
+        report::log(first, second)
+    }
+
+    fn markdown(&self, report: &Report<Self>) -> String {
+        report::markdown(&self.collection, report)
+    }
+
+    fn metrics(&self, (first, second): &Self::Found) -> Value {
+        report::metrics(first, second)
+    }
+
+    fn rows<'a>(&'a self, (first, second): &'a Self::Found) -> impl Iterator<Item = Value> + 'a {
+        report::rows(first, second)
+    }
+
+    fn times(&self, (first, second): &Self::Found) -> Value {
+        report::times(first, second)
+    }
+}
 
 /// Documents, best first, per query id.
 type Rankings = BTreeMap<String, Vec<Hit>>;
@@ -28,9 +122,9 @@ type Rankings = BTreeMap<String, Vec<Hit>>;
 /// What a retrieval run found.
 #[derive(Debug)]
 pub struct Retrieval {
-    /// Per query id, the best [`DEPTH`]` + 1` documents: what a second stage scores.
+    /// Per query id, the best documents, one more than is kept: what a second stage scores.
     pub candidates: BTreeMap<String, Vec<Hit>>,
-    /// Per query id, the best [`DEPTH`] documents with their cosines, best first.
+    /// Per query id, the best documents with their cosines, best first.
     pub ranked: BTreeMap<String, Vec<(String, f32)>>,
     /// Metrics over those rankings.
     pub evaluation: Evaluation,
@@ -65,13 +159,14 @@ pub struct Times {
 pub fn retrieve(
     encoder: &Encoder,
     collection: &Collection,
-    reporter: &Reporter,
+    options: RetrieveOptions,
+    progress: &Progress,
 ) -> Result<Retrieval> {
     let mut times = Times::default();
     let corpus = &collection.corpus;
     let texts: Vec<_> = corpus.iter().map(|d| d.text_for_encoder()).collect();
     let mut index = VectorIndex::with_capacity(encoder.device(), encoder.width(), corpus.len())?;
-    let mut task = reporter.task("documents", corpus.len());
+    let mut task = progress.task("documents", corpus.len());
     let documents = encoder
         .encode(
             &texts,
@@ -84,8 +179,8 @@ pub fn retrieve(
 
     let mut candidates = BTreeMap::new();
     let mut queries = EncodeStats::default();
-    let mut task = reporter.task("queries", collection.queries.len());
-    for chunk in collection.queries.chunks(QUERIES) {
+    let mut task = progress.task("queries", collection.queries.len());
+    for chunk in collection.queries.chunks(options.queries.max(1)) {
         let start = Instant::now();
         let texts: Vec<&str> = chunk.iter().map(|q| q.text.as_str()).collect();
         let mut rows = Vec::with_capacity(chunk.len() * encoder.width());
@@ -108,7 +203,7 @@ pub fn retrieve(
 
         let start = Instant::now();
         // One more than is kept, so that a document that is the query itself can be left out.
-        let hits = index.search(&rows, (DEPTH + 1).min(corpus.len()), None)?;
+        let hits = index.search(&rows, (options.depth + 1).min(corpus.len()), None)?;
         times.search += start.elapsed();
         let ids = chunk.iter().map(|query| query.id.clone());
         candidates.extend(ids.zip(hits));
@@ -116,9 +211,9 @@ pub fn retrieve(
     }
     task.finish();
 
-    let (evaluation, without_identical) = evaluations(&candidates, collection)?;
+    let (evaluation, without_identical) = evaluations(&candidates, collection, options.depth)?;
     Ok(Retrieval {
-        ranked: first(&candidates, collection),
+        ranked: first(&candidates, collection, options.depth),
         candidates,
         evaluation,
         without_identical,
@@ -129,12 +224,16 @@ pub fn retrieve(
     })
 }
 
-/// Rankings cut at [`DEPTH`], with the documents' ids.
-fn first(rankings: &Rankings, collection: &Collection) -> BTreeMap<String, Vec<(String, f32)>> {
+/// Rankings cut at `depth`, with the documents' ids.
+fn first(
+    rankings: &Rankings,
+    collection: &Collection,
+    depth: usize,
+) -> BTreeMap<String, Vec<(String, f32)>> {
     let named = |hit: &Hit| (collection.corpus[hit.row as usize].id.clone(), hit.score);
     rankings
         .iter()
-        .map(|(query, hits)| (query.clone(), hits.iter().take(DEPTH).map(named).collect()))
+        .map(|(query, hits)| (query.clone(), hits.iter().take(depth).map(named).collect()))
         .collect()
 }
 
@@ -142,15 +241,16 @@ fn first(rankings: &Rankings, collection: &Collection) -> BTreeMap<String, Vec<(
 fn evaluations(
     rankings: &Rankings,
     collection: &Collection,
+    depth: usize,
 ) -> Result<(Evaluation, Option<Evaluation>)> {
     let id = |hit: &Hit| collection.corpus[hit.row as usize].id.as_str();
-    let all = evaluate(&run(rankings, id, |_, _| true), &collection.qrels)?;
+    let all = evaluate(&run(rankings, depth, id, |_, _| true), &collection.qrels)?;
     let mut lists = rankings.iter();
     let identical = lists.any(|(query, hits)| hits.iter().any(|hit| id(hit) == query));
     let without = identical
         .then(|| {
             evaluate(
-                &run(rankings, id, |query, id| query != id),
+                &run(rankings, depth, id, |query, id| query != id),
                 &collection.qrels,
             )
         })
@@ -158,9 +258,10 @@ fn evaluations(
     Ok((all, without))
 }
 
-/// The first [`DEPTH`] ids of every ranking that `keep` admits.
+/// The first `depth` ids of every ranking that `keep` admits.
 fn run<'a>(
     rankings: &Rankings,
+    depth: usize,
     id: impl Fn(&Hit) -> &'a str,
     keep: impl Fn(&str, &str) -> bool,
 ) -> Run {
@@ -168,7 +269,7 @@ fn run<'a>(
         .iter()
         .map(|(query, hits)| {
             let ids = hits.iter().map(&id).filter(|id| keep(query, id));
-            (query.clone(), ids.take(DEPTH).map(str::to_string).collect())
+            (query.clone(), ids.take(depth).map(str::to_string).collect())
         })
         .collect()
 }
@@ -180,7 +281,7 @@ pub struct Reranking {
     pub verifier: String,
     /// Its learned parameters.
     pub parameters: usize,
-    /// Per query id, the best [`DEPTH`] documents with the verifier's scores, best first.
+    /// Per query id, the best documents with the verifier's scores, best first.
     pub ranked: BTreeMap<String, Vec<(String, f32)>>,
     /// Metrics over those rankings.
     pub evaluation: Evaluation,
@@ -205,7 +306,7 @@ pub struct SecondStage {
     pub time: Duration,
 }
 
-/// Re-ranks the candidates of `first_stage` with each of `verifiers`, which see at most `max_length` tokens of a text.
+/// Re-ranks the candidates of `first_stage` with each verifier.
 ///
 /// Token vectors of a query and of a document are computed once, whatever the number of its pairs and of verifiers:
 /// those of the queries are held, those of the documents stream through in pieces, each scored against the queries
@@ -217,10 +318,12 @@ pub fn rerank(
     encoder: &Encoder,
     collection: &Collection,
     first_stage: &Retrieval,
-    verifiers: &[Box<dyn Verifier>],
-    max_length: usize,
-    reporter: &Reporter,
+    scorers: &Scorers,
+    options: RetrieveOptions,
+    progress: &Progress,
 ) -> Result<SecondStage> {
+    let (verifiers, limit) = (&scorers.verifiers, Some(scorers.limit(encoder)));
+    let at_once = options.pairs.max(1);
     let corpus = &collection.corpus;
     let (lists, asked): (Vec<&Vec<Hit>>, Vec<&Query>) = collection
         .queries
@@ -245,7 +348,7 @@ pub fn rerank(
         Ok(())
     };
     let queries = encoder
-        .encode_tokens(&texts, TextKind::Query, Some(max_length), keep, |_, _| {})
+        .encode_tokens(&texts, TextKind::Query, limit, keep, |_, _| {})
         .map_err(|e| e.naming_text(|i| format!("query {}", asked[i].id)))?;
 
     let mut scores: Vec<Vec<Vec<f32>>> = verifiers
@@ -256,12 +359,12 @@ pub fn rerank(
         .iter()
         .map(|&row| corpus[row as usize].text_for_encoder())
         .collect();
-    let mut task = reporter.task("candidates", texts.len());
+    let mut task = progress.task("candidates", texts.len());
     let documents = encoder
         .encode_tokens(
             &texts,
             TextKind::Document,
-            Some(max_length),
+            limit,
             |first, vectors, _| {
                 for (first_query, piece) in &query_pieces {
                     let these = *first_query..*first_query + piece.len();
@@ -270,8 +373,8 @@ pub fn rerank(
                         .filter(|((q, _), _)| these.contains(q))
                         .map(|((q, place), c)| ((q, place), [(q - first_query) as u32, c as u32]))
                         .unzip();
-                    for part in (0..pairs.len()).step_by(PAIRS) {
-                        let part = part..(part + PAIRS).min(pairs.len());
+                    for part in (0..pairs.len()).step_by(at_once) {
+                        let part = part..(part + at_once).min(pairs.len());
                         let list = PairList::new(encoder.device(), pairs[part.clone()].to_vec())?;
                         for (v, verifier) in verifiers.iter().enumerate() {
                             let start = Instant::now();
@@ -298,11 +401,11 @@ pub fn rerank(
             .zip(lists.iter().zip(scores))
             .map(|(query, (list, scores))| (query.id.clone(), reordered(list, &scores)))
             .collect();
-        let (evaluation, without_identical) = evaluations(&rankings, collection)?;
+        let (evaluation, without_identical) = evaluations(&rankings, collection, options.depth)?;
         rerankings.push(Reranking {
             verifier: verifier.name(),
             parameters: verifier.parameters(),
-            ranked: first(&rankings, collection),
+            ranked: first(&rankings, collection, options.depth),
             evaluation,
             without_identical,
             time,
@@ -384,8 +487,8 @@ mod tests {
         let hits = [0, 1].map(|row| Hit { row, score: 1.0 }).to_vec();
         let rankings: Rankings = [("q".to_string(), hits)].into();
         let id = |hit: &Hit| ["q", "d"][hit.row as usize];
-        assert_eq!(run(&rankings, id, |_, _| true)["q"], ["q", "d"]);
-        assert_eq!(run(&rankings, id, |q, d| q != d)["q"], ["d"]);
+        assert_eq!(run(&rankings, 2, id, |_, _| true)["q"], ["q", "d"]);
+        assert_eq!(run(&rankings, 2, id, |q, d| q != d)["q"], ["d"]);
     }
 
     #[test]
