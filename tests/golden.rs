@@ -6,8 +6,10 @@
 //! PyTorch as that chain is (its sums are ordered otherwise), plus four units in the last place of the largest value.
 
 mod common;
+#[path = "common/needs.rs"]
+mod needs;
 
-use common::{Tensors, devices, golden};
+use common::{Tensors, golden};
 use half::f16;
 use nearmiss::device::DeviceKind;
 use nearmiss::encoder::{Encoder, LoadOptions, Stage};
@@ -174,7 +176,6 @@ fn hold(what: &str, got: &[f32], yardstick: &[f32], want: &[f32]) {
     );
 }
 
-#[test]
 fn token_ids_limits_and_pooling_are_those_of_transformers() {
     for model in MODELS {
         let expected = expected(model);
@@ -202,37 +203,33 @@ fn token_ids_limits_and_pooling_are_those_of_transformers() {
     }
 }
 
-#[test]
-fn hidden_states_and_embeddings_match_pytorch() {
+fn hidden_states_and_embeddings_match_pytorch(device: Device) {
     for model in MODELS {
         let expected = expected(model);
         let truth = Tensors::read(&golden(model).join("expected.safetensors"));
-        for device in devices() {
-            let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
-            let got = on_device(&encoder, &expected).unwrap();
-            let round: fn(f32) -> f32 = match device.kind() {
-                DeviceKind::Cpu => |v| v,
-                _ => |v| f16::from_f32(v).to_f32(),
-            };
-            let yardstick = yardstick(model, &encoder, &expected, round);
-            assert_eq!(got.hidden.len(), encoder.config().n_layers + 1);
-            for (i, (got, yardstick)) in got.hidden.iter().zip(&yardstick.hidden).enumerate() {
-                let what = format!("{model} on {}: hidden.{i}", device.name());
-                hold(&what, got, yardstick, &truth.get(&format!("hidden.{i}")));
-            }
-            let what = format!("{model} on {}: embeddings", device.name());
-            hold(
-                &what,
-                &got.embeddings,
-                &yardstick.embeddings,
-                &truth.get("embeddings"),
-            );
+        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
+        let got = on_device(&encoder, &expected).unwrap();
+        let round: fn(f32) -> f32 = match device.kind() {
+            DeviceKind::Cpu => |v| v,
+            _ => |v| f16::from_f32(v).to_f32(),
+        };
+        let yardstick = yardstick(model, &encoder, &expected, round);
+        assert_eq!(got.hidden.len(), encoder.config().n_layers + 1);
+        for (i, (got, yardstick)) in got.hidden.iter().zip(&yardstick.hidden).enumerate() {
+            let what = format!("{model} on {}: hidden.{i}", device.name());
+            hold(&what, got, yardstick, &truth.get(&format!("hidden.{i}")));
         }
+        let what = format!("{model} on {}: embeddings", device.name());
+        hold(
+            &what,
+            &got.embeddings,
+            &yardstick.embeddings,
+            &truth.get("embeddings"),
+        );
     }
 }
 
 /// With `NEARMISS_WRITTEN_MODELS` the written folders are left there, for `tools/reference/model_folder.py`.
-#[test]
 fn written_folders_are_the_models_that_were_read() {
     let scratch = tempfile::tempdir().unwrap();
     let kept = std::env::var_os("NEARMISS_WRITTEN_MODELS").map(std::path::PathBuf::from);
@@ -254,7 +251,6 @@ fn written_folders_are_the_models_that_were_read() {
     }
 }
 
-#[test]
 fn a_damaged_weight_is_noticed() {
     let model = MODELS[0];
     let expected = expected(model);
@@ -289,72 +285,83 @@ fn a_damaged_weight_is_noticed() {
     );
 }
 
-#[test]
-fn a_device_that_runs_out_of_memory_gets_smaller_batches() {
+fn a_device_that_runs_out_of_memory_gets_smaller_batches(device: Device) {
     let model = MODELS[0];
     let texts: Vec<String> = (0..40)
         .map(|i| format!("text number {i} of many"))
         .collect();
-    for device in devices() {
-        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
-        device.reset_memory_peak();
-        let weights = device.memory().in_use;
-        let whole = encoder.embed(&texts, TextKind::Document).unwrap();
-        let needed = device.memory().peak - weights;
-        // A quarter of what one batch took: two halvings.
-        device.set_memory_limit(Some(weights + needed / 4));
-        let halved = encoder.embed(&texts, TextKind::Document).unwrap();
-        assert_eq!(halved.len(), whole.len());
-        let error = largest_error(&halved, &whole);
-        assert!(error < 0.01, "texts were exchanged: {error}");
-        device.set_memory_limit(Some(weights + 64));
-        let refused = encoder.embed(&texts, TextKind::Document).unwrap_err();
-        let line = refused.to_string();
-        assert!(
-            line.contains("out of memory") && line.contains("bytes were asked for"),
-            "{line}"
-        );
-        device.set_memory_limit(None);
-        assert_eq!(encoder.embed(&texts, TextKind::Document).unwrap(), whole);
-    }
+    let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
+    device.reset_memory_peak();
+    let weights = device.memory().in_use;
+    let whole = encoder.embed(&texts, TextKind::Document).unwrap();
+    let needed = device.memory().peak - weights;
+    // A quarter of what one batch took: two halvings.
+    device.set_memory_limit(Some(weights + needed / 4));
+    let halved = encoder.embed(&texts, TextKind::Document).unwrap();
+    assert_eq!(halved.len(), whole.len());
+    let error = largest_error(&halved, &whole);
+    assert!(error < 0.01, "texts were exchanged: {error}");
+    device.set_memory_limit(Some(weights + 64));
+    let refused = encoder.embed(&texts, TextKind::Document).unwrap_err();
+    let line = refused.to_string();
+    assert!(
+        line.contains("out of memory") && line.contains("bytes were asked for"),
+        "{line}"
+    );
+    device.set_memory_limit(None);
+    assert_eq!(encoder.embed(&texts, TextKind::Document).unwrap(), whole);
 }
 
 fn encoder_of(model: &str) -> Encoder {
     Encoder::load(&golden(model), &Device::cpu(), LoadOptions::default()).unwrap()
 }
 
-#[test]
-fn alone_equals_in_a_batch_and_twice_equals_once() {
+fn alone_equals_in_a_batch_and_twice_equals_once(device: Device) {
     for model in MODELS {
         let expected = expected(model);
         let texts: Vec<&str> = expected.texts.iter().map(|t| t.text.as_str()).collect();
-        for device in devices() {
-            let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
-            let d = encoder.width();
-            let together = encoder.embed(&texts, TextKind::Document).unwrap();
-            assert_eq!(
-                together,
-                encoder.embed(&texts, TextKind::Document).unwrap(),
-                "two runs differ"
+        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
+        let d = encoder.width();
+        let together = encoder.embed(&texts, TextKind::Document).unwrap();
+        assert_eq!(
+            together,
+            encoder.embed(&texts, TextKind::Document).unwrap(),
+            "two runs differ"
+        );
+        let scale = together.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // Other neighbours mean other tile edges in the products, hence another order of the same sums: each
+        // activation may round to the neighbouring number of the type it is stored in.
+        let unit = if device.kind() == DeviceKind::Cpu {
+            2f32.powi(-23)
+        } else {
+            2f32.powi(-10)
+        };
+        let allowed = 16.0 * unit * scale;
+        for (i, text) in texts.iter().enumerate() {
+            let alone = encoder.embed(&[text], TextKind::Document).unwrap();
+            let error = largest_error(&alone, &together[i * d..(i + 1) * d]);
+            assert!(
+                error <= f64::from(allowed),
+                "{model} text {i} on {}: {error:e}",
+                device.name()
             );
-            let scale = together.iter().fold(0f32, |m, v| m.max(v.abs()));
-            // Other neighbours mean other tile edges in the products, hence another order of the same sums: each
-            // activation may round to the neighbouring number of the type it is stored in.
-            let unit = if device.kind() == DeviceKind::Cpu {
-                2f32.powi(-23)
-            } else {
-                2f32.powi(-10)
-            };
-            let allowed = 16.0 * unit * scale;
-            for (i, text) in texts.iter().enumerate() {
-                let alone = encoder.embed(&[text], TextKind::Document).unwrap();
-                let error = largest_error(&alone, &together[i * d..(i + 1) * d]);
-                assert!(
-                    error <= f64::from(allowed),
-                    "{model} text {i} on {}: {error:e}",
-                    device.name()
-                );
-            }
         }
     }
+}
+
+fn main() {
+    let mut tests = needs::Tests::default();
+    needs::add!(tests:
+        token_ids_limits_and_pooling_are_those_of_transformers,
+        a_damaged_weight_is_noticed,
+        written_folders_are_the_models_that_were_read,
+    );
+    for device in &needs::devices() {
+        needs::add!(tests, device =>
+            hidden_states_and_embeddings_match_pytorch,
+            a_device_that_runs_out_of_memory_gets_smaller_batches,
+            alone_equals_in_a_batch_and_twice_equals_once,
+        );
+    }
+    tests.run()
 }

@@ -8,8 +8,8 @@ use nearmiss::ops::attention::WorkList;
 use nearmiss::ops::attention::{SPEC, attention, error_bound, reference};
 
 use super::{
-    CHECK, Case, Context, HEADS, Prepared, noise, offsets, packings, poisoned, rounding, single,
-    widen, worst_ratio,
+    CHECK, Case, Context, HEADS, Prepared, Recorded, copies, json, noise, offsets, packings,
+    poisoned, rounding, single, widen, worst_ratio,
 };
 
 /// The cases.
@@ -18,6 +18,7 @@ pub fn cases(context: &Context) -> Vec<Case> {
     let case = |&(n, l): &(usize, usize)| Case {
         op: SPEC.name,
         shape: format!("{n} texts x {l} tokens, {heads} x {dim}"),
+        sizes: json!({"texts": n, "tokens": l, "heads": heads, "head_dim": dim}),
         needs: &[&SPEC],
         prepare: Box::new(move |context| {
             if single(context) {
@@ -40,8 +41,8 @@ fn prepare<A: Float>(context: &Context, n: usize, l: usize) -> Result<Prepared> 
     let packing = PackedTexts::new(device, offsets(n, l))?;
     let work = WorkList::new(&packing)?;
     let mut inputs = Vec::new();
-    for _ in 0..sets {
-        inputs.push((device.upload(&qkv)?, poisoned::<A>(device, t * d)?));
+    for copy in copies(device, device.upload(&qkv)?, sets)? {
+        inputs.push((copy, poisoned::<A>(device, t * d)?));
     }
     let mut call = move |i: usize| {
         let (qkv, out) = &mut inputs[i % sets];
@@ -67,6 +68,7 @@ fn prepare<A: Float>(context: &Context, n: usize, l: usize) -> Result<Prepared> 
         worst: worst_ratio(&got, d, &text, &want, &bound),
         sets,
         set_bytes: bytes * sets as u64,
+        recorded: Recorded::All,
         items: (t as f64, "tokens"),
         call: Box::new(move |i| call(i).map(drop)),
     })

@@ -9,8 +9,8 @@ use nearmiss::ops::TokenIds;
 use nearmiss::ops::embedding::{SPEC, Tables, embedding, error_bound, reference};
 
 use super::{
-    CHECK, Case, Context, D_MODEL, Prepared, Scale, gather, indices, noise, poisoned, rounding,
-    sample, single, tokens, widen, worst_ratio,
+    CHECK, Case, Context, D_MODEL, Prepared, Recorded, Scale, gather, indices, json, noise,
+    poisoned, rounding, sample, single, tokens, widen, worst_ratio,
 };
 
 const POSITIONS: usize = 512;
@@ -25,6 +25,7 @@ pub fn cases(context: &Context) -> Vec<Case> {
     let case = |&t: &usize| Case {
         op: SPEC.name,
         shape: format!("{t} of {vocab} x {D_MODEL}"),
+        sizes: json!({"tokens": t, "vocab": vocab, "width": D_MODEL}),
         needs: &[&SPEC],
         prepare: Box::new(move |context| {
             if single(context) {
@@ -88,6 +89,7 @@ fn prepare<T: Float>(context: &Context, t: usize, vocab: usize) -> Result<Prepar
         worst: worst_ratio(&got, d, &which, &want, &bound),
         sets,
         set_bytes: touched * sets as u64,
+        recorded: Recorded::All,
         items: (t as f64, "tokens"),
         call: Box::new(move |i| call(i).map(drop)),
     })

@@ -8,6 +8,7 @@
 //! Buffers are typed, owned and drawn from a caching allocator. Whatever a device lacks is an error that names it;
 //! nothing falls back to another device in silence.
 
+mod bench;
 mod buffer;
 mod call;
 mod cpu;
@@ -30,6 +31,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
+#[doc(hidden)]
+pub use bench::Replay;
 pub use buffer::{Buffer, Element, ElementType, Float};
 pub use pool::MemoryStats;
 pub use profile::{Ceilings, Cost, OpTotals};
@@ -477,6 +480,17 @@ impl Device {
     /// What ran here since the device was opened, per operator, in order of first use.
     pub fn op_totals(&self) -> Vec<OpTotals> {
         self.lock_log().totals()
+    }
+
+    /// The kernel variants that this device has compiled so far: their entry, and the values as they print.
+    /// Tests hold them to what the operators list.
+    #[doc(hidden)]
+    pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+        match self.backend() {
+            Backend::Cpu(_) => Vec::new(),
+            Backend::Cuda(d) => d.compiled_variants(),
+            Backend::Wgpu(d) => d.compiled_variants(),
+        }
     }
 
     /// Runs one operator: counts it, times it when profiling, and keeps its cost.

@@ -14,7 +14,7 @@
 //! | stream | `cuStreamCreate` `cuStreamSynchronize` `cuStreamDestroy_v2` |
 //! | events | `cuEventCreate` `cuEventRecord` `cuEventSynchronize` `cuEventElapsedTime` `cuEventDestroy_v2` |
 //! | memory | `cuMemAlloc_v2` `cuMemFree_v2` `cuMemcpyHtoDAsync_v2` `cuMemcpyDtoHAsync_v2` `cuMemcpyDtoDAsync_v2` `cuMemHostAlloc` `cuMemFreeHost` |
-//! | kernels | `cuModuleLoadDataEx` `cuModuleGetFunction` `cuModuleUnload` `cuFuncSetAttribute` `cuLaunchKernel` |
+//! | kernels | `cuModuleLoadDataEx` `cuModuleLoadData` `cuModuleGetFunction` `cuModuleUnload` `cuFuncSetAttribute` `cuLaunchKernel` |
 //! | recording | `cuStreamBeginCapture_v2` `cuStreamEndCapture` |
 //! | graphs | `cuGraphInstantiateWithFlags` `cuGraphLaunch` `cuGraphExecDestroy` `cuGraphDestroy` |
 //! | errors | `cuGetErrorName` `cuGetErrorString` |
@@ -52,6 +52,8 @@ pub(crate) struct Cuda {
     texts: Mutex<Vec<(&'static str, Expanded)>>,
     aside: Mutex<Aside>,
     capture: Mutex<Option<Capture>>,
+    /// Spent in the driver's compiler so far.
+    compiling: Mutex<Duration>,
     context: Arc<Context>,
     multiprocessors: u32,
 }
@@ -69,6 +71,7 @@ impl Cuda {
             texts: Mutex::default(),
             aside: Mutex::new(Aside::new(&context, memory::ASIDE)),
             capture: Mutex::default(),
+            compiling: Mutex::default(),
             context,
             multiprocessors: description.multiprocessors,
         })
@@ -117,9 +120,11 @@ impl Cuda {
         self.context.name.starts_with("PTX emulator")
     }
 
-    /// Runs `work` and says how long the device was at it: the time between two events around what it enqueued.
+    /// Runs `work` and says how long the device was at it: the time between two events around what it enqueued, less
+    /// what the driver's compiler took in between, for which the device waits.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
         self.refuse_in_capture("taking the time")?;
+        let compiling = *lock(&self.compiling);
         let start = self.check("recording an event", Event::record(&self.context))?;
         work()?;
         let end = self.check("recording an event", Event::record(&self.context))?;
@@ -127,9 +132,8 @@ impl Cuda {
         // SAFETY: both events are ours, recorded in the same stream, and the stream is done.
         let milliseconds = unsafe { result::event::elapsed(start.event, end.event) };
         let milliseconds = self.check("timing", milliseconds)?;
-        Ok(Duration::from_secs_f64(
-            f64::from(milliseconds.max(0.0)) / 1e3,
-        ))
+        let elapsed = Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3);
+        Ok(elapsed.saturating_sub(lock(&self.compiling).saturating_sub(compiling)))
     }
 
     /// Waits for the stream; then nothing aside is needed any more.

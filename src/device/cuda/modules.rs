@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use cudarc::driver::result;
 use cudarc::driver::sys;
@@ -69,6 +70,17 @@ impl Kernels {
 }
 
 impl Cuda {
+    /// Entry and values of every variant asked for so far.
+    pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+        let places = lock(&self.kernels.places);
+        let names = places.iter().flat_map(|(&entry, variants)| {
+            variants
+                .keys()
+                .map(move |variant| (entry, variant.to_string()))
+        });
+        names.collect()
+    }
+
     /// Enqueues one run of a kernel, compiling the variant if it is new.
     pub fn launch(&self, call: &Call<'_>) -> Result<()> {
         let geometry = &call.geometry;
@@ -122,7 +134,9 @@ impl Cuda {
             return Ok(compiled.clone());
         }
         self.refuse_in_capture("compiling a kernel")?;
+        let start = Instant::now();
         let compiled = Arc::new(self.compile(call)?);
+        *lock(&self.compiling) += start.elapsed();
         *place = Some(compiled.clone());
         Ok(compiled)
     }
@@ -151,6 +165,22 @@ impl Cuda {
         )?;
         compiled.shared_limit.store(wanted, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How long the driver takes to make a module of a PTX text.
+    pub fn compile_time(&self, ptx: &str) -> Result<Duration> {
+        let image =
+            CString::new(ptx).map_err(|_| self.error("a zero byte in a PTX text".into()))?;
+        self.check("making the context current", self.context.bind())?;
+        let start = Instant::now();
+        // SAFETY: `image` is zero-terminated and outlives the call; the context is current.
+        let loaded = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        let taken = start.elapsed();
+        let module = self.check("compiling", loaded)?;
+        // SAFETY: loaded above, and nothing refers to it.
+        let unloaded = unsafe { result::module::unload(module) };
+        self.check("unloading a module", unloaded)?;
+        Ok(taken)
     }
 
     /// Expands a variant and has the driver compile it.

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::{IN_PTX, Search, Shard, TopK, store};
+use super::{IN_PTX, Search, Shard};
 use crate::device::template::Variant;
-use crate::device::{Call, Cuda, Geometry, Gpu, Kernel, Param};
+use crate::device::{Buffer, Call, Cuda, Geometry, Gpu, Kernel, Param};
 use crate::error::Result;
 
 pub(super) const SPLIT_QUERIES: Kernel = Kernel {
@@ -96,7 +96,8 @@ pub(super) fn variants() -> Vec<Variant> {
     variants
 }
 
-pub(super) fn cosine_topk(cuda: &Cuda, search: &Search<'_>, found: &mut TopK) -> Result<()> {
+/// Enqueues the search; leaves (score bits, id) pairs, `k` per query.
+pub(super) fn cosine_topk(cuda: &Cuda, search: &Search<'_>) -> Result<Buffer<u32>> {
     let &Search { n_q, d, k, .. } = search;
     let (gpu, device) = (Gpu::Cuda(cuda), search.queries.device());
     let most = QUERIES[QUERIES.len() - 1];
@@ -199,6 +200,5 @@ pub(super) fn cosine_topk(cuda: &Cuda, search: &Search<'_>, found: &mut TopK) ->
             },
         })?;
     }
-    store(&best.read()?, 0, found);
-    Ok(())
+    Ok(best)
 }

@@ -128,7 +128,52 @@ struct Search<'a> {
     k: usize,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn checked(
+        queries: Slice<'a, f32>,
+        d: usize,
+        shards: &'a [Shard<'a>],
+        filter: Option<Slice<'a, u32>>,
+        k: usize,
+    ) -> Result<Self> {
+        let check = SPEC.checks(queries.device());
+        check.width("d", d)?;
+        let n_q = check.rows("queries", &queries, d)?;
+        if k == 0 {
+            return Err(Error::shape(SPEC.name, "k", "at least 1", k));
+        }
+        for shard in shards {
+            let (rows, norms) = (shard.rows, shard.inverse_norms);
+            check.holds("rows", &rows, rows.len().max(shard.n * d))?;
+            check.holds("inverse_norms", &norms, norms.len().max(shard.n))?;
+        }
+        let search = Search {
+            queries,
+            n_q,
+            d,
+            shards,
+            filter,
+            k,
+        };
+        let n = search.rows();
+        if n >= NO_ID as usize {
+            return Err(Error::Invalid(format!(
+                "a search over {n} rows: row numbers must stay below {NO_ID}; split the corpus"
+            )));
+        }
+        check.optional("filter", &filter, n.div_ceil(32))?;
+        Ok(search)
+    }
+
+    /// The device, if it can search for so many.
+    fn on_gpu<'g>(&self, gpu: Gpu<'g>) -> Result<Gpu<'g>> {
+        if self.k > GPU_MAX_K {
+            let most = format!("at most {GPU_MAX_K} on this device");
+            return Err(Error::shape(SPEC.name, "k", most, self.k));
+        }
+        Ok(gpu)
+    }
+
     /// Shards with the number of rows before each.
     fn placed(&self) -> impl Iterator<Item = (usize, &Shard<'_>)> {
         self.shards.iter().scan(0, |next, shard| {
@@ -177,40 +222,14 @@ pub fn cosine_topk<'a>(
     filter: Option<Slice<'_, u32>>,
     k: usize,
 ) -> Result<TopK> {
-    let queries = queries.into();
-    let device = queries.device();
-    let check = SPEC.checks(device);
-    check.width("d", d)?;
-    let n_q = check.rows("queries", &queries, d)?;
-    if k == 0 {
-        return Err(Error::shape(SPEC.name, "k", "at least 1", k));
-    }
-    for shard in shards {
-        let (rows, norms) = (shard.rows, shard.inverse_norms);
-        check.holds("rows", &rows, rows.len().max(shard.n * d))?;
-        check.holds("inverse_norms", &norms, norms.len().max(shard.n))?;
-    }
-    let search = Search {
-        queries,
-        n_q,
-        d,
-        shards,
-        filter,
-        k,
-    };
-    let n = search.rows();
-    if n >= NO_ID as usize {
-        return Err(Error::Invalid(format!(
-            "a search over {n} rows: row numbers must stay below {NO_ID}; split the corpus"
-        )));
-    }
-    check.optional("filter", &filter, n.div_ceil(32))?;
+    let search = Search::checked(queries.into(), d, shards, filter, k)?;
+    let device = search.queries.device();
     let mut found = TopK {
         k,
         ids: vec![NO_ID; search.n_q * k],
         scores: vec![f32::NEG_INFINITY; search.n_q * k],
     };
-    if n == 0 || search.n_q == 0 {
+    if search.rows() == 0 || search.n_q == 0 {
         return Ok(found);
     }
     device.run(SPEC.name, cost(&search), |target| match target {
@@ -218,14 +237,37 @@ pub fn cosine_topk<'a>(
             cpu::cosine_topk(&search, &mut found);
             Ok(())
         }
-        Target::Gpu(_) if k > GPU_MAX_K => {
-            let most = format!("at most {GPU_MAX_K} on this device");
-            Err(Error::shape(SPEC.name, "k", most, k))
-        }
-        Target::Gpu(gpu @ Gpu::Wgpu(_)) => wgpu::cosine_topk(gpu, &search, &mut found),
-        Target::Gpu(Gpu::Cuda(cuda)) => cuda::cosine_topk(cuda, &search, &mut found),
+        Target::Gpu(gpu) => match search.on_gpu(gpu)? {
+            Gpu::Wgpu(_) => wgpu::cosine_topk(gpu, &search, &mut found),
+            Gpu::Cuda(cuda) => {
+                store(&cuda::cosine_topk(cuda, &search)?.read()?, 0, &mut found);
+                Ok(())
+            }
+        },
     })?;
     Ok(found)
+}
+
+/// Enqueues a search without a filter and leaves its result on the device, for benches: what a search takes there.
+///
+/// # Errors
+/// As [`cosine_topk`], and [`Error::Unsupported`] on other devices than CUDA.
+#[doc(hidden)]
+pub fn enqueue<'a>(
+    queries: impl Into<Slice<'a, f32>>,
+    d: usize,
+    shards: &[Shard<'_>],
+    k: usize,
+) -> Result<()> {
+    let search = Search::checked(queries.into(), d, shards, None, k)?;
+    let device = search.queries.device();
+    device.run(SPEC.name, cost(&search), |target| match target {
+        Target::Gpu(Gpu::Cuda(cuda)) => {
+            search.on_gpu(Gpu::Cuda(cuda))?;
+            cuda::cosine_topk(cuda, &search).map(drop)
+        }
+        _ => Err(SPEC.unsupported(device, "its searches wait for their results")),
+    })
 }
 
 fn cost(search: &Search<'_>) -> Cost {
