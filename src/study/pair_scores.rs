@@ -153,13 +153,14 @@ impl Turn<'_> {
         for (&[a, b], &at) in self.pairs.iter().zip(self.at) {
             found.scores[0][at] = cosine(row(a), row(b));
         }
-        let mut index = TokenIndex::new(encoder.device(), d);
+        let mut index = TokenIndex::new(encoder.device(), d)?;
         for piece in pieces {
             index.append(piece)?;
         }
+        let pairs: Vec<[u64; 2]> = self.pairs.iter().map(|p| p.map(u64::from)).collect();
         for (v, verifier) in verifiers.iter().enumerate() {
             let start = Instant::now();
-            let scores = index.score_within(&**verifier, &self.pairs)?;
+            let scores = verifier.score_within(&index, &pairs)?;
             found.scoring[v] += start.elapsed();
             for (score, &at) in scores.into_iter().zip(self.at) {
                 found.scores[v + 1][at] = f64::from(score);

@@ -13,17 +13,18 @@ use sha2::{Digest, Sha256};
 use super::retrieve::{DEPTH, Retrieval, SecondStage};
 use crate::data::beir::Collection;
 use crate::data::write_atomically;
+use crate::device::Device;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::metrics::ranking::{Evaluation, RankingMetrics};
 use crate::model::hub::Backbone;
 use crate::verifier::Verifier;
-use crate::verifier::{self, Penalty};
+use crate::verifier::{self, Penalty, VerifierOptions};
 
 /// The second stage as a user asks for it.
 #[derive(Clone, Debug)]
 pub struct SecondStageOptions {
-    /// Names, see [`verifier::by_name`]; none for no second stage.
+    /// Names, see [`verifier::open`]; none for no second stage.
     pub verifiers: Vec<String>,
     /// Tokens that a verifier sees of a text.
     pub max_length: usize,
@@ -42,14 +43,18 @@ impl Default for SecondStageOptions {
 }
 
 impl SecondStageOptions {
-    /// The verifiers themselves.
+    /// The verifiers themselves, for token vectors on `device`.
     ///
     /// # Errors
     /// [`Error::Usage`] for a name that no verifier has.
-    pub fn build(&self) -> Result<Vec<Box<dyn Verifier>>> {
+    pub fn build(&self, device: &Device) -> Result<Vec<Box<dyn Verifier>>> {
+        let options = VerifierOptions {
+            penalty: self.penalty,
+            ..VerifierOptions::default()
+        };
         let names = self.verifiers.iter();
         names
-            .map(|name| verifier::by_name(name, self.penalty))
+            .map(|name| verifier::open(name, &options, device))
             .collect()
     }
 }

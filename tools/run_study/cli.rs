@@ -599,7 +599,7 @@ fn retrieve_stage(
     collection: &Collection,
     options: &SecondStageOptions,
 ) -> Result<serde_json::Value> {
-    let verifiers = options.build()?;
+    let verifiers = options.build(session.encoder.device())?;
     let (reporter, encoder) = (&session.reporter, &session.encoder);
     let config = RetrieveConfig::new(collection, Setup::new(encoder, &session.backbone, options));
     let found = retrieve(encoder, collection, reporter)?;
@@ -699,7 +699,7 @@ fn geometry_stage(
     plan: &NearMissPlan,
     second: &SecondStageOptions,
 ) -> Result<serde_json::Value> {
-    let verifiers = second.build()?;
+    let verifiers = second.build(session.encoder.device())?;
     let (reporter, encoder) = (&session.reporter, &session.encoder);
     let options = GeometryOptions {
         seed: study.common.seed,
@@ -749,7 +749,7 @@ fn near_miss_stage(
     plan: &NearMissPlan,
     second: &SecondStageOptions,
 ) -> Result<serde_json::Value> {
-    let verifiers = second.build()?;
+    let verifiers = second.build(session.encoder.device())?;
     let (reporter, encoder) = (&session.reporter, &session.encoder);
     let (examples, options) = (&plan.examples, &plan.options);
     reporter.log(&format!("{}: {}", examples.name, counts(&examples.items)));
@@ -805,8 +805,8 @@ fn run_explain(
     svg: Option<PathBuf>,
 ) -> Result<()> {
     let options = second.options()?;
-    let verifiers = options.build()?;
     let session = Session::open(common)?;
+    let verifiers = options.build(session.encoder.device())?;
     let found = explain(&session.encoder, texts, &verifiers, options.max_length)?;
     let path = svg.unwrap_or_else(|| common.out.join("explain.svg"));
     found.save(&path)?;
