@@ -2,6 +2,8 @@
 //!
 //! Expected scores come from references in f64 over the rows as they are stored; the operators' own bounds hold.
 
+// Of what tests have in common, golden tensors are not needed here.
+#[allow(dead_code)]
 mod common;
 
 use std::path::Path;
@@ -102,7 +104,7 @@ fn vectors_are_found_on_every_device() {
             (0..300).map(at).filter(|(id, ..)| keep(*id)).collect()
         };
         let check = |what: &str, index: &VectorIndex, keep: &dyn Fn(u64) -> bool| {
-            let even = |id: u64| id % 2 == 0;
+            let even = |id: u64| id.is_multiple_of(2);
             let both = |id: u64| keep(id) && even(id);
             let filtered = SearchOptions::only(&even);
             for k in [1, 20, 300] {
@@ -198,8 +200,8 @@ fn token_vectors_are_found_on_every_device() {
         }
         let check = |what: &str, index: &TokenIndex, keep: &dyn Fn(u64) -> bool| {
             // Every fifth text is listed; without it, some of all are dropped.
-            let few = |id: u64| id % 5 == 0;
-            let many = |id: u64| id % 5 != 0;
+            let few = |id: u64| id.is_multiple_of(5);
+            let many = |id: u64| !id.is_multiple_of(5);
             let everything = |_| true;
             for filter in [&few as &dyn Fn(u64) -> bool, &many, &everything] {
                 for (k, reduction) in [(70, Reduction::Mean), (3, Reduction::Sum)] {
