@@ -259,6 +259,37 @@ fn damaged_collections() {
 }
 
 #[test]
+fn a_text_that_cannot_be_tokenised_is_named_by_its_id() {
+    let s = Scratch::new();
+    let tokenizer = fs::read_to_string(s.path("model/tokenizer.json")).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    // A vocabulary without an unknown token has no way out.
+    tokenizer["model"]["unk_token"] = "[NONE]".into();
+    s.put("model/tokenizer.json", tokenizer.to_string().as_bytes());
+    // More than are tokenised at a time, and two that fail: the first in the list is the one to hear of.
+    let rest: String = (0..2060)
+        .map(|i| {
+            let text = if i == 2050 || i > 2057 {
+                "\u{2603}"
+            } else {
+                "a cat"
+            };
+            format!("{{\"_id\": \"n{i}\", \"text\": \"{text}\"}}\n")
+        })
+        .collect();
+    s.put("data/corpus.jsonl", format!("{CORPUS}{rest}").as_bytes());
+    let needles = ["document n2050 cannot be tokenised", "tokenizer.json"];
+    fails(&s.retrieve(&[]), 1, &needles);
+    let [near_misses, paraphrases] = pairs(8);
+    let near_misses = near_misses.replace("sees 3", "\u{2603} 3");
+    s.put("pairs.csv", near_misses.as_bytes());
+    s.put("para.csv", paraphrases.as_bytes());
+    let output = s.near_miss(&["--pairs", "pairs.csv", "--paraphrases", "para.csv"]);
+    let needles = ["the text \"", "\u{2603} 3", "\" cannot be tokenised"];
+    fails(&output, 1, &needles);
+}
+
+#[test]
 fn places_that_cannot_be_written() {
     let s = Scratch::new();
     s.put("file", b"in the way");

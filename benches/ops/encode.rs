@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use nearmiss::device::{Device, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::ops::{RETRIEVAL, Rounding, pool};
-use nearmiss::text::{PackedBatch, TextKind, Tokenizer, pack, plan_batches};
+use nearmiss::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 use nearmiss::{Error, Result};
 
 use super::{Case, Context, Prepared, Scale, bits, sample};
@@ -125,7 +125,7 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
     )?;
     let tokens = encoder.tokenizer().encode_batch(&texts)?;
     let order = plan_batches(&tokens.lengths(), usize::MAX, usize::MAX).concat();
-    let batch: PackedBatch = pack(&tokens.ids, &order);
+    let batch: Batch = pack(&tokens.ids, &order);
     let (d, pooling) = (encoder.width(), encoder.pooling());
     let mut out = context.device.alloc::<f32>(n * d)?;
     let mut run = move |read: bool| {

@@ -115,14 +115,20 @@ impl Ids {
         runs
     }
 
-    /// Checks that `n` rows can be added under `ids`, or under running numbers.
-    pub fn check(&self, op: &'static str, n: usize, ids: Option<&[u64]>) -> Result<()> {
-        if self.rows.checked_add(n).is_none_or(|rows| rows > MAX_ROWS) {
-            return Err(Error::Invalid(format!(
+    /// Checks that there are numbers for `n` more rows.
+    pub fn check_room(&self, op: &'static str, n: usize) -> Result<()> {
+        match self.rows.checked_add(n) {
+            Some(rows) if rows <= MAX_ROWS => Ok(()),
+            _ => Err(Error::Invalid(format!(
                 "{op}: {} rows and {n} more; one index holds {MAX_ROWS} at most, split the corpus",
                 self.rows
-            )));
+            ))),
         }
+    }
+
+    /// Checks that `n` rows can be added under `ids`, or under running numbers.
+    pub fn check(&self, op: &'static str, n: usize, ids: Option<&[u64]>) -> Result<()> {
+        self.check_room(op, n)?;
         let Some(ids) = ids else {
             return match self.next.checked_add(n as u64) {
                 Some(_) => Ok(()),

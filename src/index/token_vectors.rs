@@ -39,7 +39,7 @@ impl TokenVectors {
     /// From token vectors `[t, d]` of any length, `offsets` `[n + 1]` saying which rows are whose.
     ///
     /// # Errors
-    /// [`Error::Shape`] for sizes that do not fit, [`Error::Invalid`] naming a text with a number that is not finite.
+    /// [`Error::Shape`] for sizes that do not fit, [`Error::Text`] for one with a number that is not finite.
     ///
     /// ```
     /// use nearmiss::{Device, index::TokenVectors};
@@ -58,7 +58,7 @@ impl TokenVectors {
         let mut builder = Builder::new(device, d, &lengths.collect::<Vec<_>>())?;
         let texts: Vec<usize> = (0..packing.texts()).collect();
         builder.place(&device.upload(rows)?, &packing, &texts)?;
-        builder.finish(|text| format!("text {text}"))
+        builder.finish()
     }
 
     /// The token vectors of `texts`, special tokens and punctuation included, up to the encoder's own length limit.
@@ -258,16 +258,18 @@ impl Builder {
         Ok(())
     }
 
-    /// Ends the work; a text with a number that is not finite is an error that calls it what `name` says.
-    pub fn finish(self, name: impl Fn(usize) -> String) -> Result<TokenVectors> {
+    /// Ends the work; a text with a number that is not finite is an [`Error::Text`].
+    pub fn finish(self) -> Result<TokenVectors> {
         // A token that is not finite makes its text's mean so; means are few.
         let means = self.vectors.means.read()?;
         if let Some(at) = means.iter().position(|v| !v.is_finite()) {
-            return Err(Error::Invalid(format!(
-                "{} got token vectors that are not finite on {}: its activations overflow in f16; try the CPU",
-                name(at / self.vectors.d),
-                self.vectors.device().name()
-            )));
+            return Err(Error::text(
+                at / self.vectors.d,
+                format!(
+                    "got token vectors that are not finite on {}: its activations overflow in f16; try the CPU",
+                    self.vectors.device().name()
+                ),
+            ));
         }
         Ok(self.vectors)
     }

@@ -259,8 +259,10 @@ impl TokenIndex {
     /// The piece that holds a text, and the text's number in it.
     pub(crate) fn place(&self, id: u64) -> Result<(usize, u32)> {
         let Some(row) = self.ids.row(id) else {
-            let expected = format!("ids of its {} texts", self.len());
-            return Err(Error::shape(OP, "pairs", expected, id));
+            let n = self.len();
+            return Err(Error::Invalid(format!(
+                "{OP}: none of its {n} texts has id {id}"
+            )));
         };
         let piece = self.starts.partition_point(|&start| start <= row) - 1;
         Ok((piece, (row - self.starts[piece]) as u32))
@@ -414,6 +416,7 @@ impl TokenIndex {
                 file.refuse("its tensors do not fit together; build the index again".into())
             );
         }
+        let ids = file.ids(&tensors, n)?;
         let mut index = Self::with_options(device, d, options)?;
         let mut first = 0;
         while first < n {
@@ -447,7 +450,7 @@ impl TokenIndex {
             )?)?;
             first = last;
         }
-        index.ids = file.ids(&tensors, n)?;
+        index.ids = ids;
         Ok(index)
     }
 }

@@ -183,7 +183,7 @@ impl VectorIndex {
     /// # Errors
     /// [`Error::Invalid`] for more rows than an index holds, [`Error::OutOfMemory`].
     pub fn reserve(&mut self, n: usize) -> Result<()> {
-        self.ids.check(OP, n, None)?;
+        self.ids.check_room(OP, n)?;
         self.make_room(n, 0)
     }
 

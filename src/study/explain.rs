@@ -35,7 +35,10 @@ pub fn explain(
         vectors = Some(both);
         Ok(())
     };
-    encoder.encode_tokens(&texts, TextKind::Plain, limit, keep, |_, _| {})?;
+    let named = |e: Error| e.naming_text(|i| format!("the {} text", ["first", "second"][i]));
+    encoder
+        .encode_tokens(&texts, TextKind::Plain, limit, keep, |_, _| {})
+        .map_err(named)?;
     let vectors = vectors.expect("two texts are one piece");
     let (tokens, d) = (vectors.tokens(), vectors.width());
 
@@ -57,7 +60,7 @@ pub fn explain(
         Some(&mut winners),
     )?;
 
-    let pooled = encoder.embed(&texts, TextKind::Plain)?;
+    let pooled = encoder.embed(&texts, TextKind::Plain).map_err(named)?;
     let (a, b) = pooled.split_at(d);
     let mut scores = vec![("pooled".to_string(), cosine(a, b))];
     for verifier in verifiers {

@@ -221,8 +221,9 @@ impl<'a> Embedded<'a> {
         let texts: BTreeSet<&str> = texts.collect();
         let texts: Vec<&str> = texts.into_iter().collect();
         let d = encoder.width();
+        let rows = encoder.embed(&texts, TextKind::Plain);
         Ok(Embedded {
-            rows: units(encoder.embed(&texts, TextKind::Plain)?, d),
+            rows: units(rows.map_err(|e| e.quoting_text(&texts))?, d),
             place: texts.into_iter().zip(0..).collect(),
             d,
         })
@@ -367,7 +368,9 @@ impl Sentences {
                 rows.extend_from_slice(part);
                 Ok(())
             };
-            encoder.encode(texts, kind, keep, |done, _| task.at(before + done))?;
+            encoder
+                .encode(texts, kind, keep, |done, _| task.at(before + done))
+                .map_err(|e| e.quoting_text(texts))?;
         }
         task.finish();
         Ok(rows)

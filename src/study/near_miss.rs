@@ -362,7 +362,7 @@ fn cap_of(scored: &[ScoredPair<'_>]) -> Option<Cap> {
 /// Sets `triplets` (at most `sample` of them, drawn by `seed`) beside near-misses whose mean cosine is known.
 ///
 /// # Errors
-/// What the encoder reports.
+/// What the encoder reports; a text that cannot be encoded is quoted.
 pub fn compare_triplets(
     encoder: &Encoder,
     triplets: &[Triplet],
@@ -389,15 +389,13 @@ pub fn compare_triplets(
     let d = encoder.width();
     let mut rows = Vec::with_capacity(texts.len() * d);
     let mut task = reporter.task("triplets", texts.len());
-    encoder.encode(
-        &texts,
-        TextKind::Plain,
-        |_, part| {
-            rows.extend_from_slice(part);
-            Ok(())
-        },
-        |done, _| task.at(done),
-    )?;
+    let keep = |_, part: &[f32]| {
+        rows.extend_from_slice(part);
+        Ok(())
+    };
+    encoder
+        .encode(&texts, TextKind::Plain, keep, |done, _| task.at(done))
+        .map_err(|e| e.quoting_text(&texts))?;
     task.finish();
     let (mut positives, mut negatives) = (Vec::new(), Vec::new());
     for triplet in rows.chunks_exact(3 * d) {

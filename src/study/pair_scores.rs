@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::explain::cosine;
 use super::progress::Reporter;
 use crate::encoder::{EncodeStats, Encoder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::index::{TokenIndex, TokenVectors};
 use crate::text::TextKind;
 use crate::verifier::Verifier;
@@ -124,7 +124,7 @@ impl Turn<'_> {
                 },
                 |done, _| progress(done),
             )
-            .map_err(|e| self.quoted(e))?;
+            .map_err(|e| e.quoting_text(&self.texts))?;
         found.texts.texts += stats.texts;
         found.texts.tokens += stats.tokens;
         found.texts.truncated += stats.truncated;
@@ -142,7 +142,7 @@ impl Turn<'_> {
                 .collect();
             let long: Vec<&str> = cut.iter().map(|&i| self.texts[i]).collect();
             let rows = encoder.embed(&long, TextKind::Plain);
-            let rows = rows.map_err(|e| self.quoted(e))?;
+            let rows = rows.map_err(|e| e.quoting_text(&long))?;
             for (row, i) in rows.chunks_exact(d).zip(cut) {
                 pooled[i * d..][..d].copy_from_slice(row);
             }
@@ -167,19 +167,5 @@ impl Turn<'_> {
             }
         }
         Ok(())
-    }
-
-    /// An error about a text with the text itself.
-    fn quoted(&self, error: Error) -> Error {
-        match error {
-            Error::Invalid(message) => {
-                let number = message.split(' ').nth(1).and_then(|n| n.parse().ok());
-                match number.and_then(|n: usize| self.texts.get(n)) {
-                    Some(text) => Error::Invalid(format!("{message} (it reads {text:?})")),
-                    None => Error::Invalid(message),
-                }
-            }
-            other => other,
-        }
     }
 }

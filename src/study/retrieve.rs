@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::progress::Reporter;
 use crate::data::beir::{Collection, Query};
 use crate::encoder::{EncodeStats, Encoder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::index::{Hit, TokenVectors, VectorIndex};
 use crate::metrics::ranking::{Evaluation, Run, evaluate};
 use crate::ops::PairList;
@@ -79,7 +79,7 @@ pub fn retrieve(
             |_, rows| index.append(rows),
             |done, _| task.at(done),
         )
-        .map_err(|e| name_text(e, |i| format!("document {}", corpus[i].id)))?;
+        .map_err(|e| e.naming_text(|i| format!("document {}", corpus[i].id)))?;
     times.documents = task.finish();
 
     let mut candidates = BTreeMap::new();
@@ -99,7 +99,7 @@ pub fn retrieve(
                 },
                 |_, _| {},
             )
-            .map_err(|e| name_text(e, |i| format!("query {}", chunk[i].id)))?;
+            .map_err(|e| e.naming_text(|i| format!("query {}", chunk[i].id)))?;
         queries.texts += stats.texts;
         queries.tokens += stats.tokens;
         queries.truncated += stats.truncated;
@@ -246,7 +246,7 @@ pub fn rerank(
     };
     let queries = encoder
         .encode_tokens(&texts, TextKind::Query, Some(max_length), keep, |_, _| {})
-        .map_err(|e| name_text(e, |i| format!("query {}", asked[i].id)))?;
+        .map_err(|e| e.naming_text(|i| format!("query {}", asked[i].id)))?;
 
     let mut scores: Vec<Vec<Vec<f32>>> = verifiers
         .iter()
@@ -287,7 +287,7 @@ pub fn rerank(
             },
             |done, _| task.at(done),
         )
-        .map_err(|e| name_text(e, |i| format!("document {}", corpus[rows[i] as usize].id)))?;
+        .map_err(|e| e.naming_text(|i| format!("document {}", corpus[rows[i] as usize].id)))?;
     task.finish();
     let time = start.elapsed() - scoring.iter().sum();
 
@@ -325,24 +325,6 @@ fn reordered(candidates: &[Hit], scores: &[f32]) -> Vec<Hit> {
         .collect();
     hits.sort_by(|a, b| b.score.total_cmp(&a.score));
     hits
-}
-
-/// The encoder counts texts; whoever reads the message knows ids.
-fn name_text(error: Error, name: impl Fn(usize) -> String) -> Error {
-    match error {
-        Error::Invalid(message) => {
-            let number = message
-                .strip_prefix("text ")
-                .and_then(|rest| Some((rest.split(' ').next()?.parse::<usize>().ok()?, rest)));
-            match number {
-                Some((i, rest)) => {
-                    Error::Invalid(format!("{}{}", name(i), &rest[i.to_string().len()..]))
-                }
-                None => Error::Invalid(message),
-            }
-        }
-        other => other,
-    }
 }
 
 /// A smaller collection of `n` documents for a quick look: the relevant documents of the first queries, up to half,
@@ -396,16 +378,6 @@ pub fn subset(collection: &Collection, n: usize) -> Collection {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn errors_name_the_document() {
-        let error = name_text(Error::Invalid("text 12 got an embedding".into()), |i| {
-            format!("document d{i}")
-        });
-        assert_eq!(error.to_string(), "document d12 got an embedding");
-        let other = name_text(Error::Invalid("something else".into()), |_| unreachable!());
-        assert_eq!(other.to_string(), "something else");
-    }
 
     #[test]
     fn identical_ids_can_be_left_out() {

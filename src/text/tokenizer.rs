@@ -322,18 +322,20 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Input`] with the number of the text (from 1) that the tokenizer's rules could not handle, for example
-    /// a character outside a vocabulary that has no unknown token.
+    /// [`Error::Text`] for the first text that the tokenizer's rules could not handle, for example one with a character
+    /// outside a vocabulary that has no unknown token.
     pub fn encode_kind(
         &self,
         texts: &[impl AsRef<str> + Sync],
         kind: TextKind,
     ) -> Result<Tokenized> {
-        let encoded: Vec<(Vec<u32>, bool)> = texts
+        let encoded: Vec<Result<(Vec<u32>, bool)>> = texts
             .par_iter()
             .enumerate()
             .map(|(i, text)| self.encode(i, text.as_ref(), kind))
-            .collect::<Result<_>>()?;
+            .collect();
+        // In order, so that of several errors the first is reported, on every run.
+        let encoded: Vec<(Vec<u32>, bool)> = encoded.into_iter().collect::<Result<_>>()?;
         let n_truncated = encoded.iter().filter(|(_, truncated)| *truncated).count();
         Ok(Tokenized {
             ids: encoded.into_iter().map(|(ids, _)| ids).collect(),
@@ -355,11 +357,11 @@ impl Tokenizer {
             text = Cow::Owned(text.to_lowercase());
         }
         let encoding = self.inner.encode_fast(trim(&text), true).map_err(|e| {
-            Error::input(
-                &self.path,
+            Error::text(
+                index,
                 format!(
-                    "text {} of the list cannot be tokenised: {}",
-                    index + 1,
+                    "cannot be tokenised by {}: {}",
+                    self.path.display(),
                     one_line(&e.to_string())
                 ),
             )

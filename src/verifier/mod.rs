@@ -49,7 +49,7 @@ pub trait Verifier: Send + Sync {
     /// The scores of pairs of a query and a text of an index, named by its id.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a query or an id that is not there, or what the device reports.
+    /// [`Error::Invalid`] for an id that is not there, [`Error::Shape`] for such a query, or what the device reports.
     fn score_index(
         &self,
         index: &TokenIndex,
@@ -282,7 +282,7 @@ mod tests {
             let error = MaxSim
                 .score_index(&index, &queries, &[(0, id)])
                 .unwrap_err();
-            let expected = format!("ids of its 8 texts, got {id}");
+            let expected = format!("none of its 8 texts has id {id}");
             assert!(error.to_string().contains(&expected), "{error}");
             assert!(MaxSim.score_within(&index, &[[90, id]]).is_err());
             assert!(MaxSim.score_within(&index, &[[id, 90]]).is_err());
