@@ -97,7 +97,8 @@ fn pieces_and_chunks_change_nothing() {
     let read = VectorIndex::open_with(&path, &cpu, small_steps()).unwrap();
     assert_eq!(read.pieces.len(), 8);
     assert_alike(&found(&read, &all, 50), &hits);
-    assert_eq!(found(&read, &all, 50), found(&cut, &all, 50));
+    let read = VectorIndex::open(&path, &cpu).unwrap();
+    assert_eq!(found(&read, &all, 50), hits);
 }
 
 /// Makes the header of a safetensors file one byte longer.
