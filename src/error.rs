@@ -154,7 +154,9 @@ impl Error {
     pub fn quoting_text<S: AsRef<str>>(self, texts: &[S]) -> Self {
         const SHOWN: usize = 80;
         self.naming_text(|index| {
-            let text = texts[index].as_ref();
+            let Some(text) = texts.get(index).map(AsRef::as_ref) else {
+                return format!("text {index}");
+            };
             match text.char_indices().nth(SHOWN) {
                 Some((end, _)) => format!("the text that begins {:?}", &text[..end]),
                 None => format!("the text {text:?}"),

@@ -9,7 +9,9 @@ use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-2x64")
+    // Named when it runs, if the program was carried to another machine.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/golden/tiny-bert-2x64")
 }
 
 /// A scratch folder with a model, a small collection and room for results.
@@ -86,7 +88,8 @@ impl Scratch {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_run-study"));
+        let carried = std::env::var_os("NEARMISS_RUN_STUDY");
+        let mut command = Command::new(carried.unwrap_or(env!("CARGO_BIN_EXE_run-study").into()));
         command
             .env("NEARMISS_CACHE", self.path("cache"))
             .env("HF_HOME", self.path("hf"))
@@ -280,13 +283,12 @@ fn a_text_that_cannot_be_tokenised_is_named_by_its_id() {
     s.put("data/corpus.jsonl", format!("{CORPUS}{rest}").as_bytes());
     let needles = ["document n2050 cannot be tokenised", "tokenizer.json"];
     fails(&s.retrieve(&[]), 1, &needles);
-    let [near_misses, paraphrases] = pairs(8);
-    let near_misses = near_misses.replace("sees 3", "\u{2603} 3");
-    s.put("pairs.csv", near_misses.as_bytes());
-    s.put("para.csv", paraphrases.as_bytes());
-    let output = s.near_miss(&["--pairs", "pairs.csv", "--paraphrases", "para.csv"]);
-    let needles = ["the text \"", "\u{2603} 3", "\" cannot be tokenised"];
-    fails(&output, 1, &needles);
+    // Pairs are encoded in the order of their first sentences: this text is the last of about 2,200.
+    let [near_misses, _] = pairs(1100);
+    let last = "zebras walk,\u{2603} walks,role,here\n";
+    s.put("pairs.csv", format!("{near_misses}{last}").as_bytes());
+    let needles = ["the text \"\u{2603} walks\" cannot be tokenised"];
+    fails(&s.near_miss(&["--pairs", "pairs.csv"]), 1, &needles);
 }
 
 #[test]
@@ -492,6 +494,26 @@ fn pairs_that_cannot_be_evaluated() {
         1,
         &["pairs.csv", "3"],
     );
+    // A stray quote, which would take the rows behind it for its field.
+    let [near_misses, paraphrases] = pairs(80);
+    let stray = near_misses.replace(",the man sees 1 dog", ",\"the man sees 1 dog");
+    assert_ne!(stray, near_misses);
+    s.put("pairs.csv", stray.as_bytes());
+    s.put("para.csv", paraphrases.as_bytes());
+    let files = ["--pairs", "pairs.csv", "--paraphrases", "para.csv"];
+    let needles = ["pairs.csv: line 3: a quote opens here", "never closed"];
+    fails(&s.near_miss(&files), 1, &needles);
+    // Closed by a quote at the end of a later field, it is a field with line ends, and said to be.
+    let closed = stray.replace("the cat sees 5 cow,role", "the cat sees 5 cow\",role");
+    assert_ne!(closed, stray);
+    s.put("pairs.csv", closed.as_bytes());
+    let output = s.near_miss(&files);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && stdout.contains("opens in line 3, the longest has 5 lines"),
+        "{stdout}"
+    );
+
     let [near_misses, paraphrases] = pairs(8);
     s.put("pairs.csv", near_misses.as_bytes());
     s.put("para.csv", paraphrases.as_bytes());

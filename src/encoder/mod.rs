@@ -26,6 +26,7 @@ pub use graphs::GraphStats;
 use crate::device::{Buffer, Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::index::{TokenVectors, TokenVectorsBuilder};
+use crate::model::hub::{FetchOptions, find_backbone};
 use crate::model::{BertConfig, PoolingConfig};
 use crate::ops::{Packing, pool};
 use crate::text::{Batch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
@@ -79,6 +80,17 @@ pub struct EncodeStats {
 }
 
 impl Encoder {
+    /// The encoder of this name on `device`, as published: a known name (`all-MiniLM-L6-v2`), `org/name` of the Hugging
+    /// Face Hub or a model folder. It is taken from this machine's caches, or fetched in silence: see
+    /// [`find_backbone`], which says what it does.
+    ///
+    /// # Errors
+    /// As [`find_backbone`] and [`Encoder::load`].
+    pub fn from_name(name: &str, device: &Device) -> Result<Self> {
+        let backbone = find_backbone(name, &FetchOptions::default(), &mut |_| {})?;
+        Self::load(&backbone.folder, device, LoadOptions::default())
+    }
+
     /// Reads a model folder onto `device`.
     ///
     /// # Errors
@@ -91,8 +103,8 @@ impl Encoder {
                 "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors",
             ));
         }
-        let config = crate::model::config::read_config(folder)?;
-        let pooling = crate::model::config::read_pooling(folder)?;
+        let config = BertConfig::read(folder)?;
+        let pooling = PoolingConfig::read(folder)?;
         let tokenizer = Tokenizer::load(folder, options.max_length)?;
         let half = device.kind() != DeviceKind::Cpu;
         let weights = if half {
@@ -272,7 +284,7 @@ impl Encoder {
                 |inputs| self.forward(inputs, None),
                 |h| {
                     let mut copy = self.device.alloc(h.len())?;
-                    copy.copy_from(0, h, 0..h.len())?;
+                    copy.copy_from(0, h)?;
                     Ok(copy)
                 },
             )?
@@ -409,9 +421,9 @@ impl<'a> Job<'a> {
 /// context or the inner feed-forward activations and their product.
 ///
 /// # Errors
-/// As [`crate::model::config::read_config`].
+/// As [`BertConfig::read`].
 pub fn token_budget(folder: &Path, device: &Device, memory: u64) -> Result<usize> {
-    let config = crate::model::config::read_config(folder)?;
+    let config = BertConfig::read(folder)?;
     let act = if device.kind() == DeviceKind::Cpu {
         4
     } else {

@@ -9,7 +9,7 @@ use crate::device::{Buffer, Device};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{Packing, Tokens};
+use crate::ops::{PackedTexts, Tokens};
 use crate::text::TextKind;
 
 /// What errors call them.
@@ -26,13 +26,13 @@ pub struct TokenVectors {
     pub(crate) d: usize,
     /// `[t, d]`, unit length.
     pub(crate) rows: Buffer<f16>,
-    pub(crate) packing: Packing,
+    pub(crate) packing: PackedTexts,
     /// `[n, d]`, unit length.
     pub(crate) means: Buffer<f16>,
     /// `[n, d]`.
     pub(crate) centroids: Buffer<f16>,
     /// Every text a single row, as the averages are.
-    singles: Packing,
+    singles: PackedTexts,
 }
 
 impl TokenVectors {
@@ -49,7 +49,7 @@ impl TokenVectors {
     /// ```
     pub fn from_rows(device: &Device, rows: &[f32], d: usize, offsets: Vec<u32>) -> Result<Self> {
         check_width(OP, d)?;
-        let packing = Packing::new(device, offsets)?;
+        let packing = PackedTexts::new(device, offsets)?;
         if rows.len() != packing.tokens() * d {
             let expected = format!("{} x {d}", packing.tokens());
             return Err(Error::shape(OP, "rows", expected, rows.len()));
@@ -99,11 +99,11 @@ impl TokenVectors {
                 tokens.start * d..tokens.end * d,
                 texts.start * d..texts.end * d,
             );
-            all.rows.copy_from(token * d, &from.rows, rows)?;
-            all.means
-                .copy_from(text * d, &from.means, averages.clone())?;
-            all.centroids
-                .copy_from(text * d, &from.centroids, averages)?;
+            all.rows.copy_from(token * d, from.rows.slice(rows))?;
+            let means = from.means.slice(averages.clone());
+            all.means.copy_from(text * d, means)?;
+            let centroids = from.centroids.slice(averages);
+            all.centroids.copy_from(text * d, centroids)?;
             (text, token) = (text + texts.len(), token + tokens.len());
         }
         Ok(all)
@@ -126,7 +126,7 @@ impl TokenVectors {
         let singles = singles(&device, offsets.len() - 1)?;
         Ok(TokenVectors {
             d,
-            packing: Packing::new(&device, offsets)?,
+            packing: PackedTexts::new(&device, offsets)?,
             rows,
             means,
             centroids,
@@ -167,7 +167,7 @@ impl TokenVectors {
     /// The token vectors, of unit length.
     pub fn tokens(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.rows,
+            rows: self.rows.as_slice(),
             packing: &self.packing,
         }
     }
@@ -176,7 +176,7 @@ impl TokenVectors {
     /// mean-pooled embeddings.
     pub fn means(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.means,
+            rows: self.means.as_slice(),
             packing: &self.singles,
         }
     }
@@ -185,7 +185,7 @@ impl TokenVectors {
     /// map, since `mean_ij q_i . c_j = (mean_i q_i) . (mean_j c_j)`.
     pub fn centroids(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.centroids,
+            rows: self.centroids.as_slice(),
             packing: &self.singles,
         }
     }
@@ -194,8 +194,8 @@ impl TokenVectors {
 /// Some texts of token vectors.
 pub(super) type Part<'a> = (&'a TokenVectors, Range<usize>);
 
-fn singles(device: &Device, n: usize) -> Result<Packing> {
-    Packing::new(device, (0..=n as u32).collect())
+fn singles(device: &Device, n: usize) -> Result<PackedTexts> {
+    PackedTexts::new(device, (0..=n as u32).collect())
 }
 
 /// Collects the token vectors of texts whose lengths are known, batch by batch, in any order.
@@ -230,7 +230,7 @@ impl Builder {
     }
 
     /// Takes the hidden states `h` `[t, d]` of a batch, whose text `i` is text `texts[i]` of the whole.
-    pub fn place(&mut self, h: &Buffer<f32>, packing: &Packing, texts: &[usize]) -> Result<()> {
+    pub fn place(&mut self, h: &Buffer<f32>, packing: &PackedTexts, texts: &[usize]) -> Result<()> {
         let (d, device) = (self.vectors.d, h.device());
         let (t, n) = (packing.tokens(), packing.texts());
         if t == 0 {
@@ -250,10 +250,10 @@ impl Builder {
         for (i, (&text, from)) in texts.iter().zip(packing.offsets().windows(2)).enumerate() {
             let place = to.packing.offsets()[text] as usize * d;
             let from = from[0] as usize * d..from[1] as usize * d;
-            to.rows.copy_from(place, &rows, from)?;
+            to.rows.copy_from(place, rows.slice(from))?;
             let one = i * d..(i + 1) * d;
-            to.means.copy_from(text * d, &means, one.clone())?;
-            to.centroids.copy_from(text * d, &centroids, one)?;
+            to.means.copy_from(text * d, means.slice(one.clone()))?;
+            to.centroids.copy_from(text * d, centroids.slice(one))?;
         }
         Ok(())
     }

@@ -10,12 +10,12 @@ use safetensors::tensor::Dtype;
 use super::file::{self, IndexFile, read_f16, read_f32};
 use super::ids::Ids;
 use super::{Hit, IndexOptions, PIECE_BYTES, SearchOptions, check_width};
-use crate::device::{Buffer, Device, DeviceKind};
+use crate::device::{Buffer, Device, DeviceKind, Slice};
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{Shard, cosine_topk, inverse_norms};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{Packing, check_device};
+use crate::ops::{PackedTexts, check_device};
 use crate::text::TextKind;
 
 /// What the layout of a saved index is called; a file with another one is refused.
@@ -67,7 +67,7 @@ pub enum Rows<'a> {
     /// Taken as they are.
     F16(&'a [f16]),
     /// Rounded to f16 where they are: rows on a GPU do not come to the host, but for their lengths.
-    Device(&'a Buffer<f32>),
+    Device(Slice<'a, f32>),
 }
 
 impl<'a> From<&'a [f32]> for Rows<'a> {
@@ -102,6 +102,12 @@ impl<'a> From<&'a Vec<f16>> for Rows<'a> {
 
 impl<'a> From<&'a Buffer<f32>> for Rows<'a> {
     fn from(rows: &'a Buffer<f32>) -> Self {
+        Rows::Device(rows.as_slice())
+    }
+}
+
+impl<'a> From<Slice<'a, f32>> for Rows<'a> {
+    fn from(rows: Slice<'a, f32>) -> Self {
         Rows::Device(rows)
     }
 }
@@ -288,7 +294,7 @@ impl VectorIndex {
     }
 
     /// [`VectorIndex::append_host`] on a GPU, where only lengths are looked at from the host.
-    fn append_device(&mut self, x: &Buffer<f32>, n: usize) -> Result<()> {
+    fn append_device(&mut self, x: Slice<'_, f32>, n: usize) -> Result<()> {
         if n == 0 {
             return Ok(());
         }
@@ -299,9 +305,9 @@ impl VectorIndex {
         inverse_norms(x, d, &mut inverse)?;
         let surely_finite = |inverse: &f32| *inverse >= 1.0 / 60_000.0 && inverse.is_finite();
         for (row, _) in (inverse.read()?.iter().enumerate()).filter(|(_, i)| !surely_finite(i)) {
-            self.check_finite(&round(&x.read_range(row * d..(row + 1) * d)?), row)?;
+            self.check_finite(&round(&x.slice(row * d..(row + 1) * d).read()?), row)?;
         }
-        let each = Packing::new(&device, (0..=n as u32).collect())?;
+        let each = PackedTexts::new(&device, (0..=n as u32).collect())?;
         let mut rows = device.alloc::<f16>(n * d)?;
         pool(x, &each, Pooling::First, false, &mut rows)?;
         inverse_norms(&rows, d, &mut inverse)?;
@@ -309,8 +315,8 @@ impl VectorIndex {
             let at = piece.n;
             piece
                 .rows
-                .copy_from(at * d, &rows, range.start * d..range.end * d)?;
-            piece.inverse_norms.copy_from(at, &inverse, range)
+                .copy_from(at * d, rows.slice(range.start * d..range.end * d))?;
+            piece.inverse_norms.copy_from(at, inverse.slice(range))
         })
     }
 
@@ -404,14 +410,20 @@ impl VectorIndex {
             .pieces
             .iter()
             .map(|p| Shard {
-                rows: &p.rows,
-                inverse_norms: &p.inverse_norms,
+                rows: p.rows.as_slice(),
+                inverse_norms: p.inverse_norms.as_slice(),
                 n: p.n,
             })
             .collect();
         let queries = self.device.upload(queries)?;
         let k = k.min(self.len());
-        let found = cosine_topk(&queries, self.d, &shards, mask.as_ref(), k)?;
+        let found = cosine_topk(
+            &queries,
+            self.d,
+            &shards,
+            mask.as_ref().map(Buffer::as_slice),
+            k,
+        )?;
         let hit = |(row, score)| Hit {
             id: self.ids.of(row as usize),
             score,
@@ -461,12 +473,11 @@ impl VectorIndex {
                 n: 0,
             };
             for run in live {
-                let range = run.start * self.d..run.end * self.d;
-                new.rows.copy_from(new.n * self.d, &piece.rows, range)?;
-                let n = run.len();
-                new.inverse_norms
-                    .copy_from(new.n, &piece.inverse_norms, run)?;
-                new.n += n;
+                let rows = piece.rows.slice(run.start * self.d..run.end * self.d);
+                new.rows.copy_from(new.n * self.d, rows)?;
+                let norms = piece.inverse_norms.slice(run);
+                new.inverse_norms.copy_from(new.n, norms)?;
+                new.n += norms.len();
             }
             compacted.push(Some(new));
         }

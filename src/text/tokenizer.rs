@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::{Error, Result};
@@ -302,6 +303,22 @@ impl Tokenizer {
     /// How many special tokens are added to every text: 2 for `[CLS]` and `[SEP]`.
     pub fn n_special(&self) -> usize {
         self.n_special
+    }
+
+    /// SHA-256 of its vocabulary and rules, whatever file they came from: without the length limit and the prompts,
+    /// which can be asked for by themselves.
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut inner = self.inner.clone();
+        inner
+            .with_truncation(None)
+            .expect("no truncation suits every tokenizer");
+        let rules = inner
+            .to_string(false)
+            .expect("what was read from JSON can be written");
+        let mut hash = Sha256::new();
+        hash.update([u8::from(self.lower_case)]);
+        hash.update(rules.as_bytes());
+        hash.finalize().into()
     }
 
     /// How a token is written, as heat maps label it (`##ing`); `None` for an id that no token has.

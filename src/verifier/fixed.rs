@@ -99,6 +99,23 @@ impl Verifier for SoftAlignment {
         "f2".into()
     }
 
+    fn constants(&self) -> Vec<(String, f64)> {
+        let Alignment {
+            distance,
+            temperature,
+            band,
+            monotonicity,
+        } = self.alignment;
+        let always = [
+            ("distance", distance),
+            ("temperature", temperature),
+            ("monotonicity", monotonicity),
+        ];
+        let always = always.map(|(name, value)| (name.to_string(), f64::from(value)));
+        let band = band.map(|band| ("band".to_string(), f64::from(band)));
+        always.into_iter().chain(band).collect()
+    }
+
     fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
         let mut scores = q.device().alloc::<f32>(pairs.len())?;
         let (queries, documents, d) = (q.tokens(), c.tokens(), width(q, c)?);

@@ -87,6 +87,11 @@ pub trait Verifier: Send + Sync {
         0
     }
 
+    /// Names and values of what its scores depend on beside its name and the token vectors.
+    fn constants(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
     /// Whether scores are cosines, so that angles can be made of them.
     fn is_cosine(&self) -> bool {
         false

@@ -57,6 +57,19 @@ impl Verifier for ConditionalPenalty {
         self.base.parameters() + self.verifier.parameters()
     }
 
+    fn constants(&self) -> Vec<(String, f64)> {
+        let Penalty { threshold, weight } = self.penalty;
+        let mut all = vec![
+            ("threshold".to_string(), threshold),
+            ("weight".to_string(), weight),
+        ];
+        for (whose, verifier) in [("base", &self.base), ("verifier", &self.verifier)] {
+            let constants = verifier.constants().into_iter();
+            all.extend(constants.map(|(name, value)| (format!("{whose} {name}"), value)));
+        }
+        all
+    }
+
     fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
         let base = self.base.score(q, c, pairs)?;
         let doubts = self.verifier.score(q, c, pairs)?;
