@@ -186,7 +186,7 @@ fn run(options: Options) -> Result<ExitCode> {
         Some(_) => DeviceChoice::Cpu,
         None => options.device.parse()?,
     };
-    let device = Device::open(choice, nearmiss::ops::RETRIEVAL)?;
+    let device = Device::open(choice)?;
     let scale = match device.kind() {
         _ if options.list.is_some() => options.list.unwrap_or(Scale::Quick),
         _ if options.quick => Scale::Quick,

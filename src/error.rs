@@ -82,6 +82,14 @@ pub enum Error {
         /// Where in the file (line, tensor, column), what is wrong, and the cure.
         message: String,
     },
+    /// A text of a list cannot be processed.
+    #[error("text {index} {message}")]
+    Text {
+        /// Which text of the list that the caller passed, from 0.
+        index: usize,
+        /// What is wrong with it and the cure, as a sentence that begins after its subject.
+        message: String,
+    },
     /// A value computed or passed in makes no sense (NaN, empty input, a size beyond a limit).
     #[error("{0}")]
     Invalid(String),
@@ -116,6 +124,46 @@ impl Error {
         }
     }
 
+    /// Text `index` of a list that cannot be processed; `message` goes on where "text 3" ends.
+    pub fn text(index: usize, message: impl Into<String>) -> Self {
+        Error::Text {
+            index,
+            message: message.into(),
+        }
+    }
+
+    /// The same error for a list in which `first` more texts come before: what a function that passes on a part of its
+    /// texts says about the whole. Other errors stay what they are.
+    pub fn after_texts(self, first: usize) -> Self {
+        match self {
+            Error::Text { index, message } => Error::text(first + index, message),
+            other => other,
+        }
+    }
+
+    /// The same error with the text called what `name` says of its index, for callers whose texts have names (`query
+    /// 17`, `document doc3`). It is [`Error::Invalid`] then, for a name needs no list. Other errors stay what they are.
+    pub fn naming_text(self, name: impl FnOnce(usize) -> String) -> Self {
+        match self {
+            Error::Text { index, message } => Error::Invalid(format!("{} {message}", name(index))),
+            other => other,
+        }
+    }
+
+    /// [`Error::naming_text`] with the beginning of the text itself, for texts that have no name.
+    pub fn quoting_text<S: AsRef<str>>(self, texts: &[S]) -> Self {
+        const SHOWN: usize = 80;
+        self.naming_text(|index| {
+            let Some(text) = texts.get(index).map(AsRef::as_ref) else {
+                return format!("text {index}");
+            };
+            match text.char_indices().nth(SHOWN) {
+                Some((end, _)) => format!("the text that begins {:?}", &text[..end]),
+                None => format!("the text {text:?}"),
+            }
+        })
+    }
+
     /// A wrong shape in operator `op`.
     pub fn shape(
         op: &'static str,
@@ -129,5 +177,43 @@ impl Error {
             expected: expected.to_string(),
             got: got.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_counted_in_the_callers_list_and_called_by_name() {
+        let error = || Error::text(3, "is too odd");
+        assert_eq!(error().to_string(), "text 3 is too odd");
+        let moved = error().after_texts(2048);
+        assert!(matches!(moved, Error::Text { index: 2051, .. }), "{moved}");
+        let named = moved.naming_text(|i| format!("document d{i}"));
+        assert_eq!(named.to_string(), "document d2051 is too odd");
+        // A name is given once, whatever the lists further out are.
+        let again = named.after_texts(1).naming_text(|_| unreachable!());
+        assert_eq!(again.to_string(), "document d2051 is too odd");
+
+        let long = "ä".repeat(81);
+        let texts = ["", "", "", "a \"b\"\n", &long];
+        let quoted = error().quoting_text(&texts).to_string();
+        assert_eq!(quoted, r#"the text "a \"b\"\n" is too odd"#);
+        let begun = Error::text(4, "is too long")
+            .quoting_text(&texts)
+            .to_string();
+        let shown = &long[..160];
+        assert_eq!(
+            begun,
+            format!("the text that begins \"{shown}\" is too long")
+        );
+    }
+
+    #[test]
+    fn a_message_that_only_looks_like_a_text_keeps_its_words() {
+        let error = Error::Invalid("text 12 of a template".into());
+        let error = error.after_texts(1).quoting_text(&[] as &[&str]);
+        assert_eq!(error.to_string(), "text 12 of a template");
     }
 }

@@ -11,6 +11,7 @@ use common::{Tensors, devices, golden};
 use half::f16;
 use nearmiss::device::DeviceKind;
 use nearmiss::encoder::{Encoder, LoadOptions, Stage};
+use nearmiss::model::{Checkpoint, ModelFolder};
 use nearmiss::ops::pool::Pooling;
 use nearmiss::ops::{attention, embedding, layer_norm, matmul, pool};
 use nearmiss::text::{TextKind, pack};
@@ -227,6 +228,29 @@ fn hidden_states_and_embeddings_match_pytorch() {
                 &truth.get("embeddings"),
             );
         }
+    }
+}
+
+/// With `NEARMISS_WRITTEN_MODELS` the written folders are left there, for `tools/reference/model_folder.py`.
+#[test]
+fn written_folders_are_the_models_that_were_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("NEARMISS_WRITTEN_MODELS").map(std::path::PathBuf::from);
+    for model in MODELS {
+        let to = kept.as_deref().unwrap_or(scratch.path()).join(model);
+        let weights = Checkpoint::open(&golden(model)).unwrap();
+        ModelFolder::read(&golden(model))
+            .unwrap()
+            .write(&to, weights.tensors(), weights.notes())
+            .unwrap();
+        let expected = expected(model);
+        let texts: Vec<&str> = expected.texts.iter().map(|t| t.text.as_str()).collect();
+        let written = Encoder::load(&to, &Device::cpu(), LoadOptions::default()).unwrap();
+        assert_eq!(
+            written.embed(&texts, TextKind::Document).unwrap(),
+            encoder_of(model).embed(&texts, TextKind::Document).unwrap(),
+            "{model}"
+        );
     }
 }
 

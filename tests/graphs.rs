@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nearmiss::Device;
 use nearmiss::encoder::{Encoder, GraphStats, LoadOptions};
-use nearmiss::text::{PackedBatch, TextKind, pack};
+use nearmiss::text::{Batch, TextKind, pack};
 
 /// The device, if there is one; aloud if not.
 fn cuda() -> Option<Device> {
@@ -44,7 +44,7 @@ fn encoder(device: &Device, graphs: usize) -> Encoder {
 }
 
 /// Texts of the given lengths, packed; other ids for every `seed`.
-fn batch(encoder: &Encoder, lengths: &[usize], seed: usize) -> PackedBatch {
+fn batch(encoder: &Encoder, lengths: &[usize], seed: usize) -> Batch {
     let vocab = encoder.config().vocab;
     let tokens: Vec<Vec<u32>> = lengths
         .iter()
@@ -58,7 +58,7 @@ fn batch(encoder: &Encoder, lengths: &[usize], seed: usize) -> PackedBatch {
     pack(&tokens, &(0..tokens.len()).collect::<Vec<_>>())
 }
 
-fn vectors(encoder: &Encoder, batch: &PackedBatch) -> Vec<u32> {
+fn vectors(encoder: &Encoder, batch: &Batch) -> Vec<u32> {
     bits(
         &encoder
             .token_vectors(batch, None)

@@ -86,11 +86,11 @@ fn maps_and_scores_match_pytorch() {
         };
         let ((q_rows, q_packing), (c_rows, c_packing)) = (upload(&queries), upload(&documents));
         let q = Tokens {
-            rows: &q_rows,
+            rows: q_rows.as_slice(),
             packing: &q_packing,
         };
         let c = Tokens {
-            rows: &c_rows,
+            rows: c_rows.as_slice(),
             packing: &c_packing,
         };
         let list = PairList::new(&device, pairs.clone()).unwrap();
@@ -129,7 +129,16 @@ fn maps_and_scores_match_pytorch() {
             for listed in [Pairs::All, Pairs::Listed(&list)] {
                 let mut scores = device.alloc::<f32>(pairs.len()).unwrap();
                 let mut winners = device.alloc::<u32>(pairs.len() * longest).unwrap();
-                maxsim(q, c, d, listed, reduction, &mut scores, Some(&mut winners)).unwrap();
+                maxsim(
+                    q,
+                    c,
+                    d,
+                    listed,
+                    reduction,
+                    &mut scores,
+                    Some(winners.as_slice_mut()),
+                )
+                .unwrap();
                 let want = file.get_f64(name);
                 let worst = hold(name, &scores.read().unwrap(), &want, &bounds);
                 println!("{}: {name}, worst {worst:.3}", device.name());

@@ -3,7 +3,8 @@
 use half::f16;
 use nearmiss::Result;
 use nearmiss::device::Float;
-use nearmiss::ops::Packing;
+use nearmiss::ops::PackedTexts;
+use nearmiss::ops::attention::WorkList;
 use nearmiss::ops::attention::{SPEC, attention, error_bound, reference};
 
 use super::{
@@ -37,14 +38,15 @@ fn prepare<A: Float>(context: &Context, n: usize, l: usize) -> Result<Prepared> 
     let bytes = (4 * t * d * size_of::<A>()) as u64;
     let sets = context.sets(bytes);
     let qkv = noise::<A>(t * 3 * d, 1.0, 1);
-    let packing = Packing::new(device, offsets(n, l))?;
+    let packing = PackedTexts::new(device, offsets(n, l))?;
+    let work = WorkList::new(&packing)?;
     let mut inputs = Vec::new();
     for copy in copies(device, device.upload(&qkv)?, sets)? {
         inputs.push((copy, poisoned::<A>(device, t * d)?));
     }
     let mut call = move |i: usize| {
         let (qkv, out) = &mut inputs[i % sets];
-        attention(qkv, &packing, heads, dim, out)?;
+        attention(&*qkv, &packing, &work, heads, dim, &mut *out)?;
         Ok::<_, nearmiss::Error>(if i == CHECK { out.read()? } else { Vec::new() })
     };
     let got = call(CHECK)?;

@@ -119,7 +119,7 @@ impl Rows {
             while at < rows {
                 let from = (start + at) % different;
                 let count = (different - from).min(rows - at);
-                piece.copy_from(at * d, &source, from * d..(from + count) * d)?;
+                piece.copy_from(at * d, source.slice(from * d..(from + count) * d))?;
                 at += count;
             }
             for (row, values) in &self.planted {
@@ -163,8 +163,8 @@ impl Corpus {
         self.pieces
             .iter()
             .map(|(rows, inverse_norms)| Shard {
-                rows,
-                inverse_norms,
+                rows: rows.as_slice(),
+                inverse_norms: inverse_norms.as_slice(),
                 n: inverse_norms.len(),
             })
             .collect()

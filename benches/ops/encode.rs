@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use nearmiss::device::{Device, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
-use nearmiss::ops::{RETRIEVAL, Rounding, pool};
-use nearmiss::text::{PackedBatch, TextKind, Tokenizer, pack, plan_batches};
+use nearmiss::ops::{self, Rounding, pool};
+use nearmiss::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 use nearmiss::{Error, Result};
 
 use super::{Case, Context, Prepared, Recorded, Scale, bits, json, sample};
@@ -88,7 +88,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
                 op: "encode",
                 shape: format!("{name}, {count} texts x {length} tokens, from {from}"),
                 sizes: json!({"texts": count, "tokens": length, "from": from}),
-                needs: RETRIEVAL_WITHOUT_SEARCH,
+                needs: ENCODER,
                 prepare: Box::new(move |context| match from_text {
                     true => texts(context, &folder, count, length),
                     false => ids(context, &folder, count, length),
@@ -99,9 +99,14 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Everything but the last operator.
-const RETRIEVAL_WITHOUT_SEARCH: &[&nearmiss::ops::OpSpec] =
-    RETRIEVAL.split_at(RETRIEVAL.len() - 1).0;
+/// The operators of an encoder.
+const ENCODER: &[&nearmiss::ops::OpSpec] = &[
+    &ops::embedding::SPEC,
+    &ops::layer_norm::SPEC,
+    &ops::matmul::SPEC,
+    &ops::attention::SPEC,
+    &ops::pool::SPEC,
+];
 
 fn texts(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prepared> {
     let encoder = Encoder::load(folder, &context.device, LoadOptions::default())?;
@@ -136,7 +141,7 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
     )?;
     let tokens = encoder.tokenizer().encode_batch(&texts)?;
     let order = plan_batches(&tokens.lengths(), usize::MAX, usize::MAX).concat();
-    let batch: PackedBatch = pack(&tokens.ids, &order);
+    let batch: Batch = pack(&tokens.ids, &order);
     let (d, pooling) = (encoder.width(), encoder.pooling());
     let mut out = context.device.alloc::<f32>(n * d)?;
     let mut run = move |read: bool| {

@@ -65,16 +65,16 @@ fn prepare<A: Float>(context: &Context, t: usize) -> Result<Prepared> {
     let (device_weight, device_bias) = (device.upload(&weight)?, device.upload(&bias)?);
     let run = move |set: &mut Set<A>| {
         let norm = Norm {
-            weight: &device_weight,
-            bias: Some(&device_bias),
+            weight: device_weight.as_slice(),
+            bias: Some(device_bias.as_slice()),
             eps: EPS,
         };
         layer_norm(
             &set.x,
-            Some(&set.residual),
+            Some(set.residual.as_slice()),
             &norm,
             &mut set.y,
-            set.y_act.as_mut(),
+            set.y_act.as_mut().map(Buffer::as_slice_mut),
         )
     };
     run(&mut inputs[0])?;

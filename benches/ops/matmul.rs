@@ -85,7 +85,7 @@ fn prepare<A: Float>(
     let device_bias = device.upload(&bias)?;
     let run = move |set: &mut Set<A>| {
         let epilogue = Epilogue {
-            bias: Some(&device_bias),
+            bias: Some(device_bias.as_slice()),
             gelu,
             residual: None,
         };

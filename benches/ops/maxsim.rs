@@ -144,18 +144,26 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     let mut call = move |i: usize| {
         let (asked, stored, scores) = &mut inputs[i % sets];
         let queries = Tokens {
-            rows: asked,
+            rows: asked.as_slice(),
             packing: &q_packing,
         };
         let documents = Tokens {
-            rows: stored,
+            rows: stored.as_slice(),
             packing: &c_packing,
         };
         let pairs = match listed {
             true => Pairs::Listed(&list),
             false => Pairs::All,
         };
-        maxsim(queries, documents, d, pairs, Reduction::Sum, scores, None)?;
+        maxsim(
+            queries,
+            documents,
+            d,
+            pairs,
+            Reduction::Sum,
+            &mut *scores,
+            None,
+        )?;
         Ok::<_, nearmiss::Error>(if i == CHECK {
             scores.read()?
         } else {

@@ -153,7 +153,7 @@ fn repeated<T: Element>(
     while at < len {
         let from = (first + at) % block.len();
         let count = (block.len() - from).min(len - at);
-        all.copy_from(at, &source, from..from + count)?;
+        all.copy_from(at, source.slice(from..from + count))?;
         at += count;
     }
     Ok(all)
@@ -169,7 +169,7 @@ fn copies<T: Element>(device: &Device, first: Buffer<T>, sets: usize) -> Result<
     let mut all = vec![first];
     for _ in 1..sets {
         let mut next = device.alloc(all[0].len())?;
-        next.copy_from(0, &all[0], 0..all[0].len())?;
+        next.copy_from(0, &all[0])?;
         all.push(next);
     }
     Ok(all)

@@ -78,11 +78,11 @@ fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Resu
     let mut call = move |i: usize| {
         let (asked, stored, found) = &mut inputs[i % sets];
         let queries = Tokens {
-            rows: asked,
+            rows: asked.as_slice(),
             packing: &q_packing,
         };
         let documents = Tokens {
-            rows: stored,
+            rows: stored.as_slice(),
             packing: &c_packing,
         };
         run(queries, documents, found)?;

@@ -33,7 +33,7 @@ fn prepare(context: &Context, n: usize, l: usize) -> Result<Prepared> {
     }
     let mut call = move |i: usize| {
         let (h, out) = &mut inputs[i % sets];
-        pool(h, &packing, Pooling::Mean, true, out)?;
+        pool(&*h, &packing, Pooling::Mean, true, &mut *out)?;
         Ok::<_, nearmiss::Error>(if i == CHECK { out.read()? } else { Vec::new() })
     };
     let got = call(CHECK)?;

@@ -270,7 +270,7 @@ impl Collection {
             writeln!(out, "query-id\tcorpus-id\tscore")?;
             for (query, judged) in self.qrels.iter() {
                 for (document, grade) in judged {
-                    writeln!(out, "{query}\t{document}\t{grade}")?;
+                    writeln!(out, "{}\t{}\t{grade}", quoted(query), quoted(document))?;
                 }
             }
             Ok(())
@@ -423,7 +423,7 @@ fn read_records(
 ) -> Result<HashMap<String, usize>> {
     let mut first_line = HashMap::new();
     let mut lines = TextLines::open(path)?;
-    while let Some((line, text)) = lines.next_line()? {
+    while let Some((line, text)) = lines.next_full_line()? {
         let fields = serde_json::from_str(text).map_err(|e| {
             // The parser sees one line and calls it line 1.
             let message = e.to_string();
@@ -446,15 +446,41 @@ fn read_records(
     Ok(first_line)
 }
 
+/// A field of a tab-separated file as BEIR's own reader takes it: one that begins with a quote ends with one, and
+/// quotes in between are doubled. `None` if they are not.
+fn unquoted(field: &str) -> Option<Cow<'_, str>> {
+    let Some(rest) = field.strip_prefix('"') else {
+        return Some(Cow::Borrowed(field));
+    };
+    let inner = rest.strip_suffix('"')?;
+    let single = inner.replace("\"\"", "").contains('"');
+    (!single).then(|| Cow::Owned(inner.replace("\"\"", "\"")))
+}
+
+/// A field that [`unquoted`] reads as `id`.
+fn quoted(id: &str) -> Cow<'_, str> {
+    if id.starts_with('"') {
+        Cow::Owned(format!("\"{}\"", id.replace('"', "\"\"")))
+    } else {
+        Cow::Borrowed(id)
+    }
+}
+
 /// Reads the judgements of a split; only repetitions are noted here.
 fn read_qrels(path: &Path, notes: &mut CollectionNotes) -> Result<Qrels> {
     let mut qrels = Qrels::new();
     let mut lines = TextLines::open(path)?;
     let mut first = true;
-    while let Some((number, line)) = lines.next_line()? {
+    while let Some((number, line)) = lines.next_full_line()? {
         let fault = |message: String| Error::input(path, format!("line {number}: {message}"));
-        let fields: Vec<&str> = line.split('\t').collect();
-        let &[query, document, score] = &fields[..] else {
+        let fields: Option<Vec<Cow<'_, str>>> = line.split('\t').map(unquoted).collect();
+        let Some(fields) = fields else {
+            return Err(fault(
+                "a quote opens a field and does not close it at the field's end; close it, double every quote (\"\") that belongs to the id, or write no quotes"
+                    .into(),
+            ));
+        };
+        let [query, document, score] = &fields[..] else {
             return Err(fault(format!(
                 "expected 3 columns separated by tabs (query-id, corpus-id, score), got {}",
                 fields.len()
@@ -475,7 +501,7 @@ fn read_qrels(path: &Path, notes: &mut CollectionNotes) -> Result<Qrels> {
                 "an id is empty; expected query-id, corpus-id, score".into(),
             ));
         }
-        match qrels.insert(query, document, grade) {
+        match qrels.insert(&**query, &**document, grade) {
             None => {}
             Some(earlier) if earlier == grade => notes.repeated_judgements += 1,
             Some(earlier) => {

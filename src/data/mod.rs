@@ -10,6 +10,7 @@ pub mod edits;
 pub mod generated;
 pub mod pairs;
 pub mod probe;
+mod rows;
 
 pub use category::Category;
 
@@ -19,10 +20,29 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// Bytes of a file read at a time.
+const BUFFER: usize = 1 << 16;
+
+/// The texts of a file that holds one a line; a blank line is an empty text.
+///
+/// # Errors
+/// [`Error::Io`] for a file that cannot be read; [`Error::Input`] with the line for one that is not UTF-8, holds NUL
+/// bytes or carriage returns within lines, or for one that is empty.
+pub fn read_texts(path: &Path) -> Result<Vec<String>> {
+    let mut lines = TextLines::open(path)?;
+    let mut texts = Vec::new();
+    while let Some((_, line)) = lines.next_line()? {
+        texts.push(line.to_string());
+    }
+    if texts.is_empty() {
+        return Err(Error::input(path, "empty; write one text per line"));
+    }
+    Ok(texts)
+}
+
 /// The lines of a UTF-8 text file, one at a time, with their numbers.
 ///
-/// A byte order mark, `\r\n` line ends and a missing last line end are tolerated; blank lines are skipped (and counted
-/// in the numbering). Memory: one line.
+/// A byte order mark, `\r\n` line ends and a missing last line end are tolerated. Memory: one line.
 pub(crate) struct TextLines<'a> {
     path: &'a Path,
     reader: BufReader<File>,
@@ -33,51 +53,94 @@ pub(crate) struct TextLines<'a> {
 impl<'a> TextLines<'a> {
     /// Opens `path`.
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
+        Self::with_buffer(path, BUFFER)
+    }
+
+    /// Opens `path`, to read `capacity` bytes at a time.
+    fn with_buffer(path: &'a Path, capacity: usize) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         Ok(Self {
             path,
-            reader: BufReader::with_capacity(1 << 16, file),
+            reader: BufReader::with_capacity(capacity, file),
             bytes: Vec::new(),
             number: 0,
         })
     }
 
-    /// The next line that is not blank, with its number (from 1); `None` at the end of the file.
+    /// The next line without its end, with its number (from 1); `None` at the end of the file.
     pub(crate) fn next_line(&mut self) -> Result<Option<(usize, &str)>> {
-        loop {
-            self.bytes.clear();
-            let read = self.reader.read_until(b'\n', &mut self.bytes);
-            if read.map_err(|e| Error::io("read", self.path, e))? == 0 {
-                return Ok(None);
-            }
-            self.number += 1;
-            if self.number == 1 && self.bytes.starts_with(b"\xef\xbb\xbf") {
-                self.bytes.drain(..3);
-            }
+        if self.read()? {
+            Ok(Some((self.number, self.line()?)))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// [`TextLines::next_line`] without the lines that hold white space alone; their numbers count.
+    pub(crate) fn next_full_line(&mut self) -> Result<Option<(usize, &str)>> {
+        while self.read()? {
             if !self.bytes.trim_ascii().is_empty() {
-                break;
+                return Ok(Some((self.number, self.line()?)));
             }
         }
-        match std::str::from_utf8(&self.bytes) {
-            Ok(line) => Ok(Some((self.number, line.trim_end_matches(['\n', '\r'])))),
-            Err(e) => Err(Error::input(
-                self.path,
-                format!(
-                    "line {}: not UTF-8 at byte {} of the line; convert the file to UTF-8",
-                    self.number,
-                    e.valid_up_to() + 1
-                ),
-            )),
+        Ok(None)
+    }
+
+    /// Reads a line into `bytes`; false at the end of the file.
+    fn read(&mut self) -> Result<bool> {
+        self.bytes.clear();
+        let read = self.reader.read_until(b'\n', &mut self.bytes);
+        let n = read.map_err(|e| Error::io("read", self.path, e))?;
+        self.number += 1;
+        if self.number == 1 && self.bytes.starts_with(b"\xef\xbb\xbf") {
+            self.bytes.drain(..3);
         }
+        Ok(n > 0)
+    }
+
+    /// The line that was read. Bytes that other programs would end a line or a file at are refused.
+    fn line(&self) -> Result<&str> {
+        let fault = |what: String| {
+            let number = self.number;
+            Err(Error::input(self.path, format!("line {number}: {what}")))
+        };
+        let line = match std::str::from_utf8(&self.bytes) {
+            Ok(line) => line,
+            Err(e) => {
+                return fault(format!(
+                    "not UTF-8 at byte {} of the line; convert the file to UTF-8",
+                    e.valid_up_to() + 1
+                ));
+            }
+        };
+        let line = line.trim_end_matches(['\n', '\r']);
+        if line.contains('\0') {
+            return fault(
+                "holds a NUL byte: a hole in a damaged file, or UTF-16; fetch it again or convert it to UTF-8".into(),
+            );
+        }
+        if line.contains('\r') {
+            return fault(
+                "holds a carriage return that ends no line; end every line with \\n or \\r\\n"
+                    .into(),
+            );
+        }
+        Ok(line)
     }
 }
 
 /// Writes rows of width `d` as a `.npy` file, f32, shape `[n, d]`.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file.
+/// [`Error::Io`] naming the file; [`Error::Invalid`] for a length that is no multiple of `d`.
 pub fn write_npy(path: &Path, rows: &[f32], d: usize) -> Result<()> {
     use npyz::WriterBuilder;
+    if d == 0 || !rows.len().is_multiple_of(d) {
+        return Err(Error::Invalid(format!(
+            "{} numbers are no rows of width {d}",
+            rows.len()
+        )));
+    }
     write_atomically(path, |file| {
         let mut writer = npyz::WriteOptions::new()
             .default_dtype()
@@ -106,7 +169,7 @@ pub(crate) fn write_atomically(
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    let mut buffered = BufWriter::with_capacity(1 << 16, file.as_file_mut());
+    let mut buffered = BufWriter::with_capacity(BUFFER, file.as_file_mut());
     write(&mut buffered).map_err(failed)?;
     buffered.flush().map_err(failed)?;
     drop(buffered);
@@ -114,4 +177,63 @@ pub(crate) fn write_atomically(
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: impl AsRef<[u8]>) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("texts");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn every_line_is_a_text() {
+        let long = "x".repeat(200);
+        let text = format!("\u{feff}one\r\n\n  {long}\n\u{2028}two\n\n");
+        let expected = ["one", "", &format!("  {long}"), "\u{2028}two", ""];
+        let (_dir, path) = file(&text);
+        assert_eq!(read_texts(&path).unwrap(), expected);
+        // Lines that are longer than what is read at a time.
+        for capacity in [1, 7, 64] {
+            let mut lines = TextLines::with_buffer(&path, capacity).unwrap();
+            for (number, line) in (1..).zip(expected) {
+                assert_eq!(lines.next_line().unwrap(), Some((number, line)));
+            }
+            assert_eq!(lines.next_line().unwrap(), None);
+            let mut lines = TextLines::with_buffer(&path, capacity).unwrap();
+            for (number, line) in [(1, "one"), (3, expected[2]), (4, "\u{2028}two")] {
+                assert_eq!(lines.next_full_line().unwrap(), Some((number, line)));
+            }
+            assert_eq!(lines.next_full_line().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn files_that_would_be_fewer_texts_elsewhere_are_refused() {
+        let refused = |text: &[u8], part: &str| {
+            let (_dir, path) = file(text);
+            let error = read_texts(&path).unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        };
+        refused(b"", "empty; write one text per line");
+        refused(b"one\ntwo\rthree\r", "line 2: holds a carriage return");
+        refused(b"one\n\ntwo\0\0\nthree\n", "line 3: holds a NUL byte");
+        refused(b"one\n\nt\xffwo", "line 3: not UTF-8 at byte 2");
+    }
+
+    #[test]
+    fn rows_have_a_width() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.npy");
+        for d in [0, 3] {
+            let error = write_npy(&path, &[0.0; 8], d).unwrap_err().to_string();
+            assert!(error.contains("width"), "{error}");
+        }
+        assert!(!path.exists());
+        write_npy(&path, &[0.0; 8], 4).unwrap();
+    }
 }

@@ -8,17 +8,16 @@
 //!
 //! Columns are found by name in any order and any case, others are ignored; a file whose name ends in `.gz` is
 //! decompressed. Without a source column the file's name is the source. Rows that cannot serve are left out and
-//! counted in [`PairNotes`].
+//! counted in [`PairNotes`], and so are quotes that may be mistakes; quotes that swallow rows are errors.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
 use serde::Serialize;
 
 use super::Category;
+pub use super::rows::QuoteNotes;
+use super::rows::read_rows;
 use crate::error::{Error, Result};
 
 /// Texts that stand in files where a near-miss was to be written and was not.
@@ -30,6 +29,9 @@ const PLACEHOLDERS: [&str; 3] = [
 
 /// In the mode `paper`, near-misses of at most so many characters are left out.
 const SHORT: usize = 20;
+
+/// Bytes of a file read at a time.
+const BUFFER: usize = 1 << 16;
 
 /// A sentence and a near-miss of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub struct PairNotes {
     pub short: usize,
     /// Rows that occurred before; kept.
     pub repeated: usize,
+    /// Quotes that may be mistakes.
+    pub quotes: QuoteNotes,
 }
 
 impl PairNotes {
@@ -101,6 +105,7 @@ impl PairNotes {
         ];
         let some = all.into_iter().filter(|(count, _)| *count > 0);
         some.map(|(count, why)| format!("{what} {why}: {count}"))
+            .chain(self.quotes.lines(what))
             .collect()
     }
 }
@@ -119,14 +124,15 @@ pub enum Filter {
 ///
 /// # Errors
 /// [`Error::Io`] for a file that cannot be read; [`Error::Input`] with the line for one that is damaged or not UTF-8,
-/// that lacks a column, or that holds no usable pair.
+/// that lacks a column, whose quotes swallow rows, or that holds no usable pair.
 pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, PairNotes)> {
     let mut notes = PairNotes::default();
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
     let wanted = ["sentence1", "sentence2", "category"];
-    read(
+    let quotes = read_rows(
         path,
+        BUFFER,
         &wanted,
         "source",
         |[anchor, text, category], source| {
@@ -158,6 +164,7 @@ pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, P
             *dropped += 1;
         },
     )?;
+    notes.quotes = quotes;
     some(path, pairs, notes)
 }
 
@@ -169,8 +176,9 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
     let mut notes = PairNotes::default();
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
-    read(
+    let quotes = read_rows(
         path,
+        BUFFER,
         &["sentence1", "sentence2"],
         "source",
         |[anchor, text], source| {
@@ -188,6 +196,7 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
             }
         },
     )?;
+    notes.quotes = quotes;
     some(path, pairs, notes)
 }
 
@@ -200,8 +209,9 @@ pub fn read_triplets(path: &Path) -> Result<(Vec<Triplet>, PairNotes)> {
     let mut seen = HashSet::new();
     let mut triplets = Vec::new();
     let wanted = ["anchor", "positive", "negative"];
-    read(
+    let quotes = read_rows(
         path,
+        BUFFER,
         &wanted,
         "category",
         |[anchor, positive, negative], category| {
@@ -221,6 +231,7 @@ pub fn read_triplets(path: &Path) -> Result<(Vec<Triplet>, PairNotes)> {
             }
         },
     )?;
+    notes.quotes = quotes;
     some(path, triplets, notes)
 }
 
@@ -239,78 +250,6 @@ fn some<T>(path: &Path, rows: Vec<T>, notes: PairNotes) -> Result<(Vec<T>, PairN
         ));
     }
     Ok((rows, notes))
-}
-
-/// Calls `row` with the `N` columns `wanted` of every row, trimmed, and with column `optional` or the file's name.
-fn read<const N: usize>(
-    path: &Path,
-    wanted: &[&str; N],
-    optional: &str,
-    mut row: impl FnMut([&str; N], &str),
-) -> Result<()> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let packed = name.ends_with(".gz");
-    let stem = name.trim_end_matches(".gz").trim_end_matches(".csv");
-    let bytes: Box<dyn Read> = if packed {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(false)
-        .buffer_capacity(1 << 16)
-        .from_reader(bytes);
-    let broken = |e: csv::Error| {
-        if let csv::ErrorKind::Io(e) = e.kind() {
-            let cure = if packed {
-                "; decompress it or fetch it again"
-            } else {
-                ""
-            };
-            return Error::input(path, format!("cannot be read: {e}{cure}"));
-        }
-        let line = e.position().map_or(0, csv::Position::line);
-        let what = match e.kind() {
-            csv::ErrorKind::Utf8 { .. } => "not UTF-8; convert the file to UTF-8".to_string(),
-            csv::ErrorKind::UnequalLengths {
-                expected_len, len, ..
-            } => format!(
-                "{len} fields where the header has {expected_len}; quote fields that hold commas or line ends"
-            ),
-            _ => e.to_string(),
-        };
-        Error::input(path, format!("line {line}: {what}"))
-    };
-    let header = reader.headers().map_err(broken)?.clone();
-    let column = |name: &str| {
-        header.iter().position(|h| {
-            h.trim_start_matches('\u{feff}')
-                .trim()
-                .eq_ignore_ascii_case(name)
-        })
-    };
-    let mut places = [0; N];
-    for (place, name) in places.iter_mut().zip(wanted) {
-        *place = column(name).ok_or_else(|| {
-            let found: Vec<&str> = header.iter().collect();
-            Error::input(
-                path,
-                format!(
-                    "has no column `{name}`; the first line must name {}, it names {}",
-                    wanted.join(", "),
-                    found.join(", ")
-                ),
-            )
-        })?;
-    }
-    let optional = column(optional);
-    let mut record = csv::StringRecord::new();
-    while reader.read_record(&mut record).map_err(broken)? {
-        let extra = optional.map_or(stem, |at| record[at].trim());
-        row(places.map(|at| record[at].trim()), extra);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -349,6 +288,7 @@ mod tests {
             placeholder: 1,
             short: 0,
             repeated: 1,
+            quotes: QuoteNotes::default(),
         };
         assert_eq!(notes, expected);
         assert_eq!(notes.lines("pairs").len(), 4);
@@ -374,6 +314,90 @@ mod tests {
             error.contains("cannot be read") && !error.contains('\n'),
             "{error}"
         );
+    }
+
+    #[test]
+    fn quotes_that_swallow_rows_are_refused_or_counted() {
+        let packed = |text: &str| {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            packed.write_all(text.as_bytes()).unwrap();
+            file("p.csv.gz", &packed.finish().unwrap())
+        };
+        // A hundred rows of which the third has a quote too many: nothing behind it would be seen.
+        let rows = |columns: &str, stray: &str| -> String {
+            let row = |i: usize| match i {
+                3 => format!("c {i},{stray}\n"),
+                _ => format!("a {i},b {i},c {i}\n"),
+            };
+            let rows: String = (2..102).map(row).collect();
+            format!("{columns}\n{rows}")
+        };
+        let near_misses = rows("sentence1,sentence2,category", "\"d,e");
+        let paraphrases = rows("sentence1,sentence2,source", "d,\"e");
+        let triplets = rows("anchor,positive,negative", "\"d\"\",e");
+        for packs in [false, true] {
+            let at = |text: &str| match packs {
+                true => packed(text),
+                false => file("p.csv", text.as_bytes()),
+            };
+            let says = |error: Error| {
+                let line = error.to_string();
+                assert!(
+                    line.contains("line 3: a quote opens here and is never closed"),
+                    "{line}"
+                );
+            };
+            let (_dir, path) = at(&near_misses);
+            says(read_near_misses(&path, Filter::Corrected).unwrap_err());
+            let (_dir, path) = at(&paraphrases);
+            says(read_paraphrases(&path).unwrap_err());
+            let (_dir, path) = at(&triplets);
+            says(read_triplets(&path).unwrap_err());
+            // Closed by a quote in line 9, as one field among three.
+            let closed = paraphrases.replace("a 9,b 9,c 9", "a 9,b 9\"");
+            let (_dir, path) = at(&closed);
+            let (pairs, notes) = read_paraphrases(&path).unwrap();
+            assert_eq!((pairs.len(), notes.quotes.most_lines), (94, 7));
+            let lines = notes.lines("paraphrases");
+            assert_eq!(lines.len(), 1);
+            assert!(lines[0].starts_with("paraphrases: quoted fields that hold line ends"));
+        }
+    }
+
+    /// Needs `NEARMISS_DATA`, a folder with `nearmiss` and `triplets`.
+    #[test]
+    fn real_files_keep_every_row() {
+        let Some(data) = std::env::var_os("NEARMISS_DATA") else {
+            println!(
+                "skipped: real pairs (NEARMISS_DATA is not set; it names the folder that holds nearmiss/ and triplets/)"
+            );
+            return;
+        };
+        let mut found = std::collections::BTreeMap::new();
+        for folder in ["nearmiss", "triplets"] {
+            for entry in std::fs::read_dir(Path::new(&data).join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                let (rows, notes) = if folder == "triplets" {
+                    let (rows, notes) = read_triplets(&path).unwrap();
+                    (rows.len(), notes)
+                } else if name.ends_with("_paraphrase.csv") {
+                    let (rows, notes) = read_paraphrases(&path).unwrap();
+                    (rows.len(), notes)
+                } else {
+                    let (rows, notes) = read_near_misses(&path, Filter::Corrected).unwrap();
+                    (rows.len(), notes)
+                };
+                println!("{name}: {rows} rows; {:?}", notes.lines("rows"));
+                assert_eq!(notes.quotes, QuoteNotes::default(), "{name}");
+                found.insert(name, rows);
+            }
+        }
+        // As Python's csv.reader counts them.
+        let sizes = [("unified_test.csv", 6394), ("medquad_train.csv.gz", 12475)];
+        for (name, rows) in sizes {
+            assert_eq!(found.get(name), Some(&rows), "{name}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Stand-ins for backends that a build leaves out: the same names, no values.
 
-use super::{Dispatch, InventoryLine, Launch, Memory, Tier, WgpuOptions};
+use super::{Call, InventoryLine, Memory, WgpuOptions};
 use crate::error::Result;
 
 /// Stands for CUDA in a build without the feature `cuda`.
@@ -69,7 +69,7 @@ impl Cuda {
     pub fn multiprocessors(&self) -> u32 {
         match *self {}
     }
-    pub fn launch(&self, _: &Launch<'_>) -> Result<()> {
+    pub fn launch(&self, _: &Call<'_>) -> Result<()> {
         match *self {}
     }
     pub fn is_emulator(&self) -> bool {
@@ -84,6 +84,9 @@ impl Cuda {
     pub fn time(&self, _: impl FnOnce() -> Result<()>) -> Result<std::time::Duration> {
         match *self {}
     }
+    pub fn compile_time(&self, _: &str) -> Result<std::time::Duration> {
+        match *self {}
+    }
 }
 
 impl Wgpu {
@@ -93,16 +96,13 @@ impl Wgpu {
     pub fn max_binding(&self) -> u64 {
         match *self {}
     }
-    pub fn tier(&self) -> Tier {
-        match *self {}
-    }
     pub fn staged(&self) -> bool {
         match *self {}
     }
     pub fn is_software(&self) -> bool {
         match *self {}
     }
-    pub fn dispatch(&self, _: &Dispatch<'_>) -> Result<()> {
+    pub fn dispatch(&self, _: &Call<'_>) -> Result<()> {
         match *self {}
     }
 }

@@ -3,8 +3,22 @@
 
 use std::time::{Duration, Instant};
 
+use super::call::{Call, Geometry, Kernel, Param};
+use super::template::{Source, Variant};
 use super::{Backend, Device, Graph};
 use crate::error::{Error, Result};
+
+/// A kernel that does nothing.
+const NOTHING: Kernel = Kernel {
+    entry: "nothing",
+    params: &[Param::u32("unused").ptx()],
+    ptx: Some(Source {
+        file: "nothing.ptx",
+        text: ".version 7.0\n.target sm_80\n.address_size 64\n\
+               .visible .entry nothing(.param .u32 p_unused)\n{\n    ret;\n}\n",
+    }),
+    wgsl: None,
+};
 
 /// Recorded work, to be enqueued as often as one likes.
 #[doc(hidden)]
@@ -53,23 +67,16 @@ impl Device {
     #[doc(hidden)]
     pub fn launch_nothing(&self) -> Result<()> {
         match self.backend() {
-            #[cfg(feature = "cuda")]
-            Backend::Cuda(cuda) => {
-                use super::template::{Source, Variant};
-                cuda.launch(&super::Launch {
-                    source: Source {
-                        file: "nothing.ptx",
-                        text: ".version 7.0\n.target sm_80\n.address_size 64\n\
-                               .visible .entry nothing(.param .u32 p_unused)\n{\n    ret;\n}\n",
-                    },
-                    entry: "nothing",
-                    variant: Variant::new(),
-                    args: &[super::Arg::U32(0)],
+            Backend::Cuda(cuda) => cuda.launch(&Call {
+                kernel: &NOTHING,
+                variant: Variant::new(),
+                args: &[0u32.into()],
+                geometry: Geometry {
                     grid: [1, 1, 1],
-                    block: [32, 1, 1],
-                    shared_bytes: 0,
-                })
-            }
+                    threads: 32,
+                    ..Geometry::default()
+                },
+            }),
             _ => Err(self.takes_no_ptx()),
         }
     }
@@ -81,12 +88,8 @@ impl Device {
     #[doc(hidden)]
     pub fn compile_time(&self, ptx: &str) -> Result<Duration> {
         match self.backend() {
-            #[cfg(feature = "cuda")]
             Backend::Cuda(cuda) => cuda.compile_time(ptx),
-            _ => {
-                let _ = ptx;
-                Err(self.takes_no_ptx())
-            }
+            _ => Err(self.takes_no_ptx()),
         }
     }
 

@@ -270,19 +270,24 @@ impl Device {
 mod tests {
     use super::*;
     use crate::device::Buffer;
+    use crate::ops::TokenIds;
     use crate::ops::embedding::{Tables, embedding};
 
     /// `x = table[ids]`, nearly: an operator to record.
-    fn look_up(table: &Buffer<f32>, ids: &Buffer<u32>) -> Result<Buffer<f32>> {
-        let mut x = ids.device().alloc(ids.len() * 8)?;
+    fn look_up(table: &Buffer<f32>, ids: &TokenIds) -> Result<Buffer<f32>> {
+        let mut x = table.device().alloc(ids.len() * 8)?;
         let tables = Tables {
-            word: table,
-            position: table,
-            token_type: table,
+            word: table.as_slice(),
+            position: table.as_slice(),
+            token_type: table.as_slice(),
             d: 8,
         };
-        embedding(&tables, ids, ids, &mut x)?;
+        embedding(&tables, ids, &mut x)?;
         Ok(x)
+    }
+
+    fn tokens(device: &Device, ids: &[u32]) -> TokenIds {
+        TokenIds::new(device, ids, ids).unwrap()
     }
 
     fn cuda() -> Option<(Device, Buffer<f32>)> {
@@ -299,20 +304,22 @@ mod tests {
         let Some((device, table)) = cuda() else {
             return;
         };
-        let ids = device.upload(&[0u32, 0, 0]).unwrap();
-        let work = |ids: &Buffer<u32>| {
+        let ids = tokens(&device, &[0, 0, 0]);
+        let work = |ids: &TokenIds| {
             // One buffer goes back before the next is taken; a copy on the device is part of the graph.
             drop(look_up(&table, ids)?);
             let x = look_up(&table, ids)?;
             let mut copy = device.alloc(x.len())?;
-            copy.copy_from(0, &x, 0..x.len())?;
+            copy.copy_from(0, &x)?;
             Ok(copy)
         };
         let mut graph = device.record(ids, work).unwrap();
         for ids in [[1u32, 2, 3], [3, 0, 2]] {
-            graph.inputs_mut().write(0, &ids).unwrap();
+            let inputs = graph.inputs_mut();
+            inputs.words.write(&ids).unwrap();
+            inputs.positions.write(&ids).unwrap();
             graph.launch().unwrap();
-            let plain = look_up(&table, &device.upload(&ids).unwrap()).unwrap();
+            let plain = look_up(&table, &tokens(&device, &ids)).unwrap();
             let (got, want) = (graph.outputs().read().unwrap(), plain.read().unwrap());
             assert_eq!(got, want);
         }
@@ -324,10 +331,10 @@ mod tests {
             return;
         };
         let before = device.memory().in_use;
-        let record = |work: &dyn Fn(&Buffer<u32>) -> Result<Buffer<f32>>| {
-            let ids = device.upload(&[1u32, 2]).unwrap();
+        let record = |work: &dyn Fn(&TokenIds) -> Result<Buffer<f32>>| {
+            let ids = tokens(&device, &[1, 2]);
             let error = device.record(ids, work).err().expect("not recordable");
-            let plain = look_up(&table, &device.upload(&[1u32]).unwrap()).unwrap();
+            let plain = look_up(&table, &tokens(&device, &[1])).unwrap();
             assert_eq!(plain.read().unwrap()[..2], [8.0 + 8.0, 9.0 + 9.0 + 1.0]);
             error.to_string()
         };
@@ -338,12 +345,12 @@ mod tests {
         });
         assert!(reading.contains("copying to the host"), "{reading}");
         let waiting = record(&|ids| {
-            ids.device().synchronize()?;
+            device.synchronize()?;
             look_up(&table, ids)
         });
         assert!(waiting.contains("waiting cannot be part"), "{waiting}");
         let uploading = record(&|ids| {
-            ids.device().upload(&[1.0f32])?;
+            device.upload(&[1.0f32])?;
             look_up(&table, ids)
         });
         assert!(uploading.contains("copying from the host"), "{uploading}");
@@ -351,7 +358,7 @@ mod tests {
         let growing = record(&|ids| {
             calls.set(calls.get() + 1);
             if calls.get() == 2 {
-                ids.device().alloc::<f32>(4096)?;
+                device.alloc::<f32>(4096)?;
             }
             look_up(&table, ids)
         });
@@ -364,13 +371,13 @@ mod tests {
         let Some((device, table)) = cuda() else {
             return;
         };
-        let ids = device.upload(&[2u32]).unwrap();
-        let work = |ids: &Buffer<u32>| {
+        let ids = tokens(&device, &[2]);
+        let work = |ids: &TokenIds| {
             let x = look_up(&table, ids)?;
             // In the rehearsal, and amid the capture.
             let other = std::thread::scope(|scope| {
                 let other = scope.spawn(|| {
-                    let fresh = device.upload(&[3u32])?;
+                    let fresh = tokens(&device, &[3]);
                     let y = look_up(&table, &fresh)?;
                     device.synchronize()?;
                     y.read()
@@ -393,7 +400,7 @@ mod tests {
         for caching in [true, false] {
             device.set_memory_caching(caching);
             let before = device.memory().in_use;
-            let ids = device.upload(&[2u32]).unwrap();
+            let ids = tokens(&device, &[2]);
             let graph = device.record(ids, |ids| look_up(&table, ids)).unwrap();
             assert!(device.memory().in_use > before);
             // None of the graph's memory is given to others.

@@ -18,7 +18,7 @@ use half::f16;
 
 use super::graphs::Inputs;
 use super::params::{Linear, NormParams, Params};
-use crate::device::{Buffer, Device, Float};
+use crate::device::{Buffer, Device, Float, Slice};
 use crate::error::Result;
 use crate::model::BertConfig;
 use crate::ops::embedding::Tables;
@@ -54,11 +54,11 @@ impl Stream {
     }
 
     /// The stream as an operand of a matrix product.
-    fn act<A: Float>(&self) -> &Buffer<A> {
+    fn act<A: Float>(&self) -> Slice<'_, A> {
         self.rounded
             .as_ref()
-            .and_then(|b| b.same_type())
-            .or_else(|| self.h.same_type())
+            .and_then(|b| b.as_slice().of_type())
+            .or_else(|| self.h.as_slice().of_type())
             .expect("activations are f32, or f16 with a rounded copy")
     }
 }
@@ -94,12 +94,12 @@ impl Pass<'_> {
         let (d, device) = (self.config.d_model, self.device);
         let mut x = device.alloc::<f32>(self.t * d)?;
         let tables = Tables {
-            word: &params.word,
-            position: &params.position,
-            token_type: &params.token_type,
+            word: params.word.as_slice(),
+            position: params.position.as_slice(),
+            token_type: params.token_type.as_slice(),
             d,
         };
-        embedding(&tables, &inputs.ids, &inputs.positions, &mut x)?;
+        embedding(&tables, &inputs.ids, &mut x)?;
         let mut stream = self.norm::<A>(&x, None, &params.embedding_norm)?;
         drop(x);
         let mut show = |stage, stream: &Stream| match &mut observe {
@@ -113,15 +113,16 @@ impl Pass<'_> {
             attention(
                 &qkv,
                 &inputs.packing,
+                &inputs.work,
                 self.config.n_heads,
                 self.config.head_dim(),
                 &mut context,
             )?;
             drop(qkv);
-            let attended = self.linear(&context, &layer.attention_out, d, false)?;
+            let attended = self.linear(context.as_slice(), &layer.attention_out, d, false)?;
             stream = self.norm(&stream.h, Some(&attended), &layer.attention_norm)?;
             let inner = self.linear(stream.act::<A>(), &layer.ff_in, self.config.d_ff, true)?;
-            let outer = self.linear(&inner, &layer.ff_out, d, false)?;
+            let outer = self.linear(inner.as_slice(), &layer.ff_out, d, false)?;
             stream = self.norm(&stream.h, Some(&outer), &layer.ff_norm)?;
             show(Stage::Layer(i), &stream)?;
         }
@@ -130,14 +131,14 @@ impl Pass<'_> {
 
     fn linear<A: Float>(
         &self,
-        x: &Buffer<A>,
+        x: Slice<'_, A>,
         layer: &Linear<A>,
         n: usize,
         gelu: bool,
     ) -> Result<Buffer<A>> {
         let mut out = self.device.alloc::<A>(self.t * n)?;
         let epilogue = Epilogue {
-            bias: Some(&layer.bias),
+            bias: Some(layer.bias.as_slice()),
             gelu,
             residual: None,
         };
@@ -153,7 +154,13 @@ impl Pass<'_> {
     ) -> Result<Stream> {
         let mut stream = Stream::alloc::<A>(self.device, x.len())?;
         let norm = norm.with_eps(self.config.layer_norm_eps);
-        layer_norm(x, residual, &norm, &mut stream.h, stream.rounded.as_mut())?;
+        layer_norm(
+            x,
+            residual.map(Buffer::as_slice),
+            &norm,
+            &mut stream.h,
+            stream.rounded.as_mut().map(Buffer::as_slice_mut),
+        )?;
         Ok(stream)
     }
 }

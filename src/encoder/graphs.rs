@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::device::{Buffer, Device, Graph};
 use crate::error::{Error, Result};
-use crate::ops::Packing;
+use crate::ops::attention::WorkList;
+use crate::ops::{PackedTexts, TokenIds};
 
 /// Tokens of a batch up to which launching takes longer than computing.
 pub(super) const MAX_TOKENS: usize = 1024;
@@ -27,10 +28,9 @@ const GRAPHS: &str = "NEARMISS_GRAPHS";
 /// A packed batch on a device: what a forward pass reads besides the weights.
 pub(super) struct Inputs {
     /// `[t]`.
-    pub ids: Buffer<u32>,
-    /// `[t]`.
-    pub positions: Buffer<u32>,
-    pub packing: Packing,
+    pub ids: TokenIds,
+    pub packing: PackedTexts,
+    pub work: WorkList,
 }
 
 impl Inputs {
@@ -40,10 +40,11 @@ impl Inputs {
         positions: &[u32],
         offsets: &[u32],
     ) -> Result<Self> {
+        let packing = PackedTexts::new(device, offsets.to_vec())?;
         Ok(Inputs {
-            packing: Packing::new(device, offsets.to_vec())?,
-            ids: device.upload(ids)?,
-            positions: device.upload(positions)?,
+            work: WorkList::new(&packing)?,
+            ids: TokenIds::new(device, ids, positions)?,
+            packing,
         })
     }
 }
@@ -167,8 +168,9 @@ impl Graphs {
             // The most recently used one is the last.
             cache.ready[at..].rotate_left(1);
             let (_, graph) = cache.ready.last_mut().expect("one was found");
-            graph.inputs_mut().ids.write(0, ids)?;
-            graph.inputs_mut().positions.write(0, positions)?;
+            let tokens = &mut graph.inputs_mut().ids;
+            tokens.words.write(ids)?;
+            tokens.positions.write(positions)?;
         } else if let Some(at) = cache.seen.iter().position(|s| *s == shape) {
             cache.seen.remove(at);
             let recorded = Inputs::upload(device, ids, positions, offsets)

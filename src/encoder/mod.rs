@@ -26,9 +26,10 @@ pub use graphs::GraphStats;
 use crate::device::{Buffer, Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::index::{TokenVectors, TokenVectorsBuilder};
+use crate::model::hub::{FetchOptions, find_backbone};
 use crate::model::{BertConfig, PoolingConfig};
 use crate::ops::{Packing, pool};
-use crate::text::{PackedBatch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
+use crate::text::{Batch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
 use graphs::{Graphs, Inputs, Output};
 use params::Params;
 
@@ -79,6 +80,17 @@ pub struct EncodeStats {
 }
 
 impl Encoder {
+    /// The encoder of this name on `device`, as published: a known name (`all-MiniLM-L6-v2`), `org/name` of the Hugging
+    /// Face Hub or a model folder. It is taken from this machine's caches, or fetched in silence: see
+    /// [`find_backbone`], which says what it does.
+    ///
+    /// # Errors
+    /// As [`find_backbone`] and [`Encoder::load`].
+    pub fn from_name(name: &str, device: &Device) -> Result<Self> {
+        let backbone = find_backbone(name, &FetchOptions::default(), &mut |_| {})?;
+        Self::load(&backbone.folder, device, LoadOptions::default())
+    }
+
     /// Reads a model folder onto `device`.
     ///
     /// # Errors
@@ -91,8 +103,8 @@ impl Encoder {
                 "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors",
             ));
         }
-        let config = crate::model::config::read_config(folder)?;
-        let pooling = crate::model::config::read_pooling(folder)?;
+        let config = BertConfig::read(folder)?;
+        let pooling = PoolingConfig::read(folder)?;
         let tokenizer = Tokenizer::load(folder, options.max_length)?;
         let half = device.kind() != DeviceKind::Cpu;
         let weights = if half {
@@ -154,7 +166,8 @@ impl Encoder {
     /// out of memory the batch is halved and tried again.
     ///
     /// # Errors
-    /// What the device or `sink` report; [`Error::Invalid`] naming the first text whose embedding is not finite.
+    /// What the device or `sink` report; [`Error::Text`] for a text that cannot be tokenised or whose embedding is not
+    /// finite.
     pub fn encode<S: AsRef<str> + Sync>(
         &self,
         texts: &[S],
@@ -165,17 +178,21 @@ impl Encoder {
         let d = self.width();
         let mut job = Job::new(self);
         for (first, window) in (0..).step_by(WINDOW).zip(texts.chunks(WINDOW)) {
-            let tokens = job.tokenize(&self.tokenizer, window, kind)?;
+            let tokens = job
+                .tokenize(&self.tokenizer, window, kind)
+                .map_err(|e| e.after_texts(first))?;
             let mut rows = vec![0f32; window.len() * d];
             job.run(&tokens, &mut progress, |batch, which| {
                 let pooled = self.pooled(batch)?;
                 for (row, &text) in pooled.chunks_exact(d).zip(which) {
                     if row.iter().any(|v| !v.is_finite()) {
-                        return Err(Error::Invalid(format!(
-                            "text {} got an embedding that is not finite on {}: its activations overflow; try --device cpu",
+                        return Err(Error::text(
                             first + text,
-                            self.device.name()
-                        )));
+                            format!(
+                                "got an embedding that is not finite on {}: its activations overflow; try --device cpu",
+                                self.device.name()
+                            ),
+                        ));
                     }
                     rows[text * d..][..d].copy_from_slice(row);
                 }
@@ -209,7 +226,9 @@ impl Encoder {
         let window = (PIECE_BYTES / (2 * d * limit)).clamp(1, WINDOW);
         let mut job = Job::new(self);
         for (first, window) in (0..).step_by(window).zip(texts.chunks(window)) {
-            let tokens = job.tokenize(&tokenizer, window, kind)?;
+            let tokens = job
+                .tokenize(&tokenizer, window, kind)
+                .map_err(|e| e.after_texts(first))?;
             let mut builder = TokenVectorsBuilder::new(&self.device, d, &tokens.lengths())?;
             let mut rows = vec![0f32; window.len() * d];
             job.run(&tokens, &mut progress, |batch, which| {
@@ -220,7 +239,7 @@ impl Encoder {
                 }
                 builder.place(&h, &packing, which)
             })?;
-            let vectors = builder.finish(|i| format!("text {}", first + i))?;
+            let vectors = builder.finish().map_err(|e| e.after_texts(first))?;
             sink(first, vectors, &rows)?;
         }
         Ok(job.stats)
@@ -251,7 +270,7 @@ impl Encoder {
     /// [`Error::Shape`] for ids or lengths beyond the model's tables, or what the device reports.
     pub fn token_vectors(
         &self,
-        batch: &PackedBatch,
+        batch: &Batch,
         observe: Option<Observer<'_>>,
     ) -> Result<(Buffer<f32>, Packing)> {
         self.check_batch(batch)?;
@@ -265,7 +284,7 @@ impl Encoder {
                 |inputs| self.forward(inputs, None),
                 |h| {
                     let mut copy = self.device.alloc(h.len())?;
-                    copy.copy_from(0, h, 0..h.len())?;
+                    copy.copy_from(0, h)?;
                     Ok(copy)
                 },
             )?
@@ -278,7 +297,7 @@ impl Encoder {
     }
 
     /// The embeddings of a packed batch, `[n, d]`.
-    fn pooled(&self, batch: &PackedBatch) -> Result<Vec<f32>> {
+    fn pooled(&self, batch: &Batch) -> Result<Vec<f32>> {
         self.check_batch(batch)?;
         let input = [&batch.ids[..], &batch.positions, &batch.offsets];
         let work = |inputs: &Inputs| {
@@ -317,7 +336,7 @@ impl Encoder {
     }
 
     /// A GPU cannot report an index out of its table, so it is checked here.
-    fn check_batch(&self, batch: &PackedBatch) -> Result<()> {
+    fn check_batch(&self, batch: &Batch) -> Result<()> {
         let check = |what, values: &[u32], limit: usize| match values.iter().max() {
             Some(&max) if max as usize >= limit => Err(Error::shape(
                 "embedding",
@@ -367,7 +386,7 @@ impl<'a> Job<'a> {
         &mut self,
         tokens: &Tokenized,
         progress: &mut impl FnMut(usize, usize),
-        mut work: impl FnMut(&PackedBatch, &[usize]) -> Result<()>,
+        mut work: impl FnMut(&Batch, &[usize]) -> Result<()>,
     ) -> Result<()> {
         // A stack, so that a batch that does not fit can be replaced by its halves.
         let mut todo = plan_batches(&tokens.lengths(), self.budget, usize::MAX);
@@ -402,9 +421,9 @@ impl<'a> Job<'a> {
 /// context or the inner feed-forward activations and their product.
 ///
 /// # Errors
-/// As [`crate::model::config::read_config`].
+/// As [`BertConfig::read`].
 pub fn token_budget(folder: &Path, device: &Device, memory: u64) -> Result<usize> {
-    let config = crate::model::config::read_config(folder)?;
+    let config = BertConfig::read(folder)?;
     let act = if device.kind() == DeviceKind::Cpu {
         4
     } else {

@@ -30,8 +30,8 @@ pub(super) struct NormParams {
 impl NormParams {
     pub fn with_eps(&self, eps: f32) -> Norm<'_> {
         Norm {
-            weight: &self.weight,
-            bias: Some(&self.bias),
+            weight: self.weight.as_slice(),
+            bias: Some(self.bias.as_slice()),
             eps,
         }
     }

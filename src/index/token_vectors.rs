@@ -31,7 +31,7 @@ impl TokenVectors {
     /// From token vectors `[t, d]` of any length, `offsets` `[n + 1]` saying which rows are whose.
     ///
     /// # Errors
-    /// [`Error::Shape`] for sizes that do not fit, [`Error::Invalid`] naming a text with a number that is not finite.
+    /// [`Error::Shape`] for sizes that do not fit, [`Error::Text`] for one with a number that is not finite.
     ///
     /// ```
     /// use nearmiss::{Device, index::TokenVectors};
@@ -52,7 +52,7 @@ impl TokenVectors {
             return Err(Error::shape("token vectors", "rows", expected, rows.len()));
         }
         builder.place(&device.upload(rows)?, &packing, &texts)?;
-        builder.finish(|text| format!("text {text}"))
+        builder.finish()
     }
 
     pub(crate) fn from_parts(
@@ -107,7 +107,7 @@ impl TokenVectors {
     /// The token vectors, of unit length.
     pub fn tokens(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.rows,
+            rows: self.rows.as_slice(),
             packing: &self.packing,
         }
     }
@@ -116,7 +116,7 @@ impl TokenVectors {
     /// mean-pooled embeddings.
     pub fn means(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.means,
+            rows: self.means.as_slice(),
             packing: &self.singles,
         }
     }
@@ -125,7 +125,7 @@ impl TokenVectors {
     /// map, since `mean_ij q_i . c_j = (mean_i q_i) . (mean_j c_j)`.
     pub fn centroids(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.centroids,
+            rows: self.centroids.as_slice(),
             packing: &self.singles,
         }
     }
@@ -187,24 +187,26 @@ impl Builder {
         for (i, (&text, from)) in texts.iter().zip(packing.offsets().windows(2)).enumerate() {
             let place = to.packing.offsets()[text] as usize * d;
             let from = from[0] as usize * d..from[1] as usize * d;
-            to.rows.copy_from(place, &rows, from)?;
+            to.rows.copy_from(place, rows.slice(from))?;
             let one = i * d..(i + 1) * d;
-            to.means.copy_from(text * d, &means, one.clone())?;
-            to.centroids.copy_from(text * d, &centroids, one)?;
+            to.means.copy_from(text * d, means.slice(one.clone()))?;
+            to.centroids.copy_from(text * d, centroids.slice(one))?;
         }
         Ok(())
     }
 
-    /// Ends the work; a text with a number that is not finite is an error that calls it what `name` says.
-    pub fn finish(self, name: impl Fn(usize) -> String) -> Result<TokenVectors> {
+    /// Ends the work; a text with a number that is not finite is an [`Error::Text`].
+    pub fn finish(self) -> Result<TokenVectors> {
         // A token that is not finite makes its text's mean so; means are few.
         let means = self.vectors.means.read()?;
         if let Some(at) = means.iter().position(|v| !v.is_finite()) {
-            return Err(Error::Invalid(format!(
-                "{} got token vectors that are not finite on {}: its activations overflow; try --device cpu",
-                name(at / self.vectors.d),
-                self.vectors.device().name()
-            )));
+            return Err(Error::text(
+                at / self.vectors.d,
+                format!(
+                    "got token vectors that are not finite on {}: its activations overflow; try --device cpu",
+                    self.vectors.device().name()
+                ),
+            ));
         }
         Ok(self.vectors)
     }

@@ -1,8 +1,9 @@
-//! What a model folder says about an encoder: sizes, pooling, normalisation.
+//! What a model folder says about an encoder, read and written: sizes, pooling, normalisation.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path};
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::ops::pool::Pooling;
@@ -81,9 +82,11 @@ fn bert_eps() -> f32 {
     1e-12
 }
 
+/// An entry of `modules.json`.
 #[derive(Deserialize)]
-struct Module {
-    path: String,
+pub(super) struct Module {
+    /// The module's folder inside the model folder; empty for the model folder itself.
+    pub path: String,
     #[serde(rename = "type")]
     kind: String,
 }
@@ -104,97 +107,187 @@ fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
         .map_err(|e| Error::input(path, format!("not the expected JSON: {e}")))
 }
 
-/// Reads `config.json` of the model folder.
-///
-/// # Errors
-/// [`Error::Io`] if it is missing, [`Error::Input`] if it is no BERT of a form that this crate computes.
-pub fn read_config(folder: &Path) -> Result<BertConfig> {
-    let path = folder.join("config.json");
-    let raw: RawConfig = read_json(&path)?;
-    let refuse = |what: String| Err(Error::input(&path, what));
-    if let Some(kind) = raw.model_type.as_deref().filter(|kind| *kind != "bert") {
-        return refuse(format!(
-            "model_type is `{kind}`; only `bert` encoders are supported"
-        ));
-    }
-    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "gelu") {
-        return refuse(format!(
-            "hidden_act is `{act}`; only `gelu` (the exact one) is supported"
-        ));
-    }
-    if let Some(kind) = raw
-        .position_embedding_type
-        .as_deref()
-        .filter(|kind| *kind != "absolute")
-    {
-        return refuse(format!(
-            "position_embedding_type is `{kind}`; only `absolute` is supported"
-        ));
-    }
-    let (d, heads) = (raw.hidden_size, raw.num_attention_heads);
-    if heads == 0 || d % heads != 0 || (d / heads) % 32 != 0 {
-        return refuse(format!(
-            "hidden_size {d} over {heads} heads: the head dimension must be a multiple of 32"
-        ));
-    }
-    if !raw.intermediate_size.is_multiple_of(8) {
-        return refuse(format!(
-            "intermediate_size {} is not a multiple of 8",
-            raw.intermediate_size
-        ));
-    }
-    if raw.vocab_size == 0 || raw.max_position_embeddings < 3 || raw.type_vocab_size == 0 {
-        return refuse(
-            "vocab_size, max_position_embeddings or type_vocab_size is too small".into(),
-        );
-    }
-    Ok(BertConfig {
-        vocab: raw.vocab_size,
-        d_model: d,
-        n_layers: raw.num_hidden_layers,
-        n_heads: heads,
-        d_ff: raw.intermediate_size,
-        max_positions: raw.max_position_embeddings,
-        token_types: raw.type_vocab_size,
-        layer_norm_eps: raw.layer_norm_eps,
-    })
-}
-
-/// Reads the published pooling of a model folder. A folder without `modules.json` is a bare transformer: mean pooling
-/// without normalisation, as sentence-transformers treats it.
-///
-/// # Errors
-/// [`Error::Input`] for modules or pooling modes that this crate does not compute.
-pub fn read_pooling(folder: &Path) -> Result<PoolingConfig> {
-    let path = folder.join("modules.json");
-    let mut config = PoolingConfig {
-        pooling: Pooling::Mean,
-        normalize: false,
-    };
-    if !path.exists() {
-        return Ok(config);
-    }
-    for module in read_json::<Vec<Module>>(&path)? {
-        match module.kind.rsplit('.').next().unwrap_or_default() {
-            "Transformer" => {}
-            "Normalize" => config.normalize = true,
-            "Pooling" => {
-                config.pooling = read_pooling_mode(&folder.join(module.path).join("config.json"))?
-            }
-            other => {
-                return Err(Error::input(
-                    &path,
-                    format!(
-                        "module `{other}` is not supported (Transformer, Pooling and Normalize are)"
-                    ),
-                ));
-            }
+impl BertConfig {
+    /// Reads `config.json` of the model folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is missing, [`Error::Input`] if it is no BERT of a form that this crate computes.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let raw: RawConfig = read_json(&path)?;
+        let refuse = |what: String| Err(Error::input(&path, what));
+        if let Some(kind) = raw.model_type.as_deref().filter(|kind| *kind != "bert") {
+            return refuse(format!(
+                "model_type is `{kind}`; only `bert` encoders are supported"
+            ));
+        }
+        if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "gelu") {
+            return refuse(format!(
+                "hidden_act is `{act}`; only `gelu` (the exact one) is supported"
+            ));
+        }
+        if let Some(kind) = raw
+            .position_embedding_type
+            .as_deref()
+            .filter(|kind| *kind != "absolute")
+        {
+            return refuse(format!(
+                "position_embedding_type is `{kind}`; only `absolute` is supported"
+            ));
+        }
+        let config = BertConfig {
+            vocab: raw.vocab_size,
+            d_model: raw.hidden_size,
+            n_layers: raw.num_hidden_layers,
+            n_heads: raw.num_attention_heads,
+            d_ff: raw.intermediate_size,
+            max_positions: raw.max_position_embeddings,
+            token_types: raw.type_vocab_size,
+            layer_norm_eps: raw.layer_norm_eps,
+        };
+        match config.fault() {
+            Some(fault) => refuse(fault),
+            None => Ok(config),
         }
     }
-    Ok(config)
+
+    /// Why these sizes cannot be computed with, if they cannot.
+    pub(super) fn fault(&self) -> Option<String> {
+        let (d, heads) = (self.d_model, self.n_heads);
+        if d == 0 || heads == 0 || d % heads != 0 || (d / heads) % 32 != 0 {
+            return Some(format!(
+                "hidden_size {d} over {heads} heads: the head dimension must be a multiple of 32"
+            ));
+        }
+        if self.d_ff == 0 || !self.d_ff.is_multiple_of(8) {
+            return Some(format!(
+                "intermediate_size {} is not a multiple of 8",
+                self.d_ff
+            ));
+        }
+        if self.vocab == 0 || self.max_positions < 3 || self.token_types == 0 {
+            return Some(
+                "vocab_size, max_position_embeddings or type_vocab_size is too small".into(),
+            );
+        }
+        // Token ids, positions and elements of a table are numbered in 32 bits by the kernels.
+        const MOST: usize = u32::MAX as usize;
+        let rows = [self.vocab, self.max_positions, self.token_types, self.d_ff];
+        let most = rows.into_iter().max().unwrap_or(0).max(d.saturating_mul(3));
+        if self.n_layers > 4096 || most.saturating_mul(d) > MOST {
+            return Some(format!(
+                "{} layers of hidden_size {d} with tables of {most} rows are no size that a model has",
+                self.n_layers
+            ));
+        }
+        None
+    }
+
+    /// `config.json` of a model of these sizes, as transformers reads it.
+    pub(super) fn to_json(&self) -> Value {
+        // Through the shortest decimal: 1e-12 as f32 is not the f64 that is written 1e-12.
+        let eps: f64 = (self.layer_norm_eps.to_string().parse()).unwrap_or(f64::from(bert_eps()));
+        json!({
+            "architectures": ["BertModel"],
+            "model_type": "bert",
+            "vocab_size": self.vocab,
+            "hidden_size": self.d_model,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "intermediate_size": self.d_ff,
+            "max_position_embeddings": self.max_positions,
+            "type_vocab_size": self.token_types,
+            "layer_norm_eps": eps,
+            "hidden_act": "gelu",
+            "position_embedding_type": "absolute",
+        })
+    }
 }
 
-fn read_pooling_mode(path: &PathBuf) -> Result<Pooling> {
+/// The folder of the pooling module where we write one.
+pub(super) const POOLING_FOLDER: &str = "1_Pooling";
+
+/// What `modules.json` calls its modules.
+const MODULE_TYPES: &str = "sentence_transformers.models";
+
+impl PoolingConfig {
+    /// Reads the published pooling of a model folder. A folder without `modules.json` is a bare transformer: mean
+    /// pooling without normalisation, as sentence-transformers treats it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for modules or pooling modes that this crate does not compute.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let mut config = PoolingConfig {
+            pooling: Pooling::Mean,
+            normalize: false,
+        };
+        for module in read_modules(folder)? {
+            match module.kind.rsplit('.').next().unwrap_or_default() {
+                "Transformer" => {}
+                "Normalize" => config.normalize = true,
+                "Pooling" => {
+                    config.pooling =
+                        read_pooling_mode(&folder.join(module.path).join("config.json"))?
+                }
+                other => {
+                    return Err(Error::input(
+                        folder.join("modules.json"),
+                        format!(
+                            "module `{other}` is not supported (Transformer, Pooling and Normalize are)"
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// `modules.json` of a model with this pooling, and the `config.json` of its folder [`POOLING_FOLDER`].
+    pub(super) fn to_json(self, d_model: usize) -> (Value, Value) {
+        let names: &[(&str, &str)] = &[
+            ("", "Transformer"),
+            (POOLING_FOLDER, "Pooling"),
+            ("2_Normalize", "Normalize"),
+        ];
+        let modules: Vec<Value> = names[..if self.normalize { 3 } else { 2 }]
+            .iter()
+            .enumerate()
+            .map(|(i, (path, kind))| {
+                let kind = format!("{MODULE_TYPES}.{kind}");
+                json!({"idx": i, "name": i.to_string(), "path": path, "type": kind})
+            })
+            .collect();
+        let pooling = json!({
+            "word_embedding_dimension": d_model,
+            "pooling_mode_cls_token": self.pooling == Pooling::First,
+            "pooling_mode_mean_tokens": self.pooling == Pooling::Mean,
+        });
+        (modules.into(), pooling)
+    }
+}
+
+/// The modules of a model folder; none if it has no `modules.json`.
+pub(super) fn read_modules(folder: &Path) -> Result<Vec<Module>> {
+    let path = folder.join("modules.json");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let modules: Vec<Module> = read_json(&path)?;
+    let plain = |path: &str| {
+        Path::new(path)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+    };
+    match modules.iter().find(|module| !plain(&module.path)) {
+        Some(module) => Err(Error::input(
+            path,
+            format!("the path {:?} leads out of the model folder", module.path),
+        )),
+        None => Ok(modules),
+    }
+}
+
+fn read_pooling_mode(path: &Path) -> Result<Pooling> {
     let raw: RawPooling = read_json(path)?;
     let mode = raw.pooling_mode.as_deref();
     let mean = raw.pooling_mode_mean_tokens || mode == Some("mean");
@@ -229,16 +322,26 @@ mod tests {
     #[test]
     fn reads_sizes_and_refuses_what_it_cannot_compute() {
         let dir = folder(&[("config.json", CONFIG)]);
-        let config = read_config(dir.path()).unwrap();
+        let config = BertConfig::read(dir.path()).unwrap();
         assert_eq!((config.head_dim(), config.layer_norm_eps), (32, 1e-12));
         for (from, to, needle) in [
             ("\"bert\"", "\"roberta\"", "model_type is `roberta`"),
             ("\"gelu\"", "\"relu\"", "hidden_act is `relu`"),
             (": 64", ": 60", "multiple of 32"),
             ("\"vocab_size\": 10,", "", "vocab_size"),
+            (
+                ": 10,",
+                ": 1000000000000000000,",
+                "no size that a model has",
+            ),
+            (
+                "layers\": 1",
+                "layers\": 1000000000000",
+                "no size that a model has",
+            ),
         ] {
             let dir = folder(&[("config.json", &CONFIG.replace(from, to))]);
-            let error = read_config(dir.path()).unwrap_err().to_string();
+            let error = BertConfig::read(dir.path()).unwrap_err().to_string();
             assert!(
                 error.contains(needle) && error.contains("config.json"),
                 "{error}"
@@ -246,7 +349,7 @@ mod tests {
         }
         let empty = folder(&[]);
         assert!(
-            read_config(empty.path())
+            BertConfig::read(empty.path())
                 .unwrap_err()
                 .to_string()
                 .starts_with("cannot read")
@@ -260,7 +363,7 @@ mod tests {
             {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
         let cls = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
         let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", cls)]);
-        let read = read_pooling(dir.path()).unwrap();
+        let read = PoolingConfig::read(dir.path()).unwrap();
         assert_eq!(
             read,
             PoolingConfig {
@@ -270,15 +373,20 @@ mod tests {
         );
         let both = cls.replace("false", "true");
         let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", &both)]);
-        assert!(read_pooling(dir.path()).is_err());
+        assert!(PoolingConfig::read(dir.path()).is_err());
         let dense = modules.replace("models.Normalize", "models.Dense");
         let dir = folder(&[("modules.json", &dense), ("1_Pooling/config.json", cls)]);
         assert!(
-            read_pooling(dir.path())
+            PoolingConfig::read(dir.path())
                 .unwrap_err()
                 .to_string()
                 .contains("`Dense`")
         );
-        assert!(!read_pooling(folder(&[]).path()).unwrap().normalize);
+        assert!(!PoolingConfig::read(folder(&[]).path()).unwrap().normalize);
+        for out in ["../x", "/x", "1_Pooling/../../x"] {
+            let dir = folder(&[("modules.json", &modules.replace("1_Pooling", out))]);
+            let error = PoolingConfig::read(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("leads out of"), "{error}");
+        }
     }
 }

@@ -1,6 +1,11 @@
-//! What a model folder is: where it comes from and what it says.
+//! What a model folder is: where it comes from ([`hub`]), what it says ([`config`], [`folder`]), and its weights
+//! ([`checkpoint`]). All of it is read and written.
 
+pub mod checkpoint;
 pub mod config;
+pub mod folder;
 pub mod hub;
 
+pub use checkpoint::Checkpoint;
 pub use config::{BertConfig, PoolingConfig};
+pub use folder::ModelFolder;

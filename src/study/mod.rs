@@ -1,21 +1,27 @@
-//! The study: stages that take a device, an encoder and data, and give tables and files.
+//! The study: stages that take an encoder and data, and give tables and files.
 //!
-//! * [`retrieve`] encodes a collection, searches it, evaluates the rankings.
+//! * [`session`] is what a command begins with: device, encoder, progress, folder for results.
+//! * [`plan`] says how much is done, and does it job by job; [`stage`] is what every stage is and how it is run;
+//!   [`results`] what is left of it, under an id that covers everything the numbers depend on.
+//! * [`retrieve`] encodes a collection, searches it, re-ranks the best, evaluates the rankings.
 //! * [`near_miss`] scores pairs by every scorer and says how well each rejects near-misses.
 //! * [`geometry`] measures what embeddings are made of and the space they fill.
-//! * [`explain`] compares two sentences token by token, [`heat_map`] draws that.
-//! * [`pair_scores`] scores pairs of sentences, encoding every text once.
-//! * [`report`] writes what a stage found: JSON, Markdown, one JSON line per query; [`table`] its tables.
-//! * [`profile`] says what each operator cost on the device.
-//! * [`progress`] shows how far a stage is.
+//! * [`explain`] compares two sentences token by token, and draws that.
+//! * [`pair_scores`] scores pairs of sentences, encoding every text once; [`table`] writes tables, [`progress`] shows
+//!   how far a stage is, [`profile`] says what each operator cost on the device.
 
 pub mod explain;
 pub mod geometry;
-pub mod heat_map;
 pub mod near_miss;
 pub mod pair_scores;
+pub mod plan;
 pub mod profile;
 pub mod progress;
-pub mod report;
+pub mod results;
 pub mod retrieve;
+pub mod session;
+pub mod stage;
 pub mod table;
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,61 @@
 //! Scores of pairs of sentences: by the encoder's own cosine and by every verifier.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::explain::cosine;
-use super::progress::Reporter;
+use super::progress::Progress;
 use crate::encoder::{EncodeStats, Encoder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::index::{TokenIndex, TokenVectors};
 use crate::text::TextKind;
-use crate::verifier::Verifier;
+use crate::verifier::{self, Penalty, Verifier};
 
 /// Name of the encoder's own cosine among scorers.
 pub const POOLED: &str = "pooled";
 
-/// The most that token vectors of the texts of one turn may take, in bytes.
-const TOKEN_BYTES: usize = 2 << 30;
+/// Verifiers, and how texts are handed to them.
+pub struct Scorers {
+    /// What scores beside the encoder's own cosine.
+    pub verifiers: Vec<Box<dyn Verifier>>,
+    /// Tokens that verifiers see of a text, where the encoder does not see fewer.
+    pub max_length: usize,
+    /// The most that token vectors of texts that are encoded together may take, in bytes.
+    pub token_bytes: usize,
+}
+
+impl Scorers {
+    /// The verifiers that the study compares.
+    pub const NAMES: [&str; 4] = ["none", "f0", "f1", "f2"];
+
+    /// Verifiers by name (see [`verifier::by_name`]), which see at most `max_length` tokens of a text; their token
+    /// vectors may take two GiB.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a name that no verifier has.
+    pub fn named<S: AsRef<str>>(names: &[S], max_length: usize, penalty: Penalty) -> Result<Self> {
+        let names = names.iter().map(AsRef::as_ref);
+        let verifiers: Result<_> = names.map(|name| verifier::by_name(name, penalty)).collect();
+        Ok(Scorers {
+            verifiers: verifiers?,
+            max_length,
+            token_bytes: 2 << 30,
+        })
+    }
+
+    /// Tokens that verifiers see of a text that `encoder` reads.
+    pub fn limit(&self, encoder: &Encoder) -> usize {
+        self.max_length.min(encoder.tokenizer().max_length())
+    }
+
+    /// Names of all scorers, [`POOLED`] first.
+    pub fn names(&self) -> Vec<String> {
+        let pooled = [POOLED.to_string()].into_iter();
+        pooled
+            .chain(self.verifiers.iter().map(|v| v.name()))
+            .collect()
+    }
+}
 
 /// Scores of pairs, and what they cost.
 #[derive(Debug)]
@@ -32,35 +72,35 @@ pub struct PairScores {
     pub scoring: Vec<Duration>,
 }
 
-/// Scores `pairs` of (query, candidate) by the encoder's own cosine and by each of `verifiers`, which see at most
-/// `max_length` tokens.
+/// Scores `pairs` of (query, candidate) by the encoder's own cosine and by each verifier.
 ///
-/// A text is encoded once however many pairs it is in, as long as the token vectors of all texts fit two GiB.
+/// A text is encoded once however many pairs it is in, as long as the token vectors of all texts fit
+/// [`Scorers::token_bytes`].
 ///
 /// # Errors
 /// What encoder and verifiers report; a text that cannot be encoded is quoted.
 pub fn score_pairs(
     encoder: &Encoder,
     pairs: &[[&str; 2]],
-    verifiers: &[Box<dyn Verifier>],
-    max_length: usize,
-    reporter: &Reporter,
+    scorers: &Scorers,
+    progress: &Progress,
 ) -> Result<PairScores> {
-    let pooled = [POOLED.to_string()].into_iter();
+    let names = scorers.names();
     let mut found = PairScores {
-        names: pooled.chain(verifiers.iter().map(|v| v.name())).collect(),
-        scores: vec![vec![0.0; pairs.len()]; 1 + verifiers.len()],
+        scores: vec![vec![0.0; pairs.len()]; names.len()],
+        names,
         texts: EncodeStats::default(),
         encoding: Duration::ZERO,
-        scoring: vec![Duration::ZERO; verifiers.len()],
+        scoring: vec![Duration::ZERO; scorers.verifiers.len()],
     };
-    let limit = max_length.min(encoder.tokenizer().max_length());
-    let at_once = TOKEN_BYTES / (2 * encoder.width() * limit);
+    let limit = scorers.limit(encoder);
+    let at_once = scorers.token_bytes / (2 * encoder.width() * limit);
     // Pairs of one query stand together, so that turns share few texts.
     let mut order: Vec<usize> = (0..pairs.len()).collect();
     order.sort_by(|&a, &b| pairs[a][0].cmp(pairs[b][0]));
-    let mut task = reporter.task("pairs", pairs.len());
+    let mut task = progress.task("pairs", pairs.len());
     let mut done = 0;
+    let mut known: HashSet<&str> = HashSet::new();
     while done < order.len() {
         let mut places: HashMap<&str, u32> = HashMap::new();
         let mut texts: Vec<&str> = Vec::new();
@@ -77,12 +117,14 @@ pub fn score_pairs(
             }));
         }
         let (from, n, n_texts) = (done, places_of.len(), texts.len().max(1));
+        let again = texts.iter().copied().filter(|text| !known.insert(text));
         let turn = Turn {
+            again: again.collect(),
             texts,
             pairs: places_of,
             at: &order[from..from + n],
         };
-        turn.score(encoder, verifiers, limit, &mut found, |encoded| {
+        turn.score(encoder, &scorers.verifiers, limit, &mut found, |encoded| {
             task.at(from + n * encoded / n_texts);
         })?;
         done += n;
@@ -94,6 +136,8 @@ pub fn score_pairs(
 /// Texts that are encoded together, and pairs of them.
 struct Turn<'a> {
     texts: Vec<&'a str>,
+    /// Those of them that an earlier turn had too.
+    again: Vec<&'a str>,
     pairs: Vec<[u32; 2]>,
     /// Which of all pairs these are.
     at: &'a [usize],
@@ -124,11 +168,12 @@ impl Turn<'_> {
                 },
                 |done, _| progress(done),
             )
-            .map_err(|e| self.quoted(e))?;
-        found.texts.texts += stats.texts;
-        found.texts.tokens += stats.tokens;
-        found.texts.truncated += stats.truncated;
-        found.texts.empty += stats.empty;
+            .map_err(|e| e.quoting_text(&self.texts))?;
+        let again = self.again(encoder, limit)?;
+        found.texts.texts += stats.texts - again.texts;
+        found.texts.tokens += stats.tokens - again.tokens;
+        found.texts.truncated += stats.truncated - again.truncated;
+        found.texts.empty += stats.empty - again.empty;
         // The encoder's own limit may be longer than the verifiers': what these cut, it reads again in full.
         if stats.truncated > 0 && limit < encoder.tokenizer().max_length() {
             let lengths = pieces
@@ -142,7 +187,7 @@ impl Turn<'_> {
                 .collect();
             let long: Vec<&str> = cut.iter().map(|&i| self.texts[i]).collect();
             let rows = encoder.embed(&long, TextKind::Plain);
-            let rows = rows.map_err(|e| self.quoted(e))?;
+            let rows = rows.map_err(|e| e.quoting_text(&long))?;
             for (row, i) in rows.chunks_exact(d).zip(cut) {
                 pooled[i * d..][..d].copy_from_slice(row);
             }
@@ -168,17 +213,21 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// An error about a text with the text itself.
-    fn quoted(&self, error: Error) -> Error {
-        match error {
-            Error::Invalid(message) => {
-                let number = message.split(' ').nth(1).and_then(|n| n.parse().ok());
-                match number.and_then(|n: usize| self.texts.get(n)) {
-                    Some(text) => Error::Invalid(format!("{message} (it reads {text:?})")),
-                    None => Error::Invalid(message),
-                }
-            }
-            other => other,
+    /// What the encoder did with texts that are counted already.
+    fn again(&self, encoder: &Encoder, limit: usize) -> Result<EncodeStats> {
+        if self.again.is_empty() {
+            return Ok(EncodeStats::default());
         }
+        let tokenizer = encoder.tokenizer().with_max_length(limit)?;
+        let tokens = tokenizer
+            .encode_kind(&self.again, TextKind::Plain)
+            .map_err(|e| e.quoting_text(&self.again))?;
+        let empty = self.again.iter().filter(|text| text.trim().is_empty());
+        Ok(EncodeStats {
+            texts: self.again.len(),
+            tokens: tokens.lengths().iter().sum(),
+            truncated: tokens.n_truncated,
+            empty: empty.count(),
+        })
     }
 }

@@ -200,7 +200,7 @@ fn copy_rate(device: &Device, bytes: usize) -> Result<f64> {
     let len = bytes / 4;
     let from = filled(device, len, 1f32)?;
     let mut to = device.alloc::<f32>(len)?;
-    let time = best_time(device, || to.copy_from(0, &from, 0..len))?;
+    let time = best_time(device, || to.copy_from(0, &from))?;
     Ok(2.0 * bytes as f64 / time)
 }
 
@@ -210,7 +210,7 @@ fn filled<T: Element>(device: &Device, len: usize, value: T) -> Result<Buffer<T>
     let block = device.upload(&vec![value; BLOCK.min(len)])?;
     let mut all = device.alloc(len)?;
     for at in (0..len).step_by(BLOCK) {
-        all.copy_from(at, &block, 0..BLOCK.min(len - at))?;
+        all.copy_from(at, block.slice(..BLOCK.min(len - at)))?;
     }
     Ok(all)
 }

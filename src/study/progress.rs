@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Where progress and log lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reporter {
+pub struct Progress {
     quiet: bool,
     terminal: bool,
 }
@@ -15,10 +15,10 @@ pub struct Reporter {
 /// Seconds between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-impl Reporter {
+impl Progress {
     /// Reports to stderr unless `quiet`.
     pub fn new(quiet: bool) -> Self {
-        Reporter {
+        Progress {
             quiet,
             terminal: std::io::stderr().is_terminal(),
         }

@@ -7,7 +7,7 @@
 
 /// Several texts back to back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PackedBatch {
+pub struct Batch {
     /// Token ids, `[t]`.
     pub ids: Vec<u32>,
     /// Position of each token in its own text, from 0, `[t]`.
@@ -18,7 +18,7 @@ pub struct PackedBatch {
     pub texts: Vec<u32>,
 }
 
-impl PackedBatch {
+impl Batch {
     /// Number of texts, `n`.
     pub fn n_texts(&self) -> usize {
         self.texts.len()
@@ -73,14 +73,14 @@ pub fn plan_batches(lengths: &[usize], token_budget: usize, max_texts: usize) ->
 /// # Panics
 ///
 /// If an index is out of range, or if the batch would hold 2^32 tokens or more (its offsets are 32 bits wide).
-pub fn pack(tokens: &[Vec<u32>], which: &[usize]) -> PackedBatch {
+pub fn pack(tokens: &[Vec<u32>], which: &[usize]) -> Batch {
     let n_tokens: usize = which.iter().map(|&text| tokens[text].len()).sum();
     assert!(
         u32::try_from(n_tokens).is_ok() && u32::try_from(tokens.len()).is_ok(),
         "a packed batch holds fewer than 2^32 tokens and texts, got {n_tokens} tokens of {} texts",
         tokens.len()
     );
-    let mut batch = PackedBatch {
+    let mut batch = Batch {
         ids: Vec::with_capacity(n_tokens),
         positions: Vec::with_capacity(n_tokens),
         offsets: Vec::with_capacity(which.len() + 1),

@@ -1,4 +1,4 @@
-//! From text to packed batches of token ids: `texts -> Tokenizer -> Vec<Vec<u32>> -> plan_batches, pack -> PackedBatch`.
+//! From text to packed batches of token ids: `texts -> Tokenizer -> Vec<Vec<u32>> -> plan_batches, pack -> Batch`.
 //!
 //! * [`Tokenizer`] reads the tokenizer of a model folder, settles the length limit, applies the model's prompts and
 //!   tokenises many texts at once on all cores.
@@ -10,5 +10,5 @@
 pub mod batch;
 pub mod tokenizer;
 
-pub use batch::{PackedBatch, pack, plan_batches};
+pub use batch::{Batch, pack, plan_batches};
 pub use tokenizer::{Prompts, TextKind, Tokenized, Tokenizer};

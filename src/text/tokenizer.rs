@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::{Error, Result};
@@ -304,6 +305,22 @@ impl Tokenizer {
         self.n_special
     }
 
+    /// SHA-256 of its vocabulary and rules, whatever file they came from: without the length limit and the prompts,
+    /// which can be asked for by themselves.
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut inner = self.inner.clone();
+        inner
+            .with_truncation(None)
+            .expect("no truncation suits every tokenizer");
+        let rules = inner
+            .to_string(false)
+            .expect("what was read from JSON can be written");
+        let mut hash = Sha256::new();
+        hash.update([u8::from(self.lower_case)]);
+        hash.update(rules.as_bytes());
+        hash.finalize().into()
+    }
+
     /// How a token is written, as heat maps label it (`##ing`); `None` for an id that no token has.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
@@ -322,18 +339,20 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Input`] with the number of the text (from 1) that the tokenizer's rules could not handle, for example
-    /// a character outside a vocabulary that has no unknown token.
+    /// [`Error::Text`] for the first text that the tokenizer's rules could not handle, for example one with a character
+    /// outside a vocabulary that has no unknown token.
     pub fn encode_kind(
         &self,
         texts: &[impl AsRef<str> + Sync],
         kind: TextKind,
     ) -> Result<Tokenized> {
-        let encoded: Vec<(Vec<u32>, bool)> = texts
+        let encoded: Vec<Result<(Vec<u32>, bool)>> = texts
             .par_iter()
             .enumerate()
             .map(|(i, text)| self.encode(i, text.as_ref(), kind))
-            .collect::<Result<_>>()?;
+            .collect();
+        // In order, so that of several errors the first is reported, on every run.
+        let encoded: Vec<(Vec<u32>, bool)> = encoded.into_iter().collect::<Result<_>>()?;
         let n_truncated = encoded.iter().filter(|(_, truncated)| *truncated).count();
         Ok(Tokenized {
             ids: encoded.into_iter().map(|(ids, _)| ids).collect(),
@@ -355,11 +374,11 @@ impl Tokenizer {
             text = Cow::Owned(text.to_lowercase());
         }
         let encoding = self.inner.encode_fast(trim(&text), true).map_err(|e| {
-            Error::input(
-                &self.path,
+            Error::text(
+                index,
                 format!(
-                    "text {} of the list cannot be tokenised: {}",
-                    index + 1,
+                    "cannot be tokenised by {}: {}",
+                    self.path.display(),
                     one_line(&e.to_string())
                 ),
             )

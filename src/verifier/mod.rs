@@ -32,6 +32,11 @@ pub trait Verifier: Send + Sync {
         0
     }
 
+    /// Names and values of what its scores depend on beside its name and the token vectors.
+    fn constants(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
     /// Whether scores are cosines, so that angles can be made of them.
     fn is_cosine(&self) -> bool {
         false
@@ -173,6 +178,23 @@ impl Verifier for SoftAlignment {
         "f2".into()
     }
 
+    fn constants(&self) -> Vec<(String, f64)> {
+        let Alignment {
+            distance,
+            temperature,
+            band,
+            monotonicity,
+        } = self.alignment;
+        let always = [
+            ("distance", distance),
+            ("temperature", temperature),
+            ("monotonicity", monotonicity),
+        ];
+        let always = always.map(|(name, value)| (name.to_string(), f64::from(value)));
+        let band = band.map(|band| ("band".to_string(), f64::from(band)));
+        always.into_iter().chain(band).collect()
+    }
+
     fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
         let mut scores = q.device().alloc::<f32>(pairs.len())?;
         let (queries, documents, d) = (q.tokens(), c.tokens(), width(q, c)?);
@@ -188,6 +210,19 @@ impl Verifier for ConditionalPenalty {
 
     fn parameters(&self) -> usize {
         self.base.parameters() + self.verifier.parameters()
+    }
+
+    fn constants(&self) -> Vec<(String, f64)> {
+        let Penalty { threshold, weight } = self.penalty;
+        let mut all = vec![
+            ("threshold".to_string(), threshold),
+            ("weight".to_string(), weight),
+        ];
+        for (whose, verifier) in [("base", &self.base), ("verifier", &self.verifier)] {
+            let constants = verifier.constants().into_iter();
+            all.extend(constants.map(|(name, value)| (format!("{whose} {name}"), value)));
+        }
+        all
     }
 
     fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {

@@ -3,6 +3,7 @@
 use nearmiss::Device;
 use nearmiss::device::{DeviceKind, Float};
 use nearmiss::ops::Packing;
+use nearmiss::ops::attention::WorkList;
 use nearmiss::ops::attention::{attention, error_bound, reference};
 
 use super::{Case, Noise, Outcome, activations, cast, judge, line, rounding, sum, with_type};
@@ -98,10 +99,12 @@ fn case<A: Float>(
     let qkv = noise.normal(t * 3 * d, size);
     let run = |offsets: &[u32]| {
         let packing = Packing::new(device, offsets.to_vec())?;
+        let work = WorkList::new(&packing)?;
         let mut out = device.alloc::<A>(t * d)?;
         attention(
             &device.upload(&cast::<A>(&qkv))?,
             &packing,
+            &work,
             n_heads,
             head_dim,
             &mut out,

@@ -226,8 +226,8 @@ impl Corpus {
         self.pieces
             .iter()
             .map(|(rows, inverse_norms)| Shard {
-                rows,
-                inverse_norms,
+                rows: rows.as_slice(),
+                inverse_norms: inverse_norms.as_slice(),
                 n: inverse_norms.len(),
             })
             .collect()
@@ -291,7 +291,7 @@ fn case(device: &Device, shape: Shape) -> Result<Outcome, String> {
             &device.upload(&queries)?,
             d,
             &corpus.shards(),
-            (filter > 0).then_some(&words),
+            (filter > 0).then(|| words.as_slice()),
             k,
         )
     };

@@ -2,6 +2,7 @@
 
 use nearmiss::Device;
 use nearmiss::device::{ElementType, Float};
+use nearmiss::ops::TokenIds;
 use nearmiss::ops::embedding::{Tables, embedding, error_bound, reference};
 
 use super::{
@@ -42,18 +43,13 @@ fn case<T: Float>(device: &Device, t: usize, d: usize) -> Result<Outcome, String
         let (word, position, token_type) =
             (upload(&word)?, upload(&position)?, upload(&token_type)?);
         let tables = Tables {
-            word: &word,
-            position: &position,
-            token_type: &token_type,
+            word: word.as_slice(),
+            position: position.as_slice(),
+            token_type: token_type.as_slice(),
             d,
         };
         let mut x = device.alloc::<f32>(t * d)?;
-        embedding(
-            &tables,
-            &device.upload(&ids)?,
-            &device.upload(positions)?,
-            &mut x,
-        )?;
+        embedding(&tables, &TokenIds::new(device, &ids, positions)?, &mut x)?;
         x.read()
     };
     let got = run(&positions).map_err(line)?;

@@ -59,18 +59,18 @@ fn case<A: Float>(
         let add = device.upload(&cast::<A>(add))?;
         let (weight, shift) = (device.upload(&weight)?, device.upload(&shift)?);
         let norm = Norm {
-            weight: &weight,
-            bias: bias.then_some(&shift),
+            weight: weight.as_slice(),
+            bias: bias.then(|| shift.as_slice()),
             eps,
         };
         let mut y = device.alloc::<f32>(rows * d)?;
         let mut y_act = device.alloc::<f16>(rows * d)?;
         layer_norm(
             &x,
-            residual.then_some(&add),
+            residual.then(|| add.as_slice()),
             &norm,
             &mut y,
-            act.then_some(&mut y_act),
+            act.then(|| y_act.as_slice_mut()),
         )?;
         Ok((y.read()?, if act { y_act.read()? } else { Vec::new() }))
     };

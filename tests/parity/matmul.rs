@@ -94,9 +94,9 @@ fn case<A: Float, C: Float>(
         );
         let (shift, add) = (device.upload(&shift)?, device.upload(&add)?);
         let epilogue = Epilogue {
-            bias: bias.then_some(&shift),
+            bias: bias.then(|| shift.as_slice()),
             gelu,
-            residual: residual.then_some(&add),
+            residual: residual.then(|| add.as_slice()),
         };
         let mut c = device.alloc::<C>(m * n)?;
         matmul(&a, &w, &epilogue, &mut c, m, n)?;

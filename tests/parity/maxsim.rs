@@ -220,11 +220,11 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         };
         maxsim(
             Tokens {
-                rows: &asked,
+                rows: asked.as_slice(),
                 packing: &q_packing,
             },
             Tokens {
-                rows: &stored,
+                rows: stored.as_slice(),
                 packing: &c_packing,
             },
             d,
@@ -235,7 +235,7 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
             },
             shape.reduction,
             &mut scores,
-            winners.as_mut(),
+            winners.as_mut().map(|w| w.as_slice_mut()),
         )?;
         let winners = winners.map(|w| w.read()).transpose()?;
         Ok((scores.read()?, winners))

@@ -83,12 +83,14 @@ fn case<T: Float>(device: &Device, (n_q, n_c, d, pairs): Shape) -> Result<Outcom
         let list = PairList::new(device, pairs.to_vec())?;
         let layout = MapLayout::new(device, &q_packing, &c_packing, &list)?;
         let mut maps = device.upload(&vec![f32::NAN; layout.elements()])?;
+        let asked = device.upload(&cast::<T>(&queries))?;
+        let stored = device.upload(&cast::<T>(documents))?;
         let asked = Tokens {
-            rows: &device.upload(&cast::<T>(&queries))?,
+            rows: asked.as_slice(),
             packing: &q_packing,
         };
         let stored = Tokens {
-            rows: &device.upload(&cast::<T>(documents))?,
+            rows: stored.as_slice(),
             packing: &c_packing,
         };
         similarity_map(asked, stored, d, &list, &layout, &mut maps)?;

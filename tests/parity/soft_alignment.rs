@@ -110,12 +110,14 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         let c_packing = Packing::new(device, c_offsets.clone())?;
         let list = PairList::new(device, pairs.clone())?;
         let mut scores = device.upload(&vec![f32::NAN; pairs.len()])?;
+        let asked = device.upload(&cast::<T>(&queries))?;
+        let stored = device.upload(&cast::<T>(documents))?;
         let asked = Tokens {
-            rows: &device.upload(&cast::<T>(&queries))?,
+            rows: asked.as_slice(),
             packing: &q_packing,
         };
         let stored = Tokens {
-            rows: &device.upload(&cast::<T>(documents))?,
+            rows: stored.as_slice(),
             packing: &c_packing,
         };
         soft_alignment(asked, stored, d, &list, shape.alignment, &mut scores)?;

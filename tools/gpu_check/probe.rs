@@ -56,7 +56,7 @@ pub fn main_with(what: &str, arguments: impl Iterator<Item = OsString>) -> ExitC
 
 fn open(options: &Options) -> Result<Device> {
     let choice: DeviceChoice = options.device.parse()?;
-    Device::open(choice, ops::RETRIEVAL)
+    Device::open(choice)
 }
 
 /// What the device is.

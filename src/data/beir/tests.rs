@@ -119,6 +119,30 @@ fn judgements_without_a_header() {
 }
 
 #[test]
+fn quoted_judgements_are_read_as_beir_reads_them() {
+    let quoted: String = QRELS
+        .lines()
+        .map(|line| {
+            let fields: Vec<String> = line.split('\t').map(|f| format!("\"{f}\"")).collect();
+            fields.join("\t") + "\n"
+        })
+        .collect();
+    let mut plain = Collection::load(folder(CORPUS, QUERIES, QRELS).path(), "test").unwrap();
+    let c = Collection::load(folder(CORPUS, QUERIES, &quoted).path(), "test").unwrap();
+    assert_eq!(c.qrels, plain.qrels);
+    // Ids with quotes come back from a folder that was written.
+    for (document, id) in plain.corpus.iter_mut().zip(["\"", "\"a\" b", "c\"d"]) {
+        document.id = id.into();
+        plain.qrels.insert("q1", id, 1);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    plain.write(dir.path()).unwrap();
+    let again = Collection::load(dir.path(), "test").unwrap();
+    assert_eq!(again.qrels, plain.qrels);
+    assert_eq!(again.corpus, plain.corpus);
+}
+
+#[test]
 fn judgements_of_unknown_ids_are_counted() {
     let qrels =
         format!("{QRELS}q1\tnowhere\t1\nnobody\td1\t1\nnobody\t2\t1\nq2\tnowhere\t0\nq1\td1\t2\n");
@@ -234,6 +258,15 @@ fn judgements_that_cannot_be_used() {
         &["line 7: score \"1.0\" is not an integer"],
     );
     fault(qrels("\td3\t1"), &["line 7: an id is empty"]);
+    // BEIR's own reader takes what follows for one field.
+    for row in ["\"q1\td3\t1\nq1\td1\t2", "q1\t\"d\"3\"\t1", "q1\td3\t\""] {
+        fault(qrels(row), &["test.tsv: line 7: a quote opens a field"]);
+    }
+    fault(
+        qrels("q1\td3\t1\rq1\td1\t2"),
+        &["line 7: holds a carriage return"],
+    );
+    fault(qrels("q1\td3\0\t1"), &["line 7: holds a NUL byte"]);
     fault(
         qrels("q1\td1\t1"),
         &[

@@ -1,20 +1,19 @@
-//! What a geometry run leaves behind: `config.json`, `metrics.json`, `report.md`, `scenes.jsonl`.
+//! What a geometry job leaves behind.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{GeometryOptions, GeometryStudy, MARGINS};
-use crate::data::beir::Collection;
-use crate::error::Result;
+use super::{GeometryStage, GeometryStudy, MARGINS};
 use crate::metrics::geometry::{BALANCE, CONDITIONS};
-use crate::study::report::{ResultFolder, Setup};
+use crate::study::results::{Fingerprint, PromptConfig, Setup, collection_sha256};
+use crate::study::session::Session;
+use crate::study::stage::Report;
 use crate::study::table::{Table, names, number};
 
-/// What a geometry run depends on, apart from the code.
+/// What a geometry job depends on, apart from the code.
 #[derive(Clone, Debug, Serialize)]
 pub struct GeometryConfig {
     /// Which stage.
@@ -25,40 +24,46 @@ pub struct GeometryConfig {
     pub scenes: usize,
     /// Retrieval sentences at most.
     pub sentences: usize,
-    /// Collections that they come from.
-    pub collections: Vec<String>,
-    /// Set that the paraphrases come from.
-    pub paraphrases: String,
+    /// One in how many sentences of the grid is held out.
+    pub held_out: usize,
+    /// SHA-256 of each collection that they come from.
+    pub collections_sha256: Vec<String>,
+    /// SHA-256 over the pairs of paraphrases.
+    pub paraphrases_sha256: String,
+    /// What the encoder puts before texts.
+    pub prompts: PromptConfig,
     /// Encoder and verifiers.
     #[serde(flatten)]
     pub setup: Setup,
 }
 
 impl GeometryConfig {
-    /// The configuration of a run that is about to start.
-    pub fn new(
-        options: &GeometryOptions,
-        collections: &[Collection],
-        paraphrases: &str,
-        setup: Setup,
-    ) -> Self {
+    pub(super) fn new(stage: &GeometryStage, session: &Session) -> Self {
+        let collections = stage.collections.iter();
+        let mut paraphrases = Fingerprint::default();
+        for text in stage.examples.paraphrases().iter().flatten() {
+            paraphrases.field(text);
+        }
         GeometryConfig {
             stage: "geometry",
-            seed: options.seed,
-            scenes: options.scenes,
-            sentences: options.sentences,
-            collections: collections.iter().map(|c| c.name.clone()).collect(),
-            paraphrases: paraphrases.into(),
-            setup,
+            seed: stage.options.seed,
+            scenes: stage.options.scenes,
+            sentences: stage.options.sentences,
+            held_out: stage.options.held_out,
+            collections_sha256: collections.map(|c| collection_sha256(c)).collect(),
+            paraphrases_sha256: paraphrases.finish(),
+            prompts: PromptConfig::of(&session.encoder),
+            setup: session.setup(&stage.scorers),
         }
     }
 }
 
 /// The result as Markdown.
-pub fn markdown(config: &GeometryConfig, study: &GeometryStudy, notes: &[String]) -> String {
+pub(super) fn markdown(report: &Report<GeometryStage>) -> String {
+    let (config, study) = (&report.config, &report.found);
     let mut text = format!(
         "# Geometry\n\n{}; verifiers see at most {} tokens.\n",
-        config.setup.sentence(),
+        report.provenance.sentence(&config.setup),
         config.setup.verifier_max_length
     );
     text.push_str(&conditions_table(study).text);
@@ -94,7 +99,7 @@ pub fn markdown(config: &GeometryConfig, study: &GeometryStudy, notes: &[String]
         ]);
         let mut table = Table::new("Space of retrieval sentences", &["encoder"], &columns);
         table.row(&[
-            config.setup.backbone.clone(),
+            report.provenance.backbone.name.clone(),
             space.n.to_string(),
             number(Some(space.anisotropy)),
             number(space.alignment),
@@ -105,12 +110,7 @@ pub fn markdown(config: &GeometryConfig, study: &GeometryStudy, notes: &[String]
         text.push_str(&table.text);
         text.push_str("\nMean cosine of two sentences; mean squared distance of relevant pairs; log of the mean Gaussian potential; dimensions in use; skewness of how often a sentence is among the ten nearest of others.\n");
     }
-    if !notes.is_empty() {
-        text.push_str("\nNotes:\n\n");
-        for note in notes {
-            let _ = writeln!(text, "- {note}");
-        }
-    }
+    text.push_str(&report.notes_text());
     text
 }
 
@@ -206,7 +206,7 @@ fn grid_text(study: &GeometryStudy) -> String {
 }
 
 /// The numbers of a run as JSON.
-pub fn metrics_json(study: &GeometryStudy) -> Value {
+pub(super) fn metrics(study: &GeometryStudy) -> Value {
     json!({
         "conditions": study.scorers,
         "superposition": study.superposition.iter().copied().collect::<BTreeMap<_, _>>(),
@@ -218,7 +218,7 @@ pub fn metrics_json(study: &GeometryStudy) -> Value {
 }
 
 /// What is worth saying about a run beside its numbers.
-pub fn notes(study: &GeometryStudy) -> Vec<String> {
+pub(super) fn notes(study: &GeometryStudy) -> Vec<String> {
     let mut notes = Vec::new();
     if study.space.is_none() {
         notes.push("no retrieval sentences: the space is not described".into());
@@ -232,36 +232,16 @@ pub fn notes(study: &GeometryStudy) -> Vec<String> {
     notes
 }
 
-/// Writes a run under `out` and returns its folder, `OUT/geometry-BACKBONE-ID`. Each file is complete or absent.
-///
-/// # Errors
-/// [`Error::Io`](crate::Error::Io) naming the file: a read-only folder, a full disk.
-pub fn save(
-    out: &Path,
-    config: &GeometryConfig,
-    study: &GeometryStudy,
-    notes: &[String],
-) -> Result<PathBuf> {
-    let folder = ResultFolder::new(out, config.stage, &config.setup.backbone, config)?;
-    folder.write("scenes.jsonl", |file| {
-        for (i, scene) in study.scenes.iter().enumerate() {
-            let scores: serde_json::Map<_, _> = study
-                .scorers
-                .iter()
-                .zip(&study.scores)
-                .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
-                .collect();
-            let mut line = json!(scene);
-            line["scores"] = Value::Object(scores);
-            writeln!(file, "{line}")?;
-        }
-        Ok(())
-    })?;
-    folder.text("report.md", &markdown(config, study, notes))?;
-    folder.json(
-        "times.json",
-        &json!({ "seconds": study.time.as_secs_f64() }),
-    )?;
-    folder.json("metrics.json", &metrics_json(study))?;
-    Ok(folder.into_path())
+/// A line per scene, with its scores.
+pub(super) fn rows(study: &GeometryStudy) -> impl Iterator<Item = Value> + '_ {
+    let scenes = study.scenes.iter().enumerate();
+    scenes.map(|(i, scene)| {
+        let scorers = study.scorers.iter().zip(&study.scores);
+        let scores: serde_json::Map<_, _> = scorers
+            .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
+            .collect();
+        let mut line = json!(scene);
+        line["scores"] = Value::Object(scores);
+        line
+    })
 }

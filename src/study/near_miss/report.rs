@@ -1,59 +1,88 @@
-//! What a near-miss run leaves behind: `config.json`, `metrics.json`, `report.md`, `pairs.jsonl`, `times.json`.
+//! What a near-miss job leaves behind.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::{Example, Examples, NearMissStudy, ScorerReport};
-use crate::error::Result;
+use super::{Example, Examples, NearMissStage, NearMissStudy, ScorerReport, Triplets};
 use crate::metrics::near_miss::{
-    ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, OperatingPoint, Options,
+    ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, OperatingPoint,
 };
-use crate::study::report::{ResultFolder, Setup, hex};
+use crate::study::results::{Fingerprint, Setup};
+use crate::study::session::Session;
+use crate::study::stage::Report;
 use crate::study::table::{Table, names, number};
 
-/// What a near-miss run depends on, apart from the code.
+/// What a near-miss job depends on, apart from the code.
 #[derive(Clone, Debug, Serialize)]
 pub struct NearMissConfig {
     /// Which stage.
     pub stage: &'static str,
-    /// Name of the set.
-    pub set: String,
     /// SHA-256 over the pairs.
     pub set_sha256: String,
     /// Number of pairs of all kinds.
     pub pairs: usize,
+    /// What they are set beside.
+    pub triplets: Option<TripletConfig>,
     /// Fewest pairs that a rate may rest on.
     pub minimum: usize,
     /// Bootstrap samples and their seed.
     pub bootstrap: [u64; 2],
+    /// Thresholds from elsewhere.
+    pub thresholds: Option<[f64; ALPHAS.len()]>,
     /// Encoder and verifiers.
     #[serde(flatten)]
     pub setup: Setup,
 }
 
+/// What the comparison with triplets depends on.
+#[derive(Clone, Debug, Serialize)]
+pub struct TripletConfig {
+    /// SHA-256 over all of the file.
+    pub sha256: String,
+    /// How many are drawn.
+    pub sample: usize,
+    /// By which seed.
+    pub seed: u64,
+}
+
 impl NearMissConfig {
-    /// The configuration of a run that is about to start.
-    pub fn new(examples: &Examples, options: &Options, setup: Setup) -> Self {
+    pub(super) fn new(stage: &NearMissStage, session: &Session) -> Self {
+        let options = &stage.options;
         NearMissConfig {
             stage: "near-miss",
-            set: examples.name.clone(),
-            set_sha256: digest(&examples.items),
-            pairs: examples.items.len(),
+            set_sha256: digest(&stage.examples.items),
+            pairs: stage.examples.items.len(),
+            triplets: stage.triplets.as_ref().map(TripletConfig::of),
             minimum: options.minimum,
             bootstrap: [options.bootstrap.resamples as u64, options.bootstrap.seed],
-            setup,
+            thresholds: options.transferred,
+            setup: session.setup(&stage.scorers),
         }
     }
 }
 
-/// SHA-256 over the pairs, fields being length-prefixed.
+impl TripletConfig {
+    fn of(triplets: &Triplets) -> Self {
+        let mut hash = Fingerprint::default();
+        for triplet in &triplets.all {
+            hash.field(&triplet.anchor);
+            hash.field(&triplet.positive);
+            hash.field(&triplet.negative);
+        }
+        TripletConfig {
+            sha256: hash.finish(),
+            sample: triplets.sample.min(triplets.all.len()),
+            seed: triplets.seed,
+        }
+    }
+}
+
+/// SHA-256 over the pairs.
 fn digest(items: &[Example]) -> String {
-    let mut hash = Sha256::new();
+    let mut hash = Fingerprint::default();
     for item in items {
         let kind = format!("{:?} {:?} {}", item.kind, item.split, item.part);
         for field in [
@@ -63,11 +92,10 @@ fn digest(items: &[Example]) -> String {
             &item.category,
             &item.source,
         ] {
-            hash.update((field.len() as u64).to_le_bytes());
-            hash.update(field.as_bytes());
+            hash.field(field);
         }
     }
-    hex(&hash.finalize())
+    hash.finish()
 }
 
 fn with_interval(estimate: &Estimate) -> String {
@@ -84,14 +112,15 @@ fn groups(scorer: &ScorerReport) -> impl Iterator<Item = &CategoryReport> {
 }
 
 /// The result as Markdown: what the terminal shows.
-pub fn summary(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]) -> String {
+pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> String {
+    let (config, study) = (&report.config, &report.found);
     let first = &study.scorers[0].evaluation;
     let mut text = format!(
         "# Near-misses of {}\n\n{} pairs of {} texts; {}; verifiers see at most {} tokens.\n",
-        config.set,
+        examples.name,
         study.scores.scores[0].len(),
         study.scores.texts.texts,
-        config.setup.sentence(),
+        report.provenance.sentence(&config.setup),
         config.setup.verifier_max_length
     );
     text.push_str(&scores_table(study).text);
@@ -124,18 +153,14 @@ pub fn summary(config: &NearMissConfig, study: &NearMissStudy, notes: &[String])
             found.hardness
         );
     }
-    if !notes.is_empty() {
-        text.push_str("\nNotes:\n\n");
-        for note in notes {
-            let _ = writeln!(text, "- {note}");
-        }
-    }
+    text.push_str(&report.notes_text());
     text
 }
 
 /// The result as Markdown, with every table.
-pub fn markdown(config: &NearMissConfig, study: &NearMissStudy, notes: &[String]) -> String {
-    let mut text = summary(config, study, notes);
+pub(super) fn markdown(examples: &Examples, report: &Report<NearMissStage>) -> String {
+    let mut text = summary(examples, report);
+    let study = &report.found;
     text.push_str(&separation_table(study).text);
     let _ = write!(
         text,
@@ -531,7 +556,7 @@ fn sources_table(study: &NearMissStudy) -> Table {
 }
 
 /// The numbers of a run as JSON.
-pub fn metrics_json(study: &NearMissStudy) -> Value {
+pub(super) fn metrics(study: &NearMissStudy) -> Value {
     json!({
         "scorers": study.scorers,
         "comparison": study.comparison,
@@ -541,53 +566,60 @@ pub fn metrics_json(study: &NearMissStudy) -> Value {
     })
 }
 
-/// Writes a run under `out` and returns its folder, `OUT/near-miss-SET-ID`. Each file is complete or absent.
-///
-/// # Errors
-/// [`Error::Io`](crate::Error::Io) naming the file: a read-only folder, a full disk.
-pub fn save(
-    out: &Path,
-    config: &NearMissConfig,
-    examples: &Examples,
-    study: &NearMissStudy,
-    notes: &[String],
-) -> Result<PathBuf> {
-    let folder = ResultFolder::new(out, config.stage, &config.set, config)?;
+/// A line per pair, with its scores.
+pub(super) fn rows<'a>(
+    examples: &'a Examples,
+    study: &'a NearMissStudy,
+) -> impl Iterator<Item = Value> + 'a {
     let sizes = super::scored(&examples.items, &study.scores.scores[0]);
-    folder.write("pairs.jsonl", |file| {
-        for (i, item) in examples.items.iter().enumerate() {
-            let scores: serde_json::Map<_, _> = study
-                .scorers
-                .iter()
-                .zip(&study.scores.scores)
-                .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
-                .collect();
-            let mut line = json!(item);
-            line["edit_size"] = json!(sizes[i].edit_size);
-            line["scores"] = Value::Object(scores);
-            writeln!(file, "{line}")?;
-        }
-        Ok(())
-    })?;
-    folder.text("report.md", &markdown(config, study, notes))?;
-    let scoring: serde_json::Map<_, _> = config
-        .setup
-        .verifiers
-        .iter()
-        .zip(&study.scores.scoring)
-        .map(|(name, time)| (name.clone(), json!(time.as_secs_f64())))
+    let items = examples.items.iter().zip(sizes).enumerate();
+    items.map(|(i, (item, pair))| {
+        let scorers = study.scorers.iter().zip(&study.scores.scores);
+        let scores: serde_json::Map<_, _> = scorers
+            .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
+            .collect();
+        let mut line = json!(item);
+        line["edit_size"] = json!(pair.edit_size);
+        line["scores"] = Value::Object(scores);
+        line
+    })
+}
+
+/// Names of the verifiers with the time that each took.
+fn scoring(study: &NearMissStudy) -> impl Iterator<Item = (&String, f64)> {
+    // The first scorer is the encoder's own cosine, which is part of encoding.
+    let verifiers = study.scores.names[1..].iter().zip(&study.scores.scoring);
+    verifiers.map(|(name, time)| (name, time.as_secs_f64()))
+}
+
+pub(super) fn times(study: &NearMissStudy) -> Value {
+    let scoring: serde_json::Map<_, _> = scoring(study)
+        .map(|(name, seconds)| (name.clone(), json!(seconds)))
         .collect();
-    let times = json!({
+    json!({
         "encode_s": study.scores.encoding.as_secs_f64(),
         "score_s": scoring,
-    });
-    folder.json("times.json", &times)?;
-    folder.json("metrics.json", &metrics_json(study))?;
-    Ok(folder.into_path())
+    })
+}
+
+/// How fast it was.
+pub(super) fn log(study: &NearMissStudy) -> Vec<String> {
+    let scores = &study.scores;
+    let seconds = scores.encoding.as_secs_f64();
+    let mut lines = vec![format!(
+        "{} texts, {} tokens in {seconds:.1} s ({:.0} tokens/s)",
+        scores.texts.texts,
+        scores.texts.tokens,
+        scores.texts.tokens as f64 / seconds.max(1e-9)
+    )];
+    let pairs = scores.scores[0].len();
+    let scoring = scoring(study);
+    lines.extend(scoring.map(|(name, seconds)| format!("{name}: {pairs} pairs in {seconds:.2} s")));
+    lines
 }
 
 /// What is worth saying about a run beside its numbers.
-pub fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
+pub(super) fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
     let mut notes = examples.notes.clone();
     if study.scores.texts.truncated > 0 {
         let n = study.scores.texts.truncated;

@@ -1,0 +1,316 @@
+//! The Hub client, which also knows the cache.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+
+use hf_hub::api::{Progress, sync::ApiBuilder};
+use hf_hub::{Cache, Repo};
+use indicatif::ProgressBar;
+
+use super::Place;
+use crate::model::hub::{BackboneSource, FILES, REQUIRED, missing, one_line};
+
+/// The cached snapshot of a repository's main branch, if it has a model, and whether it has all the rest too.
+pub(super) fn snapshot(repository: &str, place: &Place) -> Option<(PathBuf, bool)> {
+    let cache = Cache::new(place.cache.clone()?).repo(Repo::model(repository.into()));
+    let config = cache.get("config.json")?;
+    let folder = config.parent()?.to_path_buf();
+    if !missing(&folder, &REQUIRED).is_empty() {
+        return None;
+    }
+    let published = [
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+    ];
+    let complete = missing(&folder, &published).is_empty();
+    Some((folder, complete))
+}
+
+/// What the downloading thread reports.
+enum Event {
+    /// The repository answered and has these of our files.
+    Listed,
+    /// This many bytes of a file are still to come.
+    Started(String, usize),
+    /// Data arrived.
+    Alive,
+    /// The end: the snapshot's folder, and whether anything was downloaded.
+    Done(Result<(PathBuf, bool), String>),
+}
+
+/// Draws the bar and tells the waiting thread that data flows.
+struct Reporter {
+    bar: ProgressBar,
+    events: Sender<Event>,
+}
+
+impl Progress for Reporter {
+    fn init(&mut self, size: usize, file: &str) {
+        Progress::init(&mut self.bar, size, file);
+        let _ = self.events.send(Event::Started(file.into(), size));
+    }
+    fn update(&mut self, size: usize) {
+        Progress::update(&mut self.bar, size);
+        let _ = self.events.send(Event::Alive);
+    }
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Downloads what the snapshot lacks of [`FILES`].
+///
+/// The client has no time limits of its own, so it works in a thread, and this one gives up when it hears nothing.
+/// The thread is then left behind; it can only complete a file of the Hugging Face cache.
+pub(super) fn fetch(
+    repository: &str,
+    place: &Place,
+    progress: bool,
+    log: &mut dyn FnMut(&str),
+) -> Result<(PathBuf, BackboneSource), String> {
+    if place.offline {
+        return Err("HF_HUB_OFFLINE is set".into());
+    }
+    let cache = place.cache.clone().ok_or("no home folder, set HF_HOME")?;
+    let cache = Cache::new(cache);
+    let api = ApiBuilder::from_cache(cache.clone())
+        .with_endpoint(place.endpoint.trim_end_matches('/').into())
+        .with_token(place.token.clone())
+        .with_retries(0)
+        .build()
+        .map_err(|e| one_line(&e.to_string()))?;
+    let (events, received) = mpsc::channel();
+    let name = repository.to_string();
+    std::thread::spawn(move || {
+        let work = || -> Result<(PathBuf, bool), String> {
+            let text = |e: hf_hub::api::sync::ApiError| one_line(&e.to_string());
+            let remote = api.model(name.clone());
+            // The listing says which of the optional files exist, so that a refusal is always an error.
+            let info = remote.info().map_err(text)?;
+            let exists = |file: &str| info.siblings.iter().any(|s| s.rfilename == file);
+            if let Some(file) = REQUIRED.iter().find(|file| !exists(file)) {
+                return Err(format!("the repository {name} has no {file}"));
+            }
+            let _ = events.send(Event::Listed);
+            let folder = cache.repo(Repo::model(name)).pointer_path(&info.sha);
+            let mut downloaded = false;
+            for file in FILES {
+                if exists(file) && !folder.join(file).exists() {
+                    let bar = if progress {
+                        ProgressBar::new(0)
+                    } else {
+                        ProgressBar::hidden()
+                    };
+                    let reporter = Reporter {
+                        bar,
+                        events: events.clone(),
+                    };
+                    remote
+                        .download_with_progress(file, reporter)
+                        .map_err(|e| format!("{file}: {}", text(e)))?;
+                    downloaded = true;
+                }
+            }
+            if !missing(&folder, &REQUIRED).is_empty() {
+                return Err("the repository changed during the download, try again".into());
+            }
+            Ok((folder, downloaded))
+        };
+        let result = work();
+        let _ = events.send(Event::Done(result)); // nobody listens any more if it took too long
+    });
+
+    let mut patience = place.connect;
+    let mut announced = String::new();
+    loop {
+        match received.recv_timeout(patience) {
+            Ok(Event::Listed) => patience = place.stall,
+            // The client announces a file twice, and small ones are not worth a line.
+            Ok(Event::Started(file, size)) if size > 1 << 20 && file != announced => {
+                log(&format!(
+                    "downloading {file} of {repository} ({} MB)",
+                    size / 1_000_000
+                ));
+                announced = file;
+            }
+            Ok(Event::Started(..) | Event::Alive) => {}
+            Ok(Event::Done(result)) => {
+                let (folder, downloaded) = result?;
+                let source = if downloaded {
+                    BackboneSource::Hub
+                } else {
+                    BackboneSource::HuggingFaceCache
+                };
+                return Ok((folder, source));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(format!(
+                    "no answer from {} for {:.0?}",
+                    place.endpoint, patience
+                ));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err("the client stopped at an answer that it did not expect".into());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::hub::tests::*;
+    use std::fs;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    const SHA: &str = "0123456789012345678901234567890123456789";
+
+    /// A Hub with one repository, `org/name`, that has `files`; returns its address and the files asked for.
+    fn serve(files: &'static [&'static str]) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let record = asked.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                answer(stream.unwrap(), files, &record);
+            }
+        });
+        (endpoint, asked)
+    }
+
+    fn answer(mut stream: TcpStream, files: &[&str], asked: &Mutex<Vec<String>>) {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let Some(Ok(request)) = lines.next() else {
+            return;
+        };
+        let mut range = None;
+        for line in lines.by_ref() {
+            let line = line.unwrap().to_lowercase();
+            if let Some(bytes) = line.strip_prefix("range: bytes=") {
+                let (from, to) = bytes.split_once('-').unwrap();
+                let last = to.parse().unwrap_or(WEIGHTS.len() - 1);
+                range = Some((from.parse::<usize>().unwrap(), last));
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let path = request.split(' ').nth(1).unwrap();
+        let (status, headers, body) = if path == "/api/models/org/name/revision/main" {
+            let siblings: Vec<_> = files
+                .iter()
+                .map(|file| serde_json::json!({ "rfilename": file }))
+                .collect();
+            let info = serde_json::json!({"sha": SHA, "siblings": siblings});
+            ("200 OK", String::new(), info.to_string().into_bytes())
+        } else if let Some(file) = path
+            .strip_prefix("/org/name/resolve/main/")
+            .filter(|file| files.contains(file))
+        {
+            let (from, to) = range.unwrap();
+            asked.lock().unwrap().push(file.into());
+            let headers = format!(
+                "Content-Range: bytes {from}-{to}/{}\r\nETag: \"{}\"\r\nX-Repo-Commit: {SHA}\r\n",
+                WEIGHTS.len(),
+                hash(file.as_bytes()),
+            );
+            ("206 Partial Content", headers, WEIGHTS[from..=to].to_vec())
+        } else {
+            ("404 Not Found", String::new(), Vec::new())
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+    }
+
+    #[test]
+    fn the_hub_is_asked_once_and_then_the_cache_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut around = bare(dir.path());
+        // No config_sentence_transformers.json: an optional file may be absent.
+        let (endpoint, asked) = serve(&[
+            "README.md",
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "sentence_bert_config.json",
+            "modules.json",
+            "1_Pooling/config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+        ]);
+        around.hub.endpoint = endpoint;
+        let found = search("org/name", false, &around).0.unwrap();
+        assert_eq!(found.source, BackboneSource::Hub);
+        assert_eq!(found.sha256, hash(WEIGHTS));
+        let fetched = asked.lock().unwrap().clone();
+        assert!(!fetched.contains(&"README.md".into()), "{fetched:?}");
+        assert!(
+            !fetched.contains(&"pytorch_model.bin".into()),
+            "{fetched:?}"
+        );
+        assert_eq!(fetched.last().unwrap(), "model.safetensors");
+
+        let again = search("org/name", true, &around).0.unwrap();
+        assert_eq!(again.source, BackboneSource::HuggingFaceCache);
+        assert_eq!(again.folder, found.folder);
+
+        // A snapshot without the pooling is completed; without a network it is used, and the log says so.
+        fs::remove_file(found.folder.join("1_Pooling/config.json")).unwrap();
+        let (partial, log) = search("org/name", true, &around);
+        assert_eq!(partial.unwrap().source, BackboneSource::HuggingFaceCache);
+        assert!(log.iter().any(|line| line.contains("defaults")), "{log:?}");
+        asked.lock().unwrap().clear();
+        let completed = search("org/name", false, &around).0.unwrap();
+        assert_eq!(completed.source, BackboneSource::Hub);
+        let fetched = asked.lock().unwrap().clone();
+        assert!(
+            fetched.iter().all(|file| file == "1_Pooling/config.json"),
+            "{fetched:?}"
+        );
+
+        // A snapshot without weights is a download that was killed.
+        fs::remove_file(found.folder.join("model.safetensors")).unwrap();
+        assert!(search("org/name", true, &around).0.is_err());
+        let resumed = search("org/name", false, &around).0.unwrap();
+        assert_eq!(resumed.sha256, hash(WEIGHTS));
+    }
+
+    #[test]
+    fn repositories_that_are_of_no_use_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut around = bare(dir.path());
+        around.hub.endpoint = serve(&["config.json", "tokenizer.json"]).0;
+        for (name, says) in [
+            ("org/name", "org/name has no model.safetensors"),
+            ("org/other", "404"),
+        ] {
+            let error = search(name, false, &around).0.unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        around.hub.offline = true;
+        let error = search("org/name", false, &around).0.unwrap_err();
+        assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
+    }
+
+    #[test]
+    fn a_network_that_swallows_requests_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut around = bare(dir.path());
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap(); // connects, never answers
+        around.hub.endpoint = format!("http://{}", silent.local_addr().unwrap());
+        around.hub.connect = Duration::from_millis(200);
+        let start = std::time::Instant::now();
+        let error = search("org/name", false, &around).0.unwrap_err();
+        assert!(error.to_string().contains("no answer from"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,221 @@
+//! Pairs of sentences to be scored: of files, or of the built-in edit sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::data::edits::{self, EditSet};
+use crate::data::pairs::{Filter, read_near_misses, read_paraphrases};
+use crate::error::Result;
+use crate::metrics::near_miss::{Kind, Split};
+use crate::random::Stream;
+
+/// A pair to be scored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Example {
+    /// The sentence that counts as given.
+    pub anchor: String,
+    /// The other one.
+    pub text: String,
+    /// What it is to the anchor.
+    pub kind: Kind,
+    /// Category of a near-miss; empty for other kinds.
+    pub category: String,
+    /// Where it comes from.
+    pub source: String,
+    /// Half of the anchor.
+    pub split: Split,
+    /// Which of [`Examples::parts`] it belongs to, if it is of the test half.
+    pub part: usize,
+}
+
+/// Pairs to be scored, under the name of a set.
+#[derive(Clone, Debug, Default)]
+pub struct Examples {
+    /// Name of the set.
+    pub name: String,
+    /// The pairs.
+    pub items: Vec<Example>,
+    /// Names of the test sets that share the calibration half; the first is the main one.
+    pub parts: Vec<&'static str>,
+    /// What was left out of the files, or is odd in them.
+    pub notes: Vec<String>,
+}
+
+/// How examples are made of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Which near-misses count.
+    pub filter: Filter,
+    /// Draws the unrelated pairs.
+    pub seed: u64,
+    /// The most pairs of unrelated sentences, which angles are set in relation to.
+    pub unrelated: usize,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        FileOptions {
+            filter: Filter::Corrected,
+            seed: 42,
+            unrelated: 2_000,
+        }
+    }
+}
+
+impl Examples {
+    /// Near-misses and paraphrases from CSV files (see [`crate::data::pairs`]); the halves come from the anchors' text.
+    /// Unrelated pairs are added: anchors set beside other anchors.
+    ///
+    /// # Errors
+    /// As [`read_near_misses`].
+    pub fn from_files(
+        pairs: &Path,
+        paraphrases: Option<&Path>,
+        options: FileOptions,
+    ) -> Result<Self> {
+        let (near_misses, notes) = read_near_misses(pairs, options.filter)?;
+        let mut examples = Examples {
+            name: stem(pairs),
+            notes: notes.lines("near-misses"),
+            items: Vec::new(),
+            parts: vec!["test"],
+        };
+        for pair in near_misses {
+            examples.items.push(Example {
+                split: Split::of_anchor(&pair.anchor),
+                category: pair.category.to_string(),
+                kind: Kind::NearMiss,
+                anchor: pair.anchor,
+                text: pair.text,
+                source: pair.source,
+                part: 0,
+            });
+        }
+        examples.add_unrelated(options.seed, options.unrelated);
+        if let Some(path) = paraphrases {
+            let (paraphrases, notes) = read_paraphrases(path)?;
+            examples.notes.extend(notes.lines("paraphrases"));
+            for pair in paraphrases {
+                examples.items.push(Example {
+                    split: Split::of_anchor(&pair.anchor),
+                    category: String::new(),
+                    kind: Kind::Paraphrase,
+                    anchor: pair.anchor,
+                    text: pair.text,
+                    source: pair.source,
+                    part: 0,
+                });
+            }
+        }
+        Ok(examples)
+    }
+
+    /// The built-in edit set: its calibration split, and those of its test splits that it has.
+    pub fn from_edits(set: &EditSet) -> Self {
+        use edits::Split as From;
+        const TESTS: [(From, &str); 3] = [
+            (From::Test, "test"),
+            (From::TestTemplates, "unseen templates"),
+            (From::TestWords, "unseen words"),
+        ];
+        let has = |split| set.anchors.iter().any(|anchor| anchor.split == split);
+        let tests: Vec<_> = TESTS.into_iter().filter(|(split, _)| has(*split)).collect();
+        let mut items = Vec::new();
+        for anchor in &set.anchors {
+            let part = tests.iter().position(|(split, _)| *split == anchor.split);
+            let split = match (anchor.split, part) {
+                (From::Calibration, _) => Split::Calibration,
+                (_, Some(_)) => Split::Test,
+                _ => continue,
+            };
+            for variant in &anchor.variants {
+                let category = match variant.kind {
+                    Kind::NearMiss => anchor.category.to_string(),
+                    _ => String::new(),
+                };
+                items.push(Example {
+                    anchor: anchor.text.clone(),
+                    text: variant.text.clone(),
+                    kind: variant.kind,
+                    category,
+                    source: anchor.domain.to_string(),
+                    split,
+                    part: part.unwrap_or(0),
+                });
+            }
+        }
+        Examples {
+            name: "edits".into(),
+            items,
+            parts: tests.into_iter().map(|(_, name)| name).collect(),
+            notes: vec![
+                "written by a grammar: shows how scorers differ on structure, and is no evidence about natural text"
+                    .into(),
+            ],
+        }
+    }
+
+    /// The pairs of paraphrases.
+    pub fn paraphrases(&self) -> Vec<[&str; 2]> {
+        let kept = self.items.iter().filter(|e| e.kind == Kind::Paraphrase);
+        kept.map(|e| [&e.anchor[..], &e.text]).collect()
+    }
+
+    /// Counts of kinds, for a line of log.
+    pub fn counts(&self) -> String {
+        let mut by_kind: BTreeMap<Kind, usize> = BTreeMap::new();
+        for item in &self.items {
+            *by_kind.entry(item.kind).or_default() += 1;
+        }
+        let named = by_kind.iter().map(|(kind, n)| {
+            let name = match kind {
+                Kind::NearMiss => "near-misses",
+                Kind::Paraphrase => "paraphrases",
+                Kind::Synonym => "synonym controls",
+                Kind::Function => "function-word controls",
+                Kind::Identity => "identities",
+                Kind::Unrelated => "unrelated pairs",
+            };
+            format!("{n} {name}")
+        });
+        named.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Sets anchors beside other anchors in random order, at most `most` pairs.
+    fn add_unrelated(&mut self, seed: u64, most: usize) {
+        let distinct: BTreeSet<(&str, &str)> = self
+            .items
+            .iter()
+            .map(|item| (item.anchor.as_str(), item.source.as_str()))
+            .collect();
+        let mut anchors: Vec<(String, String)> = distinct
+            .into_iter()
+            .map(|(anchor, source)| (anchor.to_string(), source.to_string()))
+            .collect();
+        Stream::new(seed, &["unrelated"], 0).shuffle(&mut anchors);
+        let others = anchors[1.min(anchors.len())..].iter();
+        for ((anchor, source), (other, _)) in anchors.iter().zip(others).take(most) {
+            if anchor == other {
+                continue;
+            }
+            self.items.push(Example {
+                anchor: anchor.clone(),
+                text: other.clone(),
+                kind: Kind::Unrelated,
+                category: String::new(),
+                source: source.clone(),
+                split: Split::of_anchor(anchor),
+                part: 0,
+            });
+        }
+    }
+}
+
+/// The name of a file without folders and endings.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_end_matches(".gz").trim_end_matches(".csv");
+    name.to_string()
+}

@@ -1,0 +1,347 @@
+//! Which scorers tell near-misses from paraphrases, and by how much.
+
+mod examples;
+mod report;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use examples::{Example, Examples, FileOptions};
+pub use report::NearMissConfig;
+
+use super::explain::cosine;
+use super::pair_scores::{PairScores, Scorers, score_pairs};
+use super::progress::Progress;
+use super::session::Session;
+use super::stage::{Report, Stage};
+use crate::data::pairs::{PairNotes, Triplet, read_triplets};
+use crate::encoder::Encoder;
+use crate::error::Result;
+use crate::metrics::edits::{word_distance, words};
+use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
+use crate::metrics::near_miss::{Evaluation, Kind, Options, ScoredPair, Split, evaluate};
+use crate::metrics::statistics::Summary;
+use crate::random::Stream;
+use crate::text::TextKind;
+
+/// Pairs of the encoder's training domain to set near-misses beside.
+pub struct Triplets {
+    /// All of the file.
+    pub all: Vec<Triplet>,
+    /// What was left out of it, or is odd in it.
+    pub notes: PairNotes,
+    /// How many are drawn at random.
+    pub sample: usize,
+    /// By which seed.
+    pub seed: u64,
+}
+
+impl Triplets {
+    /// Reads a file of triplets.
+    ///
+    /// # Errors
+    /// As [`read_triplets`].
+    pub fn read(file: &Path, sample: usize, seed: u64) -> Result<Self> {
+        let (all, notes) = read_triplets(file)?;
+        Ok(Triplets {
+            all,
+            notes,
+            sample,
+            seed,
+        })
+    }
+}
+
+/// The stage: examples, scored by the encoder's own cosine and by every verifier.
+pub struct NearMissStage {
+    /// What is scored.
+    pub examples: Arc<Examples>,
+    /// What they are set beside, if anything.
+    pub triplets: Option<Triplets>,
+    /// The verifiers.
+    pub scorers: Arc<Scorers>,
+    /// How scorers are evaluated.
+    pub options: Options,
+}
+
+impl Stage for NearMissStage {
+    const NAME: &'static str = "near-miss";
+    const ROWS: &'static str = "pairs.jsonl";
+    type Config = NearMissConfig;
+    type Found = NearMissStudy;
+
+    fn subject<'a>(&'a self, _session: &'a Session) -> &'a str {
+        &self.examples.name
+    }
+
+    fn inputs(&self) -> Value {
+        json!({ "set": self.examples.name })
+    }
+
+    fn config(&self, session: &Session) -> NearMissConfig {
+        NearMissConfig::new(self, session)
+    }
+
+    fn measure(&self, session: &Session) -> Result<NearMissStudy> {
+        let (encoder, progress) = (&session.encoder, &session.progress);
+        let examples = &self.examples;
+        progress.log(&format!("{}: {}", examples.name, examples.counts()));
+        let mut found = near_miss(encoder, examples, &self.scorers, &self.options, progress)?;
+        if let Some(triplets) = &self.triplets {
+            let near_misses = found.scorers[0].evaluation.all.near_misses.mean;
+            let comparison = compare_triplets(encoder, triplets, near_misses, progress)?;
+            found.comparison = Some(comparison);
+        }
+        Ok(found)
+    }
+
+    fn notes(&self, found: &NearMissStudy) -> Vec<String> {
+        let mut notes = report::notes(&self.examples, found);
+        if let Some(triplets) = &self.triplets {
+            notes.extend(triplets.notes.lines("triplets"));
+        }
+        notes
+    }
+
+    fn log(&self, found: &NearMissStudy) -> Vec<String> {
+        report::log(found)
+    }
+
+    fn markdown(&self, report: &Report<Self>) -> String {
+        report::markdown(&self.examples, report)
+    }
+
+    fn summary(&self, report: &Report<Self>) -> Option<String> {
+        Some(report::summary(&self.examples, report))
+    }
+
+    fn metrics(&self, found: &NearMissStudy) -> Value {
+        report::metrics(found)
+    }
+
+    fn rows<'a>(&'a self, found: &'a NearMissStudy) -> impl Iterator<Item = Value> + 'a {
+        report::rows(&self.examples, found)
+    }
+
+    fn times(&self, found: &NearMissStudy) -> Value {
+        report::times(found)
+    }
+}
+
+/// Everything found about a scorer.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScorerReport {
+    /// `pooled`, `none`, `f0`, ...
+    pub name: String,
+    /// Learned parameters beyond the encoder's.
+    pub parameters: usize,
+    /// Separation, rejection and so on, on the main test set.
+    pub evaluation: Evaluation,
+    /// The same on further test sets, with their names and the same thresholds.
+    pub further: Vec<(&'static str, Evaluation)>,
+    /// Angles of near-misses, paraphrases and unrelated sentences, per category; for cosines.
+    pub displacement: Vec<(String, Displacement)>,
+    /// What fits under the angle that 95 % of the paraphrases keep; for cosines.
+    pub cap: Option<Cap>,
+}
+
+/// Angles in the encoder's training domain to set near-misses beside.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Comparison {
+    /// Cosine of anchor and positive.
+    pub positives: Summary,
+    /// Cosine of anchor and negative.
+    pub negatives: Summary,
+    /// Difference of the two means.
+    pub separation: f64,
+    /// Mean cosine of the near-misses less that of these negatives: how much harder near-misses are.
+    pub hardness: f64,
+}
+
+/// What a near-miss run found.
+#[derive(Debug)]
+pub struct NearMissStudy {
+    /// The scores of the examples' pairs.
+    pub scores: PairScores,
+    /// One per scorer, `pooled` first.
+    pub scorers: Vec<ScorerReport>,
+    /// Beside pairs of the training domain, if triplets were given.
+    pub comparison: Option<Comparison>,
+}
+
+/// Scores `examples` by the encoder's own cosine and by each verifier, and evaluates every scorer.
+///
+/// # Errors
+/// What encoder, verifiers and metrics report; a text that cannot be encoded is quoted.
+pub fn near_miss(
+    encoder: &Encoder,
+    examples: &Examples,
+    scorers: &Scorers,
+    options: &Options,
+    progress: &Progress,
+) -> Result<NearMissStudy> {
+    let items = &examples.items;
+    let pairs: Vec<[&str; 2]> = items.iter().map(|e| [&e.anchor[..], &e.text]).collect();
+    let mut study = NearMissStudy {
+        scores: score_pairs(encoder, &pairs, scorers, progress)?,
+        scorers: Vec::new(),
+        comparison: None,
+    };
+    let verifiers = &scorers.verifiers;
+    let mut task = progress.task("scorers", 1 + verifiers.len());
+    for (i, name) in study.scores.names.iter().enumerate() {
+        let verifier = i.checked_sub(1).map(|i| &verifiers[i]);
+        let options = Options {
+            cosine: verifier.is_none_or(|v| v.is_cosine()),
+            ..*options
+        };
+        let all = scored(items, &study.scores.scores[i]);
+        let of_part = |part: usize| -> Vec<ScoredPair<'_>> {
+            let with_items = items.iter().zip(&all);
+            let inside = |item: &Example| item.split == Split::Calibration || item.part == part;
+            with_items
+                .filter(|(item, _)| inside(item))
+                .map(|(_, pair)| *pair)
+                .collect()
+        };
+        let main = of_part(0);
+        let further = examples.parts.iter().enumerate().skip(1);
+        let further: Result<Vec<_>> = further
+            .map(|(part, &name)| Ok((name, evaluate(&of_part(part), &options)?)))
+            .collect();
+        study.scorers.push(ScorerReport {
+            name: name.clone(),
+            parameters: verifier.map_or(0, |v| v.parameters()),
+            evaluation: evaluate(&main, &options)?,
+            further: further?,
+            displacement: if options.cosine {
+                displacements(&main)
+            } else {
+                Vec::new()
+            },
+            cap: options.cosine.then(|| cap_of(&main)).flatten(),
+        });
+        task.at(i + 1);
+    }
+    task.finish();
+    Ok(study)
+}
+
+/// The examples as the metrics take them.
+pub fn scored<'a>(items: &'a [Example], scores: &[f64]) -> Vec<ScoredPair<'a>> {
+    let with_scores = items.iter().zip(scores);
+    with_scores
+        .map(|(item, &score)| {
+            let (before, after) = (words(&item.anchor), words(&item.text));
+            ScoredPair {
+                anchor: &item.anchor,
+                kind: item.kind,
+                category: &item.category,
+                source: &item.source,
+                split: item.split,
+                score,
+                edit_size: word_distance(&before, &after),
+                length: before.len(),
+            }
+        })
+        .collect()
+}
+
+/// Cosines of the pairs that `keep` admits.
+fn cosines(scored: &[ScoredPair<'_>], keep: impl Fn(&ScoredPair<'_>) -> bool) -> Vec<f64> {
+    let kept = scored.iter().filter(|pair| keep(pair));
+    kept.map(|pair| pair.score).collect()
+}
+
+/// How far near-misses of each category, then of all, lie from their anchors beside paraphrases and unrelated sentences.
+fn displacements(scored: &[ScoredPair<'_>]) -> Vec<(String, Displacement)> {
+    let near_misses = |pair: &&ScoredPair<'_>| pair.kind == Kind::NearMiss;
+    let categories: BTreeSet<&str> = scored
+        .iter()
+        .filter(near_misses)
+        .map(|p| p.category)
+        .collect();
+    let unrelated = cosines(scored, |pair| pair.kind == Kind::Unrelated);
+    let all = [None].into_iter();
+    all.chain(categories.into_iter().map(Some))
+        .filter_map(|category| {
+            let inside = |pair: &ScoredPair<'_>| category.is_none_or(|c| pair.category == c);
+            let near = cosines(scored, |pair| pair.kind == Kind::NearMiss && inside(pair));
+            let anchors: BTreeSet<&str> = scored
+                .iter()
+                .filter(|pair| pair.kind == Kind::NearMiss && inside(pair))
+                .map(|pair| pair.anchor)
+                .collect();
+            let own = |pair: &ScoredPair<'_>| {
+                pair.kind == Kind::Paraphrase && anchors.contains(pair.anchor)
+            };
+            let mut paraphrases = cosines(scored, own);
+            if paraphrases.is_empty() {
+                paraphrases = cosines(scored, |pair| pair.kind == Kind::Paraphrase);
+            }
+            let name = category.unwrap_or("all").to_string();
+            Some((name, displacement(&near, &paraphrases, &unrelated)?))
+        })
+        .collect()
+}
+
+fn cap_of(scored: &[ScoredPair<'_>]) -> Option<Cap> {
+    let of = |kind| cosines(scored, move |pair| pair.kind == kind);
+    cap(&of(Kind::Paraphrase), &of(Kind::NearMiss))
+}
+
+/// Sets triplets beside near-misses whose mean cosine is known.
+///
+/// # Errors
+/// What the encoder reports; a text that cannot be encoded is quoted.
+pub fn compare_triplets(
+    encoder: &Encoder,
+    triplets: &Triplets,
+    near_miss_mean: f64,
+    progress: &Progress,
+) -> Result<Comparison> {
+    let mut order: Vec<usize> = (0..triplets.all.len()).collect();
+    Stream::new(triplets.seed, &["triplets"], 0).shuffle(&mut order);
+    order.truncate(triplets.sample);
+    let texts: Vec<&str> = order
+        .iter()
+        .flat_map(|&i| {
+            let Triplet {
+                anchor,
+                positive,
+                negative,
+                ..
+            } = &triplets.all[i];
+            [anchor.as_str(), positive, negative]
+        })
+        .collect();
+    let d = encoder.width();
+    let mut rows = Vec::with_capacity(texts.len() * d);
+    let mut task = progress.task("triplets", texts.len());
+    let keep = |_, part: &[f32]| {
+        rows.extend_from_slice(part);
+        Ok(())
+    };
+    encoder
+        .encode(&texts, TextKind::Plain, keep, |done, _| task.at(done))
+        .map_err(|e| e.quoting_text(&texts))?;
+    task.finish();
+    let (mut positives, mut negatives) = (Vec::new(), Vec::new());
+    for triplet in rows.chunks_exact(3 * d) {
+        let (anchor, others) = triplet.split_at(d);
+        let (positive, negative) = others.split_at(d);
+        positives.push(cosine(anchor, positive));
+        negatives.push(cosine(anchor, negative));
+    }
+    let (positives, negatives) = (Summary::of(&positives), Summary::of(&negatives));
+    Ok(Comparison {
+        positives,
+        negatives,
+        separation: positives.mean - negatives.mean,
+        hardness: near_miss_mean - negatives.mean,
+    })
+}

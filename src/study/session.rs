@@ -1,0 +1,132 @@
+//! What every command with an encoder begins and ends with.
+
+use std::path::PathBuf;
+
+use super::pair_scores::Scorers;
+use super::profile::{self, Probe};
+use super::progress::Progress;
+use super::results::Setup;
+use crate::device::{Device, DeviceChoice};
+use crate::encoder::{Encoder, LoadOptions, token_budget};
+use crate::error::{Error, Result};
+use crate::model::hub::{Backbone, FetchOptions, find_backbone};
+
+/// What a session is opened with.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Where to run.
+    pub device: DeviceChoice,
+    /// Name or folder of the encoder, see [`find_backbone`].
+    pub backbone: String,
+    /// Length limit in tokens; `None` for the model's own.
+    pub max_length: Option<usize>,
+    /// Bytes for activations; `None` for what suits the device.
+    pub memory: Option<u64>,
+    /// Never use the network.
+    pub offline: bool,
+    /// Time every operator by itself.
+    pub profile: bool,
+    /// No progress, no log.
+    pub quiet: bool,
+    /// Folder for results.
+    pub out: PathBuf,
+}
+
+/// An encoder on a device, where to say how far things are, and where results go.
+pub struct Session {
+    /// Says how far things are.
+    pub progress: Progress,
+    /// Where the encoder came from.
+    pub backbone: Backbone,
+    /// The encoder, which knows its device.
+    pub encoder: Encoder,
+    /// Folder for results.
+    pub out: PathBuf,
+    profile: bool,
+}
+
+impl Session {
+    /// Opens the device, finds or fetches the encoder and loads it.
+    ///
+    /// # Errors
+    /// What the device, the search and the model folder report.
+    pub fn open(options: SessionOptions) -> Result<Self> {
+        let progress = Progress::new(options.quiet);
+        let device = Device::open(options.device)?;
+        progress.log(&format!("device: {}", device.name()));
+        let fetch = FetchOptions {
+            cache_dir: None,
+            offline: options.offline,
+            progress: progress.draws(),
+        };
+        let backbone = find_backbone(&options.backbone, &fetch, &mut |line| progress.log(line))?;
+        progress.log(&format!(
+            "weights: {} from {} ({}), sha256 {}",
+            backbone.name,
+            backbone.source,
+            backbone.folder.display(),
+            &backbone.sha256[..12]
+        ));
+        let budget = options.memory;
+        let budget = budget.map(|bytes| token_budget(&backbone.folder, &device, bytes));
+        let load = LoadOptions {
+            max_length: options.max_length,
+            token_budget: budget.transpose()?,
+        };
+        let encoder = Encoder::load(&backbone.folder, &device, load)?;
+        device.set_profiling(options.profile);
+        Ok(Session {
+            progress,
+            backbone,
+            encoder,
+            out: options.out,
+            profile: options.profile,
+        })
+    }
+
+    /// What numbers of its encoder and of `scorers` depend on.
+    pub fn setup(&self, scorers: &Scorers) -> Setup {
+        Setup::new(&self.encoder, &self.backbone.sha256, scorers)
+    }
+
+    /// Fails if the folder for results cannot be written: better known before an hour of work than after.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the folder.
+    pub fn check_out(&self) -> Result<()> {
+        let out = &self.out;
+        std::fs::create_dir_all(out).map_err(|e| Error::io("create folder", out, e))?;
+        tempfile::tempfile_in(out).map_err(|e| Error::io("write to", out, e))?;
+        Ok(())
+    }
+
+    /// Logs which operators ran and how much memory they took; if the session was opened for that, the table of what
+    /// each cost.
+    ///
+    /// # Errors
+    /// What the device reports while its limits are measured.
+    pub fn close(&self) -> Result<Option<String>> {
+        let device = self.encoder.device();
+        let totals = device.op_totals();
+        let ran: Vec<String> = totals
+            .iter()
+            .map(|t| format!("{} x {}", t.op, t.calls))
+            .collect();
+        self.progress.log(&format!(
+            "operators on {}: {}",
+            device.kind(),
+            ran.join(", ")
+        ));
+        let memory = device.memory();
+        self.progress.log(&format!(
+            "device memory: at most {:.1} MB",
+            memory.peak as f64 / 1e6
+        ));
+        if !self.profile {
+            return Ok(None);
+        }
+        device.set_profiling(false);
+        let limits = profile::measure_limits(device, Probe::of(device))?;
+        Ok(Some(profile::table(&totals, &limits)))
+    }
+}

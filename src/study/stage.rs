@@ -1,0 +1,140 @@
+//! What every stage of the study is, and the one way in which a stage is run.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::results::{Provenance, ResultFolder, id};
+use super::session::Session;
+use crate::error::Result;
+
+/// A stage of the study with its inputs: what it depends on, what it does, and what is kept of what it finds.
+pub trait Stage {
+    /// Its name in files, and the beginning of its result folder's name.
+    const NAME: &'static str;
+    /// The file with a line per thing that was measured.
+    const ROWS: &'static str;
+    /// Everything that its numbers depend on, apart from the code.
+    type Config: Serialize;
+    /// What it finds.
+    type Found;
+
+    /// What the result folder is called after: a collection, a set, the backbone.
+    fn subject<'a>(&'a self, session: &'a Session) -> &'a str;
+    /// What its inputs are called; an object.
+    fn inputs(&self) -> Value;
+    /// Everything that its numbers depend on.
+    fn config(&self, session: &Session) -> Self::Config;
+    /// Does the work.
+    ///
+    /// # Errors
+    /// What encoder, verifiers and metrics report.
+    fn measure(&self, session: &Session) -> Result<Self::Found>;
+    /// What is worth saying beside the numbers.
+    fn notes(&self, found: &Self::Found) -> Vec<String>;
+    /// Lines about how fast it was.
+    fn log(&self, found: &Self::Found) -> Vec<String>;
+    /// Every table, as Markdown.
+    fn markdown(&self, report: &Report<Self>) -> String;
+    /// What the terminal shows, if that is less than every table.
+    fn summary(&self, _report: &Report<Self>) -> Option<String> {
+        None
+    }
+    /// The numbers.
+    fn metrics(&self, found: &Self::Found) -> Value;
+    /// A line per thing that was measured.
+    fn rows<'a>(&'a self, found: &'a Self::Found) -> impl Iterator<Item = Value> + 'a;
+    /// How long it took.
+    fn times(&self, found: &Self::Found) -> Value;
+}
+
+/// What is told of a stage that has run.
+pub struct Report<S: Stage + ?Sized> {
+    /// Everything that the numbers depend on.
+    pub config: S::Config,
+    /// Where they were made.
+    pub provenance: Provenance,
+    /// What was found.
+    pub found: S::Found,
+    /// What is worth saying beside it.
+    pub notes: Vec<String>,
+}
+
+impl<S: Stage + ?Sized> Report<S> {
+    /// The notes as a list under a line of its own; nothing if there are none.
+    pub(super) fn notes_text(&self) -> String {
+        if self.notes.is_empty() {
+            return String::new();
+        }
+        let lines = self.notes.iter().map(|note| format!("- {note}\n"));
+        format!("\nNotes:\n\n{}", lines.collect::<String>())
+    }
+}
+
+/// A [`Stage`] of any kind, as a plan holds it.
+pub trait Job {
+    /// Name of its result folder: stage, subject and id. Jobs of equal numbers have equal ids, on every machine.
+    fn folder(&self, session: &Session) -> String;
+    /// Runs it, shows its tables, saves everything and logs how it went; the numbers, under the stage's name.
+    ///
+    /// `show` gets Markdown before anything is saved, so that a full disk takes nothing that was computed.
+    ///
+    /// # Errors
+    /// What the stage, `show` and the file system report.
+    fn run(&self, session: &Session, show: &mut dyn FnMut(&str) -> Result<()>) -> Result<Value>;
+}
+
+impl<S: Stage> Job for S {
+    fn folder(&self, session: &Session) -> String {
+        folder_name(self, &self.config(session), session)
+    }
+
+    fn run(&self, session: &Session, show: &mut dyn FnMut(&str) -> Result<()>) -> Result<Value> {
+        let config = self.config(session);
+        let inputs = self.inputs();
+        let found = self.measure(session)?;
+        for line in self.log(&found) {
+            session.progress.log(&line);
+        }
+        let report = Report {
+            provenance: Provenance::new(&session.encoder, &session.backbone, inputs.clone()),
+            notes: self.notes(&found),
+            config,
+            found,
+        };
+        let tables = self.markdown(&report);
+        let summary = self.summary(&report);
+        match &summary {
+            Some(summary) => show(summary)?,
+            None => show(&format!("{tables}\n"))?,
+        }
+
+        let name = folder_name(self, &report.config, session);
+        let folder = ResultFolder::new(&session.out, &name);
+        let metrics = self.metrics(&report.found);
+        folder.json("config.json", &report.config)?;
+        folder.json("provenance.json", &report.provenance)?;
+        folder.lines(S::ROWS, self.rows(&report.found))?;
+        folder.text("report.md", &tables)?;
+        folder.json("times.json", &self.times(&report.found))?;
+        // Last: where it is, the others are.
+        folder.json("metrics.json", &metrics)?;
+        session
+            .progress
+            .log(&format!("saved: {}", folder.path().display()));
+        if summary.is_some() {
+            let more = folder.path().join("report.md");
+            show(&format!("\nEvery table: {}\n\n", more.display()))?;
+        }
+
+        let mut json = metrics;
+        json["stage"] = S::NAME.into();
+        for (name, value) in inputs.as_object().into_iter().flatten() {
+            json[name] = value.clone();
+        }
+        Ok(json)
+    }
+}
+
+fn folder_name<S: Stage>(stage: &S, config: &S::Config, session: &Session) -> String {
+    format!("{}-{}-{}", S::NAME, stage.subject(session), id(config))
+}

@@ -1,0 +1,257 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nearmiss::metrics::near_miss;
+use nearmiss::metrics::statistics::Bootstrap;
+use nearmiss::model::hub::DEFAULT_BACKBONE;
+use nearmiss::study::pair_scores::Scorers;
+use nearmiss::study::plan;
+use nearmiss::verifier::{self, Penalty};
+
+/// Dense retrieval on hand-written GPU kernels: without a command, runs the whole study at its defaults.
+#[derive(Parser)]
+#[command(
+    name = "run-study",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub study: Study,
+    #[command(flatten)]
+    pub data: Data,
+    #[command(flatten)]
+    pub second: Second,
+    #[command(flatten)]
+    pub pairs: Pairs,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Encode a collection, search it exactly, re-rank the best, evaluate the rankings.
+    Retrieve {
+        #[command(flatten)]
+        study: Study,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        second: Second,
+    },
+    /// Score near-misses and paraphrases by every scorer, and say how well each tells them apart.
+    NearMiss {
+        #[command(flatten)]
+        study: Study,
+        #[command(flatten)]
+        second: Second,
+        #[command(flatten)]
+        pairs: Pairs,
+    },
+    /// Measure what embeddings are made of: conditions on structure, superposition, room on the cap, the space they fill.
+    Geometry {
+        #[command(flatten)]
+        study: Study,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        second: Second,
+        #[command(flatten)]
+        pairs: Pairs,
+    },
+    /// Compare two sentences token by token: every score, and the similarity map in the terminal and as an SVG picture.
+    Explain {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        second: Second,
+        /// The sentence whose tokens look for an answer.
+        first: String,
+        /// The sentence whose tokens answer.
+        second_text: String,
+        /// Where the picture goes; default: explain.svg in the folder for results.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Write the embeddings of texts, one per line of a file, or of a collection's documents.
+    Encode {
+        #[command(flatten)]
+        common: Common,
+        /// A text file, one text per line.
+        #[arg(long, value_name = "FILE", conflicts_with = "data")]
+        texts: Option<PathBuf>,
+        /// A BEIR folder whose documents are encoded.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// Whether the texts are queries or documents, for models with prompts.
+        #[arg(long, value_enum, default_value_t = Kind::Document)]
+        kind: Kind,
+        /// Where to write: `.npy` (f32) or `.safetensors` (an index: f16 rows and norms).
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// The operators, and on which devices each was held to its reference.
+    Ops,
+    /// The devices of this machine, and why the rest is missing.
+    Devices {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the expanded text of a kernel, as the driver gets it.
+    Kernel {
+        /// Operator name, as in `run-study ops`.
+        op: String,
+        /// Which language.
+        #[arg(long, value_enum, default_value_t = Language::Wgsl)]
+        language: Language,
+        /// Number of the variant; without it the variants are listed.
+        #[arg(long)]
+        variant: Option<usize>,
+    },
+}
+
+/// Options that mean the same everywhere.
+#[derive(Args, Clone)]
+pub struct Common {
+    /// auto, cpu, cuda, cuda:N, wgpu, vulkan or metal.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Encoder: a model folder, a known name (all-MiniLM-L6-v2, all-MiniLM-L12-v2, gte-small) or org/name.
+    #[arg(long, default_value = DEFAULT_BACKBONE, env = "NEARMISS_BACKBONE")]
+    pub backbone: String,
+    /// Length limit in tokens; default: the model's own.
+    #[arg(long, value_name = "TOKENS")]
+    pub max_length: Option<usize>,
+    /// Threads; default: all cores.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Memory for activations, e.g. 500MB or 2GB; default: what suits the device.
+    #[arg(long)]
+    pub memory: Option<String>,
+    /// Folder for results.
+    #[arg(long, default_value = "results")]
+    pub out: PathBuf,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// No progress, no log.
+    #[arg(long)]
+    pub quiet: bool,
+    /// Never use the network.
+    #[arg(long)]
+    pub offline: bool,
+    /// Time every operator by itself and print what it cost.
+    #[arg(long)]
+    pub profile: bool,
+}
+
+/// Options of the stages of the study.
+#[derive(Args, Clone)]
+pub struct Study {
+    #[command(flatten)]
+    pub common: Common,
+    /// How much of the built-in data: smoke (60 passages, 8 anchors a category), small (400, 100) or full (1,000, 500).
+    #[arg(long, value_enum, default_value_t = Preset::Small)]
+    pub preset: Preset,
+}
+
+#[derive(Args, Clone)]
+pub struct Data {
+    /// A BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); default: the built-in collections.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Which judgements.
+    #[arg(long, default_value = "test")]
+    pub split: String,
+    /// Use only so many documents (those relevant to the first queries, then others).
+    #[arg(long, value_name = "N")]
+    pub documents: Option<usize>,
+    /// One of the built-in collections; default: all of them (with --preset smoke, the first).
+    #[arg(long, value_name = "NAME", conflicts_with = "data")]
+    pub collection: Option<String>,
+}
+
+#[derive(Args, Clone)]
+pub struct Pairs {
+    /// Near-misses: CSV with columns sentence1, sentence2, category and, if there is one, source (.gz too); default:
+    /// the built-in edit sets.
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
+    /// Sentences of equal meaning: CSV with columns sentence1, sentence2 and, if there is one, source.
+    #[arg(long, value_name = "FILE", requires = "pairs")]
+    pub paraphrases: Option<PathBuf>,
+    /// Pairs of the training domain to set beside: CSV with columns anchor, positive, negative.
+    #[arg(long, value_name = "FILE")]
+    pub triplets: Option<PathBuf>,
+    /// How many of the triplets, drawn at random.
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    pub triplet_sample: usize,
+    /// corrected, or paper: leaves out near-misses of 20 characters or fewer, as the paper's code does.
+    #[arg(long, value_enum, default_value_t = Mode::Corrected)]
+    pub mode: Mode,
+    /// Fewest near-misses and accepts that a rate may rest on.
+    #[arg(long, value_name = "N", default_value_t = near_miss::Options::default().minimum)]
+    pub minimum: usize,
+    /// Bootstrap samples for intervals.
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    pub resamples: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Mode {
+    Corrected,
+    Paper,
+}
+
+#[derive(Args, Clone)]
+pub struct Second {
+    /// Second-stage scorers: none, f0, f1, f2, or BASE-VERIFIER (as f1-f2) for the conditional penalty; `off` for no
+    /// second stage.
+    #[arg(long, value_delimiter = ',', default_values_t = Scorers::NAMES.map(String::from))]
+    pub verifiers: Vec<String>,
+    /// Tokens that a verifier sees of a text.
+    #[arg(long, value_name = "TOKENS", default_value_t = verifier::MAX_LENGTH)]
+    pub verifier_length: usize,
+    /// Base score at which half of the conditional penalty applies.
+    #[arg(long, value_name = "TAU", default_value_t = Penalty::default().threshold)]
+    pub penalty_threshold: f64,
+    /// Weight of the conditional penalty.
+    #[arg(long, value_name = "BETA", default_value_t = Penalty::default().weight)]
+    pub penalty_weight: f64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Preset {
+    Smoke,
+    Small,
+    Full,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Kind {
+    Query,
+    Document,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Language {
+    Ptx,
+    Wgsl,
+}
+
+impl From<Preset> for plan::Preset {
+    fn from(preset: Preset) -> Self {
+        match preset {
+            Preset::Smoke => plan::Preset::Smoke,
+            Preset::Small => plan::Preset::Small,
+            Preset::Full => plan::Preset::Full,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What `run-study` does: options become inputs of the library, results become output.
+
+pub mod encode;
+pub mod explain;
+pub mod inspect;
+pub mod study;
+
+use std::io::Write;
+
+use nearmiss::study::pair_scores::Scorers;
+use nearmiss::study::session::{Session, SessionOptions};
+use nearmiss::verifier::Penalty;
+use nearmiss::{Error, Result};
+
+use super::args::{Common, Second};
+
+/// Writes data to stdout; a closed pipe (as of `| head`) is no failure.
+pub fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write", "stdout", e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens what every command with an encoder needs.
+fn open(common: &Common) -> Result<Session> {
+    if let Some(threads) = common.threads {
+        if threads == 0 {
+            return Err(Error::Usage("--threads 0: give at least one".into()));
+        }
+        // Fails only if a pool exists already, which nothing before this line makes.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
+    }
+    Session::open(SessionOptions {
+        device: common.device.parse()?,
+        backbone: common.backbone.clone(),
+        max_length: common.max_length,
+        memory: common.memory.as_deref().map(parse_bytes).transpose()?,
+        offline: common.offline,
+        profile: common.profile,
+        quiet: common.quiet,
+        out: common.out.clone(),
+    })
+}
+
+/// Says what ran and, if asked for, what it cost.
+fn close(session: &Session) -> Result<()> {
+    if let Some(table) = session.close()? {
+        eprint!("{table}");
+    }
+    Ok(())
+}
+
+fn parse_bytes(text: &str) -> Result<u64> {
+    let (number, unit) = text.split_at(
+        text.find(|c: char| c.is_ascii_alphabetic())
+            .unwrap_or(text.len()),
+    );
+    let factor = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" | "K" => 1e3,
+        "MB" | "M" => 1e6,
+        "GB" | "G" => 1e9,
+        _ => f64::NAN,
+    };
+    match number.trim().parse::<f64>() {
+        Ok(v) if v * factor >= 1.0 => Ok((v * factor) as u64),
+        _ => Err(Error::Usage(format!(
+            "--memory {text}: write a size such as 500MB or 2GB"
+        ))),
+    }
+}
+
+/// The verifiers that are asked for.
+fn scorers(second: &Second) -> Result<Scorers> {
+    let penalty = Penalty {
+        threshold: second.penalty_threshold,
+        weight: second.penalty_weight,
+    };
+    if !penalty.threshold.is_finite() || !(0.0..f64::INFINITY).contains(&penalty.weight) {
+        return Err(Error::Usage(format!(
+            "--penalty-threshold {} and --penalty-weight {}: give numbers, the weight 0 or more",
+            penalty.threshold, penalty.weight
+        )));
+    }
+    let names = match &second.verifiers[..] {
+        [off] if off == "off" => &[],
+        names => names,
+    };
+    if let Some(twice) = (1..names.len()).find(|&i| names[..i].contains(&names[i])) {
+        return Err(Error::Usage(format!(
+            "--verifiers names {} twice; name it once",
+            names[twice]
+        )));
+    }
+    Scorers::named(names, second.verifier_length, penalty)
+}
