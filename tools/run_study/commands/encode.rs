@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nearmiss::data::beir::Collection;
+use nearmiss::data::read_texts;
 use nearmiss::index::VectorIndex;
 use nearmiss::text::TextKind;
 use nearmiss::{Error, Result};
@@ -19,7 +20,7 @@ pub fn run(
     output: &Path,
 ) -> Result<()> {
     let texts: Vec<String> = match (texts, data) {
-        (Some(file), _) => read_lines(file)?,
+        (Some(file), _) => read_texts(file)?,
         (None, Some(folder)) => Collection::load(folder, "test")?
             .corpus
             .iter()
@@ -84,23 +85,4 @@ pub fn run(
         output.display()
     ));
     close(&session)
-}
-
-fn read_lines(file: &Path) -> Result<Vec<String>> {
-    let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
-        Error::input(
-            file,
-            format!("line {line}: not UTF-8; convert the file to UTF-8"),
-        )
-    })?;
-    if text.is_empty() {
-        return Err(Error::input(file, "empty; write one text per line"));
-    }
-    Ok(text.lines().map(str::to_string).collect())
 }
