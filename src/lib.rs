@@ -41,6 +41,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 mod random;
+#[cfg(feature = "study")]
 pub mod study;
 pub mod text;
 pub mod verifier;
