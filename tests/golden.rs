@@ -6,10 +6,12 @@
 //! PyTorch as that chain is (its sums are ordered otherwise), plus four units in the last place of the largest value.
 
 mod common;
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::sync::Arc;
 
-use common::{Tensors, devices, golden};
+use common::{Tensors, golden};
 use half::f16;
 use nearmiss::device::{Buffer, DeviceKind, Float};
 use nearmiss::encoder::{Encoder, LoadOptions, Saved, SavedPass, Stage, Stream};
@@ -179,7 +181,6 @@ fn hold(what: &str, got: &[f32], yardstick: &[f32], want: &[f32]) {
     );
 }
 
-#[test]
 fn token_ids_limits_and_pooling_are_those_of_transformers() {
     for model in MODELS {
         let expected = expected(model);
@@ -207,37 +208,33 @@ fn token_ids_limits_and_pooling_are_those_of_transformers() {
     }
 }
 
-#[test]
-fn hidden_states_and_embeddings_match_pytorch() {
+fn hidden_states_and_embeddings_match_pytorch(device: Device) {
     for model in MODELS {
         let expected = expected(model);
         let truth = Tensors::read(&golden(model).join("expected.safetensors"));
-        for device in devices() {
-            let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
-            let got = on_device(&encoder, &expected).unwrap();
-            let round: fn(f32) -> f32 = match device.kind() {
-                DeviceKind::Cpu => |v| v,
-                _ => |v| f16::from_f32(v).to_f32(),
-            };
-            let yardstick = yardstick(model, &encoder, &expected, round);
-            assert_eq!(got.hidden.len(), encoder.config().n_layers + 1);
-            for (i, (got, yardstick)) in got.hidden.iter().zip(&yardstick.hidden).enumerate() {
-                let what = format!("{model} on {}: hidden.{i}", device.name());
-                hold(&what, got, yardstick, &truth.get(&format!("hidden.{i}")));
-            }
-            let what = format!("{model} on {}: embeddings", device.name());
-            hold(
-                &what,
-                &got.embeddings,
-                &yardstick.embeddings,
-                &truth.get("embeddings"),
-            );
+        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
+        let got = on_device(&encoder, &expected).unwrap();
+        let round: fn(f32) -> f32 = match device.kind() {
+            DeviceKind::Cpu => |v| v,
+            _ => |v| f16::from_f32(v).to_f32(),
+        };
+        let yardstick = yardstick(model, &encoder, &expected, round);
+        assert_eq!(got.hidden.len(), encoder.config().n_layers + 1);
+        for (i, (got, yardstick)) in got.hidden.iter().zip(&yardstick.hidden).enumerate() {
+            let what = format!("{model} on {}: hidden.{i}", device.name());
+            hold(&what, got, yardstick, &truth.get(&format!("hidden.{i}")));
         }
+        let what = format!("{model} on {}: embeddings", device.name());
+        hold(
+            &what,
+            &got.embeddings,
+            &yardstick.embeddings,
+            &truth.get("embeddings"),
+        );
     }
 }
 
 /// With `NEARMISS_WRITTEN_MODELS` the written folders are left there, for `tools/reference/model_folder.py`.
-#[test]
 fn written_folders_are_the_models_that_were_read() {
     let scratch = tempfile::tempdir().unwrap();
     let kept = std::env::var_os("NEARMISS_WRITTEN_MODELS").map(std::path::PathBuf::from);
@@ -260,7 +257,6 @@ fn written_folders_are_the_models_that_were_read() {
     }
 }
 
-#[test]
 fn a_damaged_weight_is_noticed() {
     let model = MODELS[0];
     let expected = expected(model);
@@ -295,34 +291,31 @@ fn a_damaged_weight_is_noticed() {
     );
 }
 
-#[test]
-fn a_device_that_runs_out_of_memory_gets_smaller_batches() {
+fn a_device_that_runs_out_of_memory_gets_smaller_batches(device: Device) {
     let model = MODELS[0];
     let texts: Vec<String> = (0..40)
         .map(|i| format!("text number {i} of many"))
         .collect();
-    for device in devices() {
-        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
-        device.reset_memory_peak();
-        let weights = device.memory().in_use;
-        let whole = encoder.embed(&texts, TextKind::Document).unwrap();
-        let needed = device.memory().peak - weights;
-        // A quarter of what one batch took: two halvings.
-        device.set_memory_limit(Some(weights + needed / 4));
-        let halved = encoder.embed(&texts, TextKind::Document).unwrap();
-        assert_eq!(halved.len(), whole.len());
-        let error = largest_error(&halved, &whole);
-        assert!(error < 0.01, "texts were exchanged: {error}");
-        device.set_memory_limit(Some(weights + 64));
-        let refused = encoder.embed(&texts, TextKind::Document).unwrap_err();
-        let line = refused.to_string();
-        assert!(
-            line.contains("out of memory") && line.contains("bytes were asked for"),
-            "{line}"
-        );
-        device.set_memory_limit(None);
-        assert_eq!(encoder.embed(&texts, TextKind::Document).unwrap(), whole);
-    }
+    let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
+    device.reset_memory_peak();
+    let weights = device.memory().in_use;
+    let whole = encoder.embed(&texts, TextKind::Document).unwrap();
+    let needed = device.memory().peak - weights;
+    // A quarter of what one batch took: two halvings.
+    device.set_memory_limit(Some(weights + needed / 4));
+    let halved = encoder.embed(&texts, TextKind::Document).unwrap();
+    assert_eq!(halved.len(), whole.len());
+    let error = largest_error(&halved, &whole);
+    assert!(error < 0.01, "texts were exchanged: {error}");
+    device.set_memory_limit(Some(weights + 64));
+    let refused = encoder.embed(&texts, TextKind::Document).unwrap_err();
+    let line = refused.to_string();
+    assert!(
+        line.contains("out of memory") && line.contains("bytes were asked for"),
+        "{line}"
+    );
+    device.set_memory_limit(None);
+    assert_eq!(encoder.embed(&texts, TextKind::Document).unwrap(), whole);
 }
 
 /// Twelve texts of several lengths, one of them empty.
@@ -332,70 +325,66 @@ fn twelve() -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn windows_change_nothing() {
+fn windows_change_nothing(device: Device) {
     // Every text a batch of its own, so that all sums have one order whatever the windows are.
     let options = LoadOptions {
         token_budget: Some(1),
         ..Default::default()
     };
     let texts = twelve();
-    for device in devices() {
-        let load = || Encoder::load(&golden(MODELS[1]), &device, options).unwrap();
-        let (whole, d) = (load(), load().width());
-        let want = whole.embed(&texts, TextKind::Document).unwrap();
-        let (mut firsts, mut got) = (Vec::new(), Vec::new());
-        let stats = load()
-            .with_window(5)
-            .encode(
-                &texts,
-                TextKind::Document,
-                |first, rows| {
-                    assert_eq!(got.len(), first * d);
-                    firsts.push(first);
-                    got.extend_from_slice(rows);
-                    Ok(())
-                },
-                |_, _| {},
-            )
-            .unwrap();
-        assert_eq!(firsts, [0, 5, 10]);
-        assert!(got == want, "embeddings on {}", device.name());
-        assert_eq!((stats.texts, stats.empty), (12, 1));
-
-        // Token vectors, cut at five tokens: lengths, rows and averages.
-        let pieces = |encoder: &Encoder| {
-            let (mut lengths, mut pooled) = (Vec::new(), Vec::new());
-            let (mut n, mut rows, mut means) = (0, Vec::new(), Vec::new());
-            let keep = |first: usize, vectors: TokenVectors, embeddings: &[f32]| {
-                assert_eq!(lengths.len(), first);
-                n += 1;
-                let tokens = vectors.tokens();
-                lengths.extend(tokens.packing.offsets().windows(2).map(|w| w[1] - w[0]));
-                rows.extend(tokens.rows.read()?);
-                means.extend(vectors.means().rows.read()?);
-                pooled.extend_from_slice(embeddings);
+    let load = || Encoder::load(&golden(MODELS[1]), &device, options).unwrap();
+    let (whole, d) = (load(), load().width());
+    let want = whole.embed(&texts, TextKind::Document).unwrap();
+    let (mut firsts, mut got) = (Vec::new(), Vec::new());
+    let stats = load()
+        .with_window(5)
+        .encode(
+            &texts,
+            TextKind::Document,
+            |first, rows| {
+                assert_eq!(got.len(), first * d);
+                firsts.push(first);
+                got.extend_from_slice(rows);
                 Ok(())
-            };
-            let stats = encoder
-                .encode_tokens(&texts, TextKind::Document, Some(5), keep, |_, _| {})
-                .unwrap();
-            rows.extend(means);
-            (n, stats, lengths, rows, pooled)
+            },
+            |_, _| {},
+        )
+        .unwrap();
+    assert_eq!(firsts, [0, 5, 10]);
+    assert!(got == want, "embeddings on {}", device.name());
+    assert_eq!((stats.texts, stats.empty), (12, 1));
+
+    // Token vectors, cut at five tokens: lengths, rows and averages.
+    let pieces = |encoder: &Encoder| {
+        let (mut lengths, mut pooled) = (Vec::new(), Vec::new());
+        let (mut n, mut rows, mut means) = (0, Vec::new(), Vec::new());
+        let keep = |first: usize, vectors: TokenVectors, embeddings: &[f32]| {
+            assert_eq!(lengths.len(), first);
+            n += 1;
+            let tokens = vectors.tokens();
+            lengths.extend(tokens.packing.offsets().windows(2).map(|w| w[1] - w[0]));
+            rows.extend(tokens.rows.read()?);
+            means.extend(vectors.means().rows.read()?);
+            pooled.extend_from_slice(embeddings);
+            Ok(())
         };
-        let (one, stats, lengths, rows, pooled) = pieces(&whole);
-        assert_eq!(one, 1);
-        assert!(lengths.iter().all(|&l| l <= 5) && stats.truncated > 0);
-        let got = pieces(&load().with_window(5));
-        assert!(
-            got == (3, stats, lengths, rows, pooled),
-            "token vectors on {}",
-            device.name()
-        );
-    }
+        let stats = encoder
+            .encode_tokens(&texts, TextKind::Document, Some(5), keep, |_, _| {})
+            .unwrap();
+        rows.extend(means);
+        (n, stats, lengths, rows, pooled)
+    };
+    let (one, stats, lengths, rows, pooled) = pieces(&whole);
+    assert_eq!(one, 1);
+    assert!(lengths.iter().all(|&l| l <= 5) && stats.truncated > 0);
+    let got = pieces(&load().with_window(5));
+    assert!(
+        got == (3, stats, lengths, rows, pooled),
+        "token vectors on {}",
+        device.name()
+    );
 }
 
-#[test]
 fn a_text_that_fails_is_named_by_its_place_among_all() {
     // A word whose row of the table overflows in the first norm.
     let folder = tempfile::tempdir().unwrap();
@@ -438,32 +427,29 @@ fn a_text_that_fails_is_named_by_its_place_among_all() {
 }
 
 /// Everything that a forward pass saves is what the operators' references make of what was saved before it.
-#[test]
-fn saved_activations_are_those_of_the_pass() {
+fn saved_activations_are_those_of_the_pass(device: Device) {
     for model in MODELS {
         let expected = expected(model);
         let tokens: Vec<Vec<u32>> = expected.texts.iter().map(|t| t.token_ids.clone()).collect();
         let batch = pack(&tokens, &(0..tokens.len()).collect::<Vec<_>>());
-        for device in devices() {
-            let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
-            encoder.set_graphs(0);
-            device.reset_memory_peak();
-            let before = device.memory().in_use;
-            let plain = {
-                let (hidden, _) = encoder.hidden_states(&batch, None).unwrap();
-                hidden.read().unwrap()
-            };
-            assert_eq!(device.memory().in_use, before, "nothing is kept");
-            let peak = device.memory().peak;
-            let (hidden, saved) = encoder.hidden_states_saving(&batch).unwrap();
-            assert!(device.memory().peak > peak, "inference needs less");
-            assert!(hidden.read().unwrap() == plain, "the bits of a plain pass");
-            match saved {
-                Saved::F32(saved) => check_saved(model, &encoder, &batch, &saved, &plain, |v| v),
-                Saved::Mixed(saved) => {
-                    let round = |v| f16::from_f32(v).to_f32();
-                    check_saved(model, &encoder, &batch, &saved, &plain, round);
-                }
+        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
+        encoder.set_graphs(0);
+        device.reset_memory_peak();
+        let before = device.memory().in_use;
+        let plain = {
+            let (hidden, _) = encoder.hidden_states(&batch, None).unwrap();
+            hidden.read().unwrap()
+        };
+        assert_eq!(device.memory().in_use, before, "nothing is kept");
+        let peak = device.memory().peak;
+        let (hidden, saved) = encoder.hidden_states_saving(&batch).unwrap();
+        assert!(device.memory().peak > peak, "inference needs less");
+        assert!(hidden.read().unwrap() == plain, "the bits of a plain pass");
+        match saved {
+            Saved::F32(saved) => check_saved(model, &encoder, &batch, &saved, &plain, |v| v),
+            Saved::Mixed(saved) => {
+                let round = |v| f16::from_f32(v).to_f32();
+                check_saved(model, &encoder, &batch, &saved, &plain, round);
             }
         }
     }
@@ -589,38 +575,55 @@ fn encoder_of(model: &str) -> Encoder {
     Encoder::load(&golden(model), &Device::cpu(), LoadOptions::default()).unwrap()
 }
 
-#[test]
-fn alone_equals_in_a_batch_and_twice_equals_once() {
+fn alone_equals_in_a_batch_and_twice_equals_once(device: Device) {
     for model in MODELS {
         let expected = expected(model);
         let texts: Vec<&str> = expected.texts.iter().map(|t| t.text.as_str()).collect();
-        for device in devices() {
-            let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
-            let d = encoder.width();
-            let together = encoder.embed(&texts, TextKind::Document).unwrap();
-            assert_eq!(
-                together,
-                encoder.embed(&texts, TextKind::Document).unwrap(),
-                "two runs differ"
+        let encoder = Encoder::load(&golden(model), &device, LoadOptions::default()).unwrap();
+        let d = encoder.width();
+        let together = encoder.embed(&texts, TextKind::Document).unwrap();
+        assert_eq!(
+            together,
+            encoder.embed(&texts, TextKind::Document).unwrap(),
+            "two runs differ"
+        );
+        let scale = together.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // Other neighbours mean other tile edges in the products, hence another order of the same sums: each
+        // activation may round to the neighbouring number of the type it is stored in.
+        let unit = if device.kind() == DeviceKind::Cpu {
+            2f32.powi(-23)
+        } else {
+            2f32.powi(-10)
+        };
+        let allowed = 16.0 * unit * scale;
+        for (i, text) in texts.iter().enumerate() {
+            let alone = encoder.embed(&[text], TextKind::Document).unwrap();
+            let error = largest_error(&alone, &together[i * d..(i + 1) * d]);
+            assert!(
+                error <= f64::from(allowed),
+                "{model} text {i} on {}: {error:e}",
+                device.name()
             );
-            let scale = together.iter().fold(0f32, |m, v| m.max(v.abs()));
-            // Other neighbours mean other tile edges in the products, hence another order of the same sums: each
-            // activation may round to the neighbouring number of the type it is stored in.
-            let unit = if device.kind() == DeviceKind::Cpu {
-                2f32.powi(-23)
-            } else {
-                2f32.powi(-10)
-            };
-            let allowed = 16.0 * unit * scale;
-            for (i, text) in texts.iter().enumerate() {
-                let alone = encoder.embed(&[text], TextKind::Document).unwrap();
-                let error = largest_error(&alone, &together[i * d..(i + 1) * d]);
-                assert!(
-                    error <= f64::from(allowed),
-                    "{model} text {i} on {}: {error:e}",
-                    device.name()
-                );
-            }
         }
     }
+}
+
+fn main() {
+    let mut tests = needs::Tests::default();
+    needs::add!(tests:
+        token_ids_limits_and_pooling_are_those_of_transformers,
+        a_damaged_weight_is_noticed,
+        written_folders_are_the_models_that_were_read,
+        a_text_that_fails_is_named_by_its_place_among_all,
+    );
+    for device in &needs::devices() {
+        needs::add!(tests, device =>
+            hidden_states_and_embeddings_match_pytorch,
+            a_device_that_runs_out_of_memory_gets_smaller_batches,
+            alone_equals_in_a_batch_and_twice_equals_once,
+            windows_change_nothing,
+            saved_activations_are_those_of_the_pass,
+        );
+    }
+    tests.run()
 }

@@ -22,6 +22,8 @@ pub mod table;
 
 #[cfg(test)]
 mod kernels_test;
+#[cfg(all(test, feature = "cuda"))]
+mod recording_test;
 mod rounding;
 mod simd;
 mod texts;
