@@ -288,6 +288,33 @@ fn a_text_that_cannot_be_tokenised_is_named_by_its_id() {
     s.put("data/corpus.jsonl", format!("{CORPUS}{rest}").as_bytes());
     let needles = ["document n2050 cannot be tokenised", "tokenizer.json"];
     fails(&s.retrieve(&[]), 1, &needles);
+    let encode = |input: &str, output: &str| {
+        let options = [
+            "encode",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "--output",
+            output,
+        ];
+        let mut command = s.command();
+        command
+            .args(options)
+            .args(input.split(' '))
+            .output()
+            .unwrap()
+    };
+    s.put("texts", "\u{feff}a cat\n\na \u{2603}\n".as_bytes());
+    for output in ["x.npy", "x.safetensors"] {
+        let needles = ["line 3 of texts cannot be tokenised"];
+        fails(&encode("--texts texts", output), 1, &needles);
+        let needles = ["document n2050 cannot be tokenised"];
+        fails(&encode("--data data", output), 1, &needles);
+        assert!(!s.path(output).exists());
+    }
+    s.put("texts", b"a cat\na dog\ra man\r");
+    fails(&encode("--texts texts", "x.npy"), 1, &["texts: line 2"]);
     // Pairs are encoded in the order of their first sentences: this text is the last of about 2,200.
     let [near_misses, _] = pairs(1100);
     let last = "zebras walk,\u{2603} walks,role,here\n";
@@ -340,8 +367,9 @@ fn places_that_cannot_be_written() {
     assert_eq!(index.len(), 3);
     assert!(
         index
-            .row(1)
+            .vector(1)
             .unwrap()
+            .expect("the second text")
             .iter()
             .all(|v| f16::from_f32(*v).is_finite())
     );
