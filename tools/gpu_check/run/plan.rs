@@ -84,8 +84,11 @@ impl Site {
                 "not made by `gpu-check pack` (program.gz is missing)",
             ));
         }
+        fs::create_dir_all(work.join("kept")).map_err(|e| Error::io("create", work, e))?;
+        // Steps run in the scratch folder.
+        let whole = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io("open", path, e));
+        let (pack, work) = (&whole(pack)?, &whole(work)?);
         let kept = work.join("kept");
-        fs::create_dir_all(&kept).map_err(|e| Error::io("create", &kept, e))?;
         let mut folders = ["model", "data", "tree", "peers"].map(|name| {
             let packed = pack.join(format!("{name}.tar.gz"));
             let to = work.join(name);
