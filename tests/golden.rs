@@ -612,7 +612,6 @@ fn main() {
     let mut tests = needs::Tests::default();
     needs::add!(tests:
         token_ids_limits_and_pooling_are_those_of_transformers,
-        written_folders_are_the_models_that_were_read,
         a_damaged_weight_is_noticed,
         written_folders_are_the_models_that_were_read,
         a_text_that_fails_is_named_by_its_place_among_all,
