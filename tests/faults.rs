@@ -14,12 +14,6 @@ fn golden() -> PathBuf {
     Path::new(&root).join("tests/golden/tiny-bert-2x64")
 }
 
-/// The program under test.
-fn program() -> std::ffi::OsString {
-    let carried = std::env::var_os("NEARMISS_RUN_STUDY");
-    carried.unwrap_or(env!("CARGO_BIN_EXE_run-study").into())
-}
-
 /// A scratch folder with a model, a small collection and room for results.
 struct Scratch {
     dir: tempfile::TempDir,
@@ -94,7 +88,9 @@ impl Scratch {
     }
 
     fn command(&self) -> Command {
-        self.surround(Command::new(program()))
+        let carried = std::env::var_os("NEARMISS_RUN_STUDY");
+        let program = carried.unwrap_or(env!("CARGO_BIN_EXE_run-study").into());
+        self.surround(Command::new(program))
     }
 
     /// A command with this folder around it.
@@ -292,6 +288,33 @@ fn a_text_that_cannot_be_tokenised_is_named_by_its_id() {
     s.put("data/corpus.jsonl", format!("{CORPUS}{rest}").as_bytes());
     let needles = ["document n2050 cannot be tokenised", "tokenizer.json"];
     fails(&s.retrieve(&[]), 1, &needles);
+    let encode = |input: &str, output: &str| {
+        let options = [
+            "encode",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "--output",
+            output,
+        ];
+        let mut command = s.command();
+        command
+            .args(options)
+            .args(input.split(' '))
+            .output()
+            .unwrap()
+    };
+    s.put("texts", "\u{feff}a cat\n\na \u{2603}\n".as_bytes());
+    for output in ["x.npy", "x.safetensors"] {
+        let needles = ["line 3 of texts cannot be tokenised"];
+        fails(&encode("--texts texts", output), 1, &needles);
+        let needles = ["document n2050 cannot be tokenised"];
+        fails(&encode("--data data", output), 1, &needles);
+        assert!(!s.path(output).exists());
+    }
+    s.put("texts", b"a cat\na dog\ra man\r");
+    fails(&encode("--texts texts", "x.npy"), 1, &["texts: line 2"]);
     // Pairs are encoded in the order of their first sentences: this text is the last of about 2,200.
     let [near_misses, _] = pairs(1100);
     let last = "zebras walk,\u{2603} walks,role,here\n";
@@ -335,17 +358,18 @@ fn places_that_cannot_be_written() {
         String::from_utf8_lossy(&good.stderr)
     );
     let index =
-        nearmiss::index::VectorIndex::from_npy(&s.path("x.npy"), &nearmiss::Device::cpu()).unwrap();
+        nearmiss::index::VectorIndex::from_npy(s.path("x.npy"), &nearmiss::Device::cpu()).unwrap();
     assert_eq!((index.len(), index.width()), (3, 64));
     assert!(encode("x.safetensors").status.success());
     let index =
-        nearmiss::index::VectorIndex::open(&s.path("x.safetensors"), &nearmiss::Device::cpu())
+        nearmiss::index::VectorIndex::open(s.path("x.safetensors"), &nearmiss::Device::cpu())
             .unwrap();
     assert_eq!(index.len(), 3);
     assert!(
         index
-            .row(1)
+            .vector(1)
             .unwrap()
+            .expect("the second text")
             .iter()
             .all(|v| f16::from_f32(*v).is_finite())
     );
@@ -365,8 +389,7 @@ fn a_full_disk_loses_nothing_that_was_there() {
     let limited = r#"trap "" XFSZ && ulimit -f 16 && exec "$0" "$@""#;
     let output = s
         .surround(Command::new("sh"))
-        .args(["-c", limited])
-        .arg(program())
+        .args(["-c", limited, env!("CARGO_BIN_EXE_run-study")])
         .args([
             "encode",
             "--device",

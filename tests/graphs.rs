@@ -43,7 +43,7 @@ fn batch(encoder: &Encoder, lengths: &[usize], seed: usize) -> Batch {
 fn vectors(encoder: &Encoder, batch: &Batch) -> Vec<u32> {
     bits(
         &encoder
-            .token_vectors(batch, None)
+            .hidden_states(batch, None)
             .unwrap()
             .0
             .read()
@@ -212,7 +212,7 @@ fn what_is_not_recorded_runs_plainly(device: Device) {
             stages += 1;
             Ok(())
         };
-        graphed.token_vectors(&small, Some(&mut count)).unwrap();
+        graphed.hidden_states(&small, Some(&mut count)).unwrap();
         assert_eq!(stages, 1 + graphed.config().n_layers);
     }
     // Profiling times every operator.

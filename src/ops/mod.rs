@@ -25,6 +25,8 @@ pub mod table;
 
 #[cfg(test)]
 mod kernels_test;
+#[cfg(all(test, feature = "cuda"))]
+mod recording_test;
 mod rounding;
 mod simd;
 mod texts;
@@ -45,7 +47,7 @@ pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
 #[doc(hidden)]
 pub use texts::PackedTexts as Packing;
-pub use texts::{Indices, PackedTexts, PairList, Places, TokenIds};
+pub use texts::{PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 use crate::device::template::{Source, Variant};
