@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// The device ran out of memory.
     #[error(
-        "{device} is out of memory: {bytes} bytes were asked for while {in_use} were in use; use a smaller --memory or shorter texts"
+        "{device} is out of memory: {bytes} bytes were asked for while {in_use} were in use; use a smaller memory budget or shorter texts"
     )]
     OutOfMemory {
         /// Device name.

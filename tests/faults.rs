@@ -591,5 +591,5 @@ fn no_network_and_nothing_cached() {
         .args(["--offline", "--device", "cpu", "--out", "out"])
         .output()
         .unwrap();
-    fails(&output, 1, &["--backbone", "cache"]);
+    fails(&output, 1, &["give a model folder", "cache"]);
 }

@@ -207,13 +207,13 @@ impl Tokenizer {
                     && wanted > positions
                 {
                     return Err(Error::Usage(format!(
-                        "a length limit of {wanted} tokens is more than the {positions} positions of the model in {}; give --max-length {positions} or less",
+                        "a length limit of {wanted} tokens is more than the {positions} positions of the model in {}; set the limit to {positions} or less",
                         model_dir.display()
                     )));
                 }
                 if wanted <= n_special {
                     return Err(Error::Usage(format!(
-                        "a length limit of {wanted} tokens leaves no room for text beside the {n_special} special tokens; give --max-length {} or more",
+                        "a length limit of {wanted} tokens leaves no room for text beside the {n_special} special tokens; set it to {} or more",
                         n_special + 1
                     )));
                 }
@@ -231,7 +231,7 @@ impl Tokenizer {
                     .ok_or_else(|| {
                         Error::input(
                             model_dir,
-                            "states no length limit (`max_seq_length` in sentence_bert_config.json, `model_max_length` in tokenizer_config.json or `max_position_embeddings` in config.json); give one with --max-length",
+                            "states no length limit (`max_seq_length` in sentence_bert_config.json, `model_max_length` in tokenizer_config.json or `max_position_embeddings` in config.json); set one",
                         )
                     })?;
                 let limit = limit.min(positions.unwrap_or(limit));
@@ -239,7 +239,7 @@ impl Tokenizer {
                     return Err(Error::input(
                         model_dir,
                         format!(
-                            "its length limit of {limit} tokens leaves no room for text beside the {n_special} special tokens; give one with --max-length"
+                            "its length limit of {limit} tokens leaves no room for text beside the {n_special} special tokens; set another"
                         ),
                     ));
                 }
@@ -581,7 +581,11 @@ mod tests {
             assert!(error.to_string().contains(says), "{error}");
         }
         let dir = folder(&[("config.json", json!({}))]);
-        assert!(error(dir.path(), None).to_string().contains("--max-length"));
+        assert!(
+            error(dir.path(), None)
+                .to_string()
+                .contains("no length limit")
+        );
         assert!(Tokenizer::load(dir.path(), Some(64)).is_ok());
     }
 
