@@ -100,6 +100,13 @@ pub fn nvidia_driver() -> Option<String> {
         .and_then(|text| text.lines().next().map(String::from))
 }
 
+/// The clocks of NVIDIA's GPUs at this moment, their temperature and power, where `nvidia-smi` tells.
+pub fn nvidia_clocks() -> Option<String> {
+    let query =
+        "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_event_reasons.active";
+    output("nvidia-smi", &[query, "--format=csv,noheader"])
+}
+
 /// Today in UTC, `YYYY-MM-DD`.
 pub fn today() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()

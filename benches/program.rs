@@ -12,14 +12,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use nearmiss::device::{Ceilings, Cost, Device, DeviceChoice, DeviceKind};
 use nearmiss::ops::OpSpec;
-use nearmiss::study::profile::{Probe, measure_limits};
+use nearmiss::study::profile::{Limits, Probe, measure_limits};
 use nearmiss::{Error, Result};
+use serde_json::{Value, json};
 
 mod counts;
 mod machine;
 mod ops;
-mod record;
-mod timing;
+pub mod record;
+pub mod timing;
 
 use counts::{Counter, Counts};
 use record::{Record, Row};
@@ -52,13 +53,25 @@ struct Options {
     /// Model folder of the case `encode`; default: the tiny models of the tests.
     #[arg(long, value_name = "DIR", env = "NEARMISS_BACKBONE")]
     backbone: Option<PathBuf>,
+    /// Only the case of exactly this name.
+    #[arg(long = "case", value_name = "NAME")]
+    exact: Option<String>,
+    /// Check each case and call it once more, as a profiler wants it; nothing is timed.
+    #[arg(long, conflicts_with_all = ["quick", "save"])]
+    once: bool,
+    /// The device's limits, measured before by `gpu-check limits`; default: they are measured here.
+    #[arg(long, value_name = "FILE")]
+    limits: Option<PathBuf>,
+    /// Print the cases of a scale (quick, software, cpu or gpu) with their sizes, one JSON object a line; nothing runs.
+    #[arg(long, value_name = "SCALE", value_enum)]
+    list: Option<Scale>,
     /// Given by `cargo bench`; changes nothing.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 /// How large the shapes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scale {
     /// Tiny, one call: a trial run.
     Quick,
@@ -66,7 +79,7 @@ pub enum Scale {
     Software,
     /// The encoder's own shapes at 2,048 tokens; 100,000 documents.
     Cpu,
-    /// The same and 8,192 tokens; 1,000,000 documents.
+    /// What fills a large GPU: 32,768 tokens, up to 10,000,000 documents.
     Gpu,
 }
 
@@ -107,6 +120,8 @@ pub struct Case {
     pub op: &'static str,
     /// Sizes, readable.
     pub shape: String,
+    /// The same for programs: what another implementation needs to do as much.
+    pub sizes: Value,
     /// The operators it runs.
     pub needs: &'static [&'static OpSpec],
     /// Makes the inputs, runs it once and checks the result.
@@ -123,10 +138,22 @@ pub struct Prepared {
     pub sets: usize,
     /// Their bytes together.
     pub set_bytes: u64,
+    /// What of a call can be part of a graph.
+    pub recorded: Recorded,
     /// What a user counts, and how many of them one call does: `queries`, `tokens`.
     pub items: (f64, &'static str),
     /// Call number `i`; enqueues the work and need not wait for it.
     pub call: Box<dyn FnMut(usize) -> Result<()>>,
+}
+
+/// What of a call can be recorded, which is what enqueues work and waits for nothing.
+pub enum Recorded {
+    /// All of it.
+    All,
+    /// Nothing: its work depends on results of the device, or is recorded by whoever does it.
+    Nothing,
+    /// The same work with its results left on the device.
+    Without(Box<dyn FnMut(usize) -> Result<()>>),
 }
 
 /// Runs the program with these arguments, the first being its name.
@@ -152,9 +179,13 @@ fn run(options: Options) -> Result<ExitCode> {
     if !(options.seconds > 0.0 && options.seconds.is_finite()) {
         return Err(Error::Usage("--seconds must be above 0".into()));
     }
-    let choice: DeviceChoice = options.device.parse()?;
-    let device = Device::open(choice, nearmiss::ops::RETRIEVAL)?;
+    let choice: DeviceChoice = match options.list {
+        Some(_) => DeviceChoice::Cpu,
+        None => options.device.parse()?,
+    };
+    let device = Device::open(choice)?;
     let scale = match device.kind() {
+        _ if options.list.is_some() => options.list.unwrap_or(Scale::Quick),
         _ if options.quick => Scale::Quick,
         DeviceKind::Cpu => Scale::Cpu,
         _ if device.is_software() => Scale::Software,
@@ -173,22 +204,43 @@ fn run(options: Options) -> Result<ExitCode> {
         device,
         scale,
     };
+    let wanted = |name: String| match &options.exact {
+        Some(exact) => name == *exact,
+        None => name.contains(&options.filter),
+    };
     let cases: Vec<Case> = ops::cases(&context)?
         .into_iter()
-        .filter(|case| format!("{} {}", case.op, case.shape).contains(&options.filter))
+        .filter(|case| wanted(format!("{} {}", case.op, case.shape)))
         .collect();
     if cases.is_empty() {
         return Err(Error::Usage(format!(
-            "no case contains `{}`; names begin with embedding, layer_norm, matmul, attention, pool, cosine_topk or encode",
-            options.filter
+            "no case contains `{}`; names begin with an operator's, as cosine_topk, or encode",
+            options.exact.as_ref().unwrap_or(&options.filter)
         )));
+    }
+    if options.list.is_some() {
+        for case in cases {
+            println!(
+                "{}",
+                json!({"op": case.op, "shape": case.shape, "sizes": case.sizes})
+            );
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.once {
+        return once(&cases, &context);
     }
     let probe = match context.scale {
         Scale::Quick => Probe::QUICK,
         _ if context.counter.is_some() => Probe::QUICK,
         _ => Probe::of(&context.device),
     };
-    let limits = measure_limits(&context.device, probe)?;
+    // Those that were to be measured before may be missing, if that took too long.
+    let given = options.limits.as_deref().filter(|path| path.is_file());
+    let limits = match given.map(Limits::read) {
+        Some(Ok(limits)) => limits,
+        _ => measure_limits(&context.device, probe)?,
+    };
     let mut record = Record::new(&context, cache, &limits);
     if options.json {
         println!("{}", record.facts_json());
@@ -206,7 +258,11 @@ fn run(options: Options) -> Result<ExitCode> {
         context.device.set_memory_caching(false);
         context.device.set_memory_caching(true);
     }
-    if !options.json {
+    if options.json {
+        if let Some(clocks) = machine::nvidia_clocks() {
+            println!("{}", json!({"clocks_after": clocks}));
+        }
+    } else {
         println!("{}", record.table());
     }
     let failed = record.failures();
@@ -219,6 +275,27 @@ fn run(options: Options) -> Result<ExitCode> {
         }
     }
     Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Checks each case and calls it once more.
+fn once(cases: &[Case], context: &Context) -> Result<ExitCode> {
+    let mut all = true;
+    for case in cases {
+        let mut prepared = (case.prepare)(context)?;
+        (prepared.call)(0)?;
+        context.device.synchronize()?;
+        let right = prepared.worst <= 1.0;
+        println!(
+            "{} {}: error is {:.3} times its bound",
+            case.op, case.shape, prepared.worst
+        );
+        all &= right;
+    }
+    Ok(if all {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -255,7 +332,13 @@ fn measure(case: &Case, context: &Context, ceilings: Ceilings, seconds: f64) -> 
             counts_of_a_call(device, counter, &mut prepared).map(|(cost, c)| row.counted(cost, c))
         }
         None => cost_of_a_call(device, &mut prepared).and_then(|cost| {
-            let times = timing::time(device, seconds, quick, &mut prepared.call)?;
+            let times = timing::time(
+                device,
+                seconds,
+                quick,
+                &mut prepared.call,
+                &mut prepared.recorded,
+            )?;
             Ok(row.timed(&prepared, cost, times, ceilings))
         }),
     };

@@ -6,97 +6,79 @@ use std::path::{Path, PathBuf};
 use comfy_table::{Cell, CellAlignment, Table};
 use nearmiss::device::{Ceilings, Cost, DeviceKind};
 use nearmiss::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::counts::Counts;
-use super::timing::Times;
+use super::timing::{Method, Times};
 use super::{Context, Prepared, machine};
 use nearmiss::study::profile::Limits;
 
 /// Whether a case was timed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Status {
+pub enum Status {
+    /// It was.
     Ok,
+    /// The device lacks it.
     Unavailable,
+    /// It is wrong, or did not run.
+    #[default]
     Failed,
 }
 
 /// One case. Times are seconds per call; columns are in the order of the CSV file.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names say it; units are in them")]
 pub struct Row {
-    op: &'static str,
-    shape: String,
-    status: Status,
+    pub op: String,
+    pub shape: String,
+    pub status: Status,
     /// Why there are no times.
-    note: String,
-    checked_elements: Option<usize>,
-    error_over_bound: Option<f64>,
-    seconds_median: Option<f64>,
-    seconds_min: Option<f64>,
-    seconds_q1: Option<f64>,
-    seconds_q3: Option<f64>,
-    seconds_max: Option<f64>,
-    seconds_alone: Option<f64>,
-    samples: Option<usize>,
-    calls_per_sample: Option<usize>,
-    flop: Option<u64>,
-    bytes: Option<u64>,
-    gflop_per_s: Option<f64>,
-    gb_per_s: Option<f64>,
-    share_of_floor: Option<f64>,
-    items_per_s: Option<f64>,
-    item: Option<&'static str>,
-    input_sets: Option<usize>,
-    input_bytes: Option<u64>,
-    launches: Option<u64>,
-    instructions: Option<u64>,
-    warp_instructions: Option<u64>,
-    matrix_multiply_adds: Option<u64>,
-    global_bytes: Option<u64>,
-    global_sectors: Option<u64>,
-    shared_bytes: Option<u64>,
-    shared_wavefronts: Option<u64>,
+    pub note: String,
+    pub checked_elements: Option<usize>,
+    pub error_over_bound: Option<f64>,
+    /// How the times in a row were taken: `graph` (of calls, replayed), `stream` (calls between two events), `clock`.
+    pub method: Option<Method>,
+    pub seconds_median: Option<f64>,
+    pub seconds_min: Option<f64>,
+    pub seconds_q1: Option<f64>,
+    pub seconds_q3: Option<f64>,
+    pub seconds_max: Option<f64>,
+    /// Calls launched one behind the other.
+    pub seconds_launched: Option<f64>,
+    pub seconds_alone: Option<f64>,
+    pub seconds_alone_p99: Option<f64>,
+    pub samples: Option<usize>,
+    pub calls_per_sample: Option<usize>,
+    pub flop: Option<u64>,
+    pub bytes: Option<u64>,
+    pub gflop_per_s: Option<f64>,
+    pub gb_per_s: Option<f64>,
+    pub share_of_floor: Option<f64>,
+    pub items_per_s: Option<f64>,
+    pub item: Option<String>,
+    pub input_sets: Option<usize>,
+    pub input_bytes: Option<u64>,
+    pub launches: Option<u64>,
+    pub instructions: Option<u64>,
+    pub warp_instructions: Option<u64>,
+    pub matrix_multiply_adds: Option<u64>,
+    pub global_bytes: Option<u64>,
+    pub global_sectors: Option<u64>,
+    pub shared_bytes: Option<u64>,
+    pub shared_wavefronts: Option<u64>,
     #[serde(skip)]
     counts: Option<Counts>,
 }
 
 impl Row {
     /// A row without results.
-    pub fn new(op: &'static str, shape: &str) -> Self {
+    pub fn new(op: &str, shape: &str) -> Self {
         Row {
-            op,
+            op: op.into(),
             shape: shape.into(),
-            status: Status::Failed,
-            note: String::new(),
-            checked_elements: None,
-            error_over_bound: None,
-            seconds_median: None,
-            seconds_min: None,
-            seconds_q1: None,
-            seconds_q3: None,
-            seconds_max: None,
-            seconds_alone: None,
-            samples: None,
-            calls_per_sample: None,
-            flop: None,
-            bytes: None,
-            gflop_per_s: None,
-            gb_per_s: None,
-            share_of_floor: None,
-            items_per_s: None,
-            item: None,
-            input_sets: None,
-            input_bytes: None,
-            launches: None,
-            instructions: None,
-            warp_instructions: None,
-            matrix_multiply_adds: None,
-            global_bytes: None,
-            global_sectors: None,
-            shared_bytes: None,
-            shared_wavefronts: None,
-            counts: None,
+            ..Row::default()
         }
     }
 
@@ -137,7 +119,10 @@ impl Row {
         self.seconds_q1 = Some(times.q1);
         self.seconds_q3 = Some(times.q3);
         self.seconds_max = Some(times.max);
+        self.method = Some(times.method);
+        self.seconds_launched = Some(times.launched);
         self.seconds_alone = Some(times.alone);
+        self.seconds_alone_p99 = Some(times.alone_p99);
         self.samples = Some(times.samples);
         self.calls_per_sample = Some(times.calls);
         self.flop = Some(cost.flop);
@@ -146,7 +131,7 @@ impl Row {
         self.gb_per_s = Some(cost.bytes as f64 / times.median / 1e9);
         self.share_of_floor = Some(ceilings.floor(cost) / times.median);
         self.items_per_s = Some(prepared.items.0 / times.median);
-        self.item = Some(prepared.items.1);
+        self.item = Some(prepared.items.1.into());
         self
     }
 
@@ -177,7 +162,7 @@ impl Row {
 pub struct Record {
     /// One per case.
     pub rows: Vec<Row>,
-    facts: Vec<(&'static str, String)>,
+    facts: Vec<(String, String)>,
     slug: String,
     date: String,
 }
@@ -227,16 +212,52 @@ impl Record {
         if let Some(driver) = machine::nvidia_driver() {
             facts.push(("driver", driver));
         }
+        if let Some(clocks) = machine::nvidia_clocks().filter(|_| device.kind() == DeviceKind::Cuda)
+        {
+            facts.push(("clocks before", clocks));
+        }
         if let Some(folder) = &context.backbone {
             let name = folder.file_name().unwrap_or(folder.as_os_str());
             facts.push(("backbone", name.to_string_lossy().into_owned()));
         }
         Record {
             rows: Vec::new(),
-            facts,
+            facts: facts.into_iter().map(|(k, v)| (k.into(), v)).collect(),
             slug: slug(&name),
             date,
         }
+    }
+
+    /// The record of another machine (which `gpu-check table` reads): its facts as it printed them, and its rows.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the facts lack a device or a date.
+    #[allow(dead_code, reason = "only gpu-check reads records")]
+    pub fn of(facts: &serde_json::Map<String, serde_json::Value>, rows: Vec<Row>) -> Result<Self> {
+        let facts: Vec<(String, String)> = facts
+            .iter()
+            .filter_map(|(k, v)| Some((k.replace('_', " "), v.as_str()?.to_string())))
+            .collect();
+        let fact = |name: &str| {
+            let found = facts.iter().find(|(k, _)| k == name);
+            found.map(|(_, v)| v.clone()).ok_or_else(|| {
+                Error::Invalid(format!(
+                    "facts without `{name}`; are they those of a bench?"
+                ))
+            })
+        };
+        Ok(Record {
+            rows,
+            slug: slug(&fact("device")?),
+            date: fact("date")?,
+            facts,
+        })
+    }
+
+    /// The date of the record, `YYYY-MM-DD`.
+    #[allow(dead_code, reason = "only gpu-check asks")]
+    pub fn date(&self) -> &str {
+        &self.date
     }
 
     /// Facts, one a line.
@@ -274,6 +295,7 @@ impl Record {
             "median",
             "min",
             "spread",
+            "launched",
             "alone",
             "GFLOP/s",
             "GB/s",
@@ -285,7 +307,7 @@ impl Record {
             let number =
                 |v: Option<f64>, digits| v.map_or(String::new(), |v| format!("{v:.digits$}"));
             let time = |v: Option<f64>| v.map_or(String::new(), duration);
-            let mut cells = vec![row.op.to_string(), row.shape.clone()];
+            let mut cells = vec![row.op.clone(), row.shape.clone()];
             if row.status == Status::Ok {
                 let spread = match (row.seconds_q1, row.seconds_q3, row.seconds_median) {
                     (Some(q1), Some(q3), Some(m)) => format!("{:.1} %", 100.0 * (q3 - q1) / m),
@@ -295,13 +317,14 @@ impl Record {
                     time(row.seconds_median),
                     time(row.seconds_min),
                     spread,
+                    time(row.seconds_launched),
                     time(row.seconds_alone),
                     number(row.gflop_per_s, 1),
                     number(row.gb_per_s, 1),
                     row.share_of_floor
                         .map_or(String::new(), |v| format!("{:.0} %", 100.0 * v)),
                     row.items_per_s
-                        .zip(row.item)
+                        .zip(row.item.as_ref())
                         .map_or(String::new(), |(v, item)| format!("{} {item}", grouped(v))),
                     number(row.error_over_bound, 3),
                 ]);
@@ -320,8 +343,9 @@ impl Record {
         }
         format!(
             "{}\n\n\
-             median, min: time of a call in a row of calls; spread: quartiles' distance over the median; alone: one call on\n\
-             an idle device, waited for; floor: shortest time that the measured limits allow, over the median (above\n\
+             median, min: time of a call in a row of calls, on CUDA in a replayed graph of them where they can be recorded;\n\
+             launched: the same, launched call by call; spread: quartiles' distance over the median; alone: one call on an\n\
+             idle device, waited for; floor: shortest time that the measured limits allow, over the median (above\n\
              100 % where counted bytes came from a cache, or an operator multiplies faster than matmul); error/bound: largest of the sample checked.",
             table.trim_fmt()
         )
@@ -347,13 +371,13 @@ impl Record {
         ]);
         for row in &self.rows {
             let (Some(c), Some(cost)) = (&row.counts, row.bytes.zip(row.flop)) else {
-                table.add_row([row.op, &row.shape, &row.note]);
+                table.add_row([&row.op, &row.shape, &row.note]);
                 continue;
             };
             let times = |v: f64| format!("{v:.2}");
             let (bytes, flop) = (cost.0 as f64, cost.1 as f64);
             let cells = [
-                row.op.to_string(),
+                row.op.clone(),
                 row.shape.clone(),
                 c.launches.to_string(),
                 grouped(c.instructions as f64),
@@ -425,7 +449,7 @@ fn slug(name: &str) -> String {
 }
 
 /// A time with a unit that suits it.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1e-3 => format!("{:.1} us", s * 1e6),
         s if s < 1.0 => format!("{:.3} ms", s * 1e3),

@@ -8,17 +8,18 @@ enable f16;
 // Entry      attention
 //
 // Shapes     qkv [t, 3 d] f16 or f32 (variant `act`): queries, keys, values, each heads x head_dim;
-//            offsets [n + 1] u32; blocks [n_blocks, 2] u32: (text, first row) of each block of 16 query rows;
+//            offsets [n + 1] u32; work [n_blocks, 2] u32: (text, first row) of each block of 16 query rows;
 //            out [t, d] f16 or f32
 // Layout     row-major, 16-byte aligned
 // Requires   head_dim = 32 * parts; `heads` divides the number of heads
 //
-// Launch     one workgroup of 16 * parts * heads per block and group of `heads` heads, spread over x and y
+// Launch     one workgroup of 16 * parts * heads per block and group of `heads` heads, spread over x and y; beyond 16
+//            parts two of 8 * parts, each with half of the block's rows, for no adapter has to take more than 256
 // Mapping    invocation = (row of the block, 32 dimensions of the head, head of the group): it keeps 32 elements of
 //            its query and of its output in registers and walks the keys of its text
-// Memory     parts = 1: none; else 8 partial scores per invocation (6,144 B at head_dim 384)
+// Memory     parts = 1: none; else 8 partial scores per invocation (at most 8,192 B)
 // Sync       parts = 1: none; else two barriers per 8 keys
-// Limits     head_dim 384 needs 192 invocations
+// Limits     256 invocations at head_dim 512, 192 at 384 and 768
 //
 // Work       4 d sum of l^2 FLOP
 // Traffic    4 t d elements; keys and values of a text are re-read from cache by its blocks
@@ -34,52 +35,58 @@ enable f16;
 //                     m' = max(m, s_j);  acc, l *= exp(m - m');  p_j = exp(s_j - m')
 //                     l += sum p_j;  acc += sum p_j v_j;  m = m'
 //   out = acc / l
-struct Params { n_blocks: u32, head_groups: u32, d4: u32, scale: f32 }
+struct Params { n_blocks: u32, n_heads: u32, head_dim: u32, scale: f32 }
 var<immediate> p: Params;
+
+// Vectors of four in a row of `out`.
+fn d4() -> u32 { return p.n_heads * p.head_dim / 4u; }
 
 ${array(0, "qkv", act, "read", native)}
 @group(0) @binding(1) var<storage, read> offsets: array<u32>;
-@group(0) @binding(2) var<storage, read> blocks: array<u32>;
+@group(0) @binding(2) var<storage, read> work: array<u32>;
 ${array(3, "out", act, "read_write", native)}
 
-const ROWS: u32 = 16u;
+%% set rows = 16 if parts <= 16 else 8
+const ROWS: u32 = ${rows}u;
+const SPLITS: u32 = ${16 // rows}u; // workgroups that share a block
 const PARTS: u32 = ${parts}u;
 const HEADS: u32 = ${heads}u;
 const LOWEST: f32 = -3.0e38;
 %% if parts > 1
-var<workgroup> partial: array<f32, ${16 * parts * heads * 8}>; // [key of 8][invocation]
+var<workgroup> partial: array<f32, ${rows * parts * heads * 8}>; // [key of 8][invocation]
 %% endif
 
-@compute @workgroup_size(${16 * parts * heads})
+@compute @workgroup_size(${rows * parts * heads})
 fn attention(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
     let job = group.x + group.y * groups.x;
-    if job >= p.n_blocks * p.head_groups {
+    let head_groups = p.n_heads / HEADS;
+    if job >= p.n_blocks * SPLITS * head_groups {
         return;
     }
-    let block = job / p.head_groups;
-    let text = blocks[2u * block];
+    let block = job / (SPLITS * head_groups);
+    let text = work[2u * block];
     let first = offsets[text];
     let end = offsets[text + 1u];
-    let row_of_block = lane % ROWS;
-    let wanted = blocks[2u * block + 1u] + row_of_block;
+    let row_of_block = (job / head_groups) % SPLITS * ROWS + lane % ROWS;
+    let wanted = work[2u * block + 1u] + row_of_block;
     let row = min(wanted, end - 1u); // rows beyond the text repeat its last one and are not stored
     let part = (lane / ROWS) % PARTS;
-    let head = (job % p.head_groups) * HEADS + lane / (ROWS * PARTS);
+    let head = (job % head_groups) * HEADS + lane / (ROWS * PARTS);
     let column = (head * PARTS + part) * 8u; // in vec4
 
 %% for i in range(8)
-    let q${i} = load_qkv(row * 3u * p.d4 + column + ${i}u) * p.scale;
+    let q${i} = load_qkv(row * 3u * d4() + column + ${i}u) * p.scale;
     var acc${i} = vec4<f32>();
 %% endfor
     var highest = LOWEST;
     var total = 0.0;
     for (var start = first; start < end; start += 8u) {
 %% for j in range(8)
-        let key${j} = min(start + ${j}u, end - 1u) * 3u * p.d4 + p.d4 + column;
+        let key${j} = min(start + ${j}u, end - 1u) * 3u * d4() + d4() + column;
         var s${j} = 0.0;
 %% for i in range(8)
         s${j} += dot(q${i}, load_qkv(key${j} + ${i}u));
@@ -88,7 +95,7 @@ fn attention(
 %% if parts > 1
         // The parts of a head exchange their partial scores.
 %% for j in range(8)
-        partial[${j * 16 * parts * heads}u + lane] = s${j};
+        partial[${j * rows * parts * heads}u + lane] = s${j};
 %% endfor
         workgroupBarrier(); // all partial scores are there
         let mine = lane - part * ROWS;
@@ -97,7 +104,7 @@ fn attention(
 %% endfor
         for (var other = 0u; other < PARTS; other += 1u) {
 %% for j in range(8)
-            s${j} += partial[${j * 16 * parts * heads}u + mine + other * ROWS];
+            s${j} += partial[${j * rows * parts * heads}u + mine + other * ROWS];
 %% endfor
         }
         workgroupBarrier(); // all have read them
@@ -117,13 +124,13 @@ fn attention(
         let p${j} = select(0.0, exp(s${j} - top), start + ${j}u < end);
         total += p${j};
 %% for i in range(8)
-        acc${i} += p${j} * load_qkv(key${j} + p.d4 + ${i}u);
+        acc${i} += p${j} * load_qkv(key${j} + d4() + ${i}u);
 %% endfor
 %% endfor
     }
     if wanted < end {
 %% for i in range(8)
-        store_out(row * p.d4 + column + ${i}u, acc${i} / total);
+        store_out(row * d4() + column + ${i}u, acc${i} / total);
 %% endfor
     }
 }

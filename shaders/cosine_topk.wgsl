@@ -35,9 +35,12 @@ enable f16;
 //   at the end: sort    the k survivors by (score descending, id ascending)
 
 %% if pass == "norms"
-struct Params { n: u32, d4: u32 }
+struct Params { n: u32, d: u32 }
 var<immediate> p: Params;
-${array(0, "x", rows, "read", native)}
+
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
+${array(0, "rows", rows, "read", native)}
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 
 @compute @workgroup_size(64)
@@ -51,8 +54,8 @@ fn inverse_norms(
         return;
     }
     var squares = vec4<f32>();
-    for (var c = 0u; c < p.d4; c += 1u) {
-        let v = load_x(row * p.d4 + c);
+    for (var c = 0u; c < d4(); c += 1u) {
+        let v = load_rows(row * d4() + c);
         squares += v * v;
     }
     let total = squares.x + squares.y + squares.z + squares.w;
@@ -60,8 +63,11 @@ fn inverse_norms(
 }
 %% endif
 %% if pass == "score"
-struct Params { rows: u32, first: u32, n_q: u32, d4: u32, capacity: u32 }
+struct Params { n_rows: u32, first: u32, n_q: u32, d: u32, capacity: u32 }
 var<immediate> p: Params;
+
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
 ${array(0, "rows", "f16", "read", native)}
 @group(0) @binding(1) var<storage, read> norms: array<f32>;
 ${array(2, "queries", "f32", "read", native)}
@@ -73,7 +79,7 @@ ${array(2, "queries", "f32", "read", native)}
 %% endif
 
 fn offer(q: u32, row: u32, dot: f32) {
-    if q >= p.n_q || row >= p.rows {
+    if q >= p.n_q || row >= p.n_rows {
         return;
     }
     let score = dot * norms[row] * query_norms[q];
@@ -99,20 +105,20 @@ fn score(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = ((group.x + group.y * groups.x) * 64u + lane) * 4u;
-    if row >= p.rows {
+    if row >= p.n_rows {
         return;
     }
     let query = group.z * ${queries}u;
 %% for r in range(4)
-    let row${r} = min(row + ${r}u, p.rows - 1u) * p.d4;
+    let row${r} = min(row + ${r}u, p.n_rows - 1u) * d4();
 %% for q in range(queries)
     var dot${r}_${q} = 0.0;
 %% endfor
 %% endfor
 %% for q in range(queries)
-    let query${q} = min(query + ${q}u, p.n_q - 1u) * p.d4;
+    let query${q} = min(query + ${q}u, p.n_q - 1u) * d4();
 %% endfor
-    for (var c = 0u; c < p.d4; c += 1u) {
+    for (var c = 0u; c < d4(); c += 1u) {
 %% for r in range(4)
         let r${r} = load_rows(row${r} + c);
 %% endfor

@@ -25,8 +25,11 @@ enable f16;
 //
 // Numerics   two f32 additions in the order written: |error| <= g(2) (|word| + |position| + |token_type|), u = 2^-23
 // Edges      t = 0: not launched; NaN in -> NaN out
-struct Params { t: u32, d4: u32 }
+struct Params { t: u32, d: u32 }
 var<immediate> p: Params;
+
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
 
 ${array(0, "word", table, "read", native)}
 ${array(1, "position", table, "read", native)}
@@ -42,10 +45,10 @@ fn embedding(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = (group.x + group.y * groups.x) * 64u + lane;
-    if i >= p.t * p.d4 {
+    if i >= p.t * d4() {
         return;
     }
-    let t = i / p.d4;
-    let c = i % p.d4;
-    store_x(i, load_word(ids[t] * p.d4 + c) + load_position(positions[t] * p.d4 + c) + load_token_type(c));
+    let t = i / d4();
+    let c = i % d4();
+    store_x(i, load_word(ids[t] * d4() + c) + load_position(positions[t] * d4() + c) + load_token_type(c));
 }

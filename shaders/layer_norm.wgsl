@@ -31,16 +31,20 @@ enable f16;
 //   mean = sum(v) / d
 //   rstd = 1 / sqrt(sum((v - mean)^2) / d + eps)
 //   y    = (v - mean) * rstd * weight + bias
-struct Params { rows: u32, d4: u32, eps: f32 }
+struct Params { rows: u32, d: u32, eps: f32 }
 var<immediate> p: Params;
 
-%% set next = namespace(binding=2)
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
+
+%% set next = namespace(binding=1)
 ${array(0, "x", "f32", "read", native)}
-${array(1, "weight", "f32", "read", native)}
 %% if residual != "none"
 ${array(next.binding, "residual", residual, "read", native)}
 %% set next.binding = next.binding + 1
 %% endif
+${array(next.binding, "weight", "f32", "read", native)}
+%% set next.binding = next.binding + 1
 %% if bias
 ${array(next.binding, "bias", "f32", "read", native)}
 %% set next.binding = next.binding + 1
@@ -73,24 +77,24 @@ ${who_inputs(subgroups)}
         return;
     }
 ${who_value(subgroups)}
-    let base = row * p.d4;
-    let n = f32(p.d4 * 4u);
+    let base = row * d4();
+    let n = f32(d4() * 4u);
 
     var sum = vec4<f32>();
-    for (var c = lane; c < p.d4; c += GROUP) {
+    for (var c = lane; c < d4(); c += GROUP) {
         sum += row_value(base + c);
     }
     let mean = group_sum(sum.x + sum.y + sum.z + sum.w, who) / n;
 
     var squares = vec4<f32>();
-    for (var c = lane; c < p.d4; c += GROUP) {
+    for (var c = lane; c < d4(); c += GROUP) {
         let deviation = row_value(base + c) - mean;
         squares += deviation * deviation;
     }
     let variance = group_sum(squares.x + squares.y + squares.z + squares.w, who) / n;
     let rstd = 1.0 / sqrt(variance + p.eps);
 
-    for (var c = lane; c < p.d4; c += GROUP) {
+    for (var c = lane; c < d4(); c += GROUP) {
         var out = (row_value(base + c) - mean) * rstd * load_weight(c);
 %% if bias
         out += load_bias(c);

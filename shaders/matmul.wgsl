@@ -31,8 +31,11 @@ enable f16;
 //   for k0 in 0, 16, ..                    staged: the workgroup copies two panels first
 //     for each 4 k: 4 vectors of a, 4 of w, 16 dot products into acc
 //   v = acc (+ bias) (gelu) (+ residual); four neighbouring columns stored at a time
-struct Params { m: u32, n: u32, k4: u32, tiles_n: u32, tiles: u32 }
+struct Params { m: u32, n: u32, k: u32 }
 var<immediate> p: Params;
+
+// Vectors of four in a row of a or w.
+fn k4() -> u32 { return p.k / 4u; }
 
 %% set next = namespace(binding=2)
 ${array(0, "a", input, "read", native)}
@@ -84,13 +87,14 @@ fn matmul(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tile = group.x + group.y * groups.x;
-    if tile >= p.tiles {
+    let tiles_n = (p.n + TILE - 1u) / TILE;
+    if tile >= (p.m + TILE - 1u) / TILE * tiles_n {
         return;
     }
     let tx = lane % 16u;
     let ty = lane / 16u;
-    let row0 = (tile / p.tiles_n) * TILE;
-    let col0 = (tile % p.tiles_n) * TILE;
+    let row0 = (tile / tiles_n) * TILE;
+    let col0 = (tile % tiles_n) * TILE;
     let row = row0 + ty * 4u;
     let col = col0 + tx * 4u;
 %% for i in range(4)
@@ -101,12 +105,12 @@ fn matmul(
     // neighbouring invocations read one row's 16 k in one piece.
     let copy_row = lane / STEP4;
     let copy_k = lane % STEP4;
-    let a_row = min(row0 + copy_row, p.m - 1u) * p.k4;
-    let w_row = min(col0 + copy_row, p.n - 1u) * p.k4;
-    for (var k0 = 0u; k0 < p.k4; k0 += STEP4) {
+    let a_row = min(row0 + copy_row, p.m - 1u) * k4();
+    let w_row = min(col0 + copy_row, p.n - 1u) * k4();
+    for (var k0 = 0u; k0 < k4(); k0 += STEP4) {
         var a_piece = vec4<f32>();
         var w_piece = vec4<f32>();
-        if k0 + copy_k < p.k4 {
+        if k0 + copy_k < k4() {
             a_piece = load_a(a_row + k0 + copy_k);
             w_piece = load_w(w_row + k0 + copy_k);
         }
@@ -126,10 +130,10 @@ fn matmul(
     }
 %% else
 %% for i in range(4)
-    let a_row${i} = min(row + ${i}u, p.m - 1u) * p.k4;
-    let w_row${i} = min(col + ${i}u, p.n - 1u) * p.k4;
+    let a_row${i} = min(row + ${i}u, p.m - 1u) * k4();
+    let w_row${i} = min(col + ${i}u, p.n - 1u) * k4();
 %% endfor
-    for (var k = 0u; k < p.k4; k += 1u) {
+    for (var k = 0u; k < k4(); k += 1u) {
 %% for i in range(4)
         let a${i} = load_a(a_row${i} + k);
         let w${i} = load_w(w_row${i} + k);

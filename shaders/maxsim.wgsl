@@ -9,7 +9,7 @@ enable f16;
 // Entry      maxsim
 //
 // Shapes     queries [t_q, d], documents [t_c, d] f16 or f32 (variant `tokens`); offsets [n_q + 1], [n_c + 1] u32;
-//            pair_list [p, 2] u32 of (query, document) (variant `pairs`: listed); scores [p] f32, or [n_q, n_c] (all);
+//            pairs [p, 2] u32 of (query, document) (variant `pairs`: listed); scores [p] f32, or [n_q, n_c] (all);
 //            winners [p or n_q n_c, longest] u32 (variant `winners`): for each query token the position in its document
 //            of the token that won, 0xffffffff where there is none
 // Layout     row-major, 16-byte aligned; the binding of documents begins at row first_row
@@ -32,10 +32,13 @@ enable f16;
 //            the twin. The lowest position wins among equal products
 // Edges      an empty query or document: score 0, no winners; a NaN product never wins
 struct Params {
-    pairs: u32, d4: u32, longest: u32, mean: u32,
-    documents: u32, first_document: u32, end_document: u32, first_row: u32,
+    d: u32, longest: u32, mean: u32,
+    count: u32, n_documents: u32, first_document: u32, end_document: u32, first_row: u32,
 }
 var<immediate> p: Params;
+
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
 
 %% set next = namespace(binding=4)
 ${array(0, "queries", tokens, "read", native)}
@@ -43,7 +46,7 @@ ${array(0, "queries", tokens, "read", native)}
 ${array(2, "documents", tokens, "read", native)}
 @group(0) @binding(3) var<storage, read> document_offsets: array<u32>;
 %% if pairs == "listed"
-@group(0) @binding(${next.binding}) var<storage, read> pair_list: array<vec2<u32>>;
+@group(0) @binding(${next.binding}) var<storage, read> pairs: array<vec2<u32>>;
 %% set next.binding = next.binding + 1
 %% endif
 @group(0) @binding(${next.binding}) var<storage, read_write> scores: array<f32>;
@@ -68,13 +71,13 @@ fn maxsim(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = group.x + group.y * groups.x;
-    if index >= p.pairs {
+    if index >= p.count {
         return;
     }
 %% if pairs == "listed"
     let pair = index;
-    let query = pair_list[index].x;
-    let document = pair_list[index].y;
+    let query = pairs[index].x;
+    let document = pairs[index].y;
     if document < p.first_document || document >= p.end_document {
         return;
     }
@@ -82,7 +85,7 @@ fn maxsim(
     let here = p.end_document - p.first_document;
     let query = index / here;
     let document = p.first_document + index % here;
-    let pair = query * p.documents + document;
+    let pair = query * p.n_documents + document;
 %% endif
     let first_q = query_offsets[query];
     let l_q = query_offsets[query + 1u] - first_q;
@@ -98,7 +101,7 @@ fn maxsim(
             at[i] = NONE;
         }
         for (var j = lane; j < l_c; j += GROUP) {
-            let found = products(first_q, token, l_q, first_c + j - p.first_row, p.d4);
+            let found = products(first_q, token, l_q, first_c + j - p.first_row, d4());
             for (var i = 0u; i < TOKENS; i += 1u) {
                 if found[i] > best[i] {
                     best[i] = found[i];

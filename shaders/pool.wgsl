@@ -26,10 +26,13 @@ enable f16;
 //
 // Numerics   rows added in order, one division; norm in a fixed tree; bound in error_bound of the twin
 // Edges      an empty text gives zeros; NaN in -> NaN out
-struct Params { texts: u32, d4: u32 }
+struct Params { d: u32, texts: u32 }
 var<immediate> p: Params;
 
-${array(0, "h", "f32", "read", native)}
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
+
+${array(0, "rows", "f32", "read", native)}
 @group(0) @binding(1) var<storage, read> offsets: array<u32>;
 ${array(2, "e", output, "read_write", native)}
 
@@ -62,25 +65,25 @@ ${who_inputs(subgroups)}
 %% if normalize
     var squares = 0.0;
 %% endif
-    for (var c = lane; c < p.d4; c += GROUP) {
+    for (var c = lane; c < d4(); c += GROUP) {
         var sum = vec4<f32>();
         for (var t = first; t < end; t += 1u) {
-            sum += load_h(t * p.d4 + c);
+            sum += load_rows(t * d4() + c);
         }
         let mean = sum / count;
 %% if normalize
         pooled[c] = mean;
         squares += dot(mean, mean);
 %% else
-        store_e(text * p.d4 + c, mean);
+        store_e(text * d4() + c, mean);
 %% endif
     }
 %% if normalize
 ${who_value(subgroups)}
     let total = group_sum(squares, who);
     let norm = max(sqrt(total), 1.0e-12);
-    for (var c = lane; c < p.d4; c += GROUP) {
-        store_e(text * p.d4 + c, pooled[c] / norm);
+    for (var c = lane; c < d4(); c += GROUP) {
+        store_e(text * d4() + c, pooled[c] / norm);
     }
 %% endif
 }

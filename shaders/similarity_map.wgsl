@@ -9,7 +9,7 @@ enable f16;
 // Entry      similarity_map
 //
 // Shapes     queries [t_q, d], documents [t_c, d] f16 or f32 (variant `tokens`); offsets [n_q + 1], [n_c + 1] u32;
-//            pair_list [p, 2] u32 of (query, document); map_offsets [p + 1] u32, in elements; maps f32, each [l_q, l_c]
+//            pairs [p, 2] u32 of (query, document); map_offsets [p + 1] u32, in elements; maps f32, each [l_q, l_c]
 // Layout     row-major, token rows 16-byte aligned; maps one behind the other; the binding of documents begins at row
 //            first_row
 // Requires   d % 8 == 0
@@ -28,14 +28,17 @@ enable f16;
 //
 // Numerics   dot products in f32, four partial sums; bound in error_bound of the twin
 // Edges      an empty text has an empty map
-struct Params { pairs: u32, d4: u32, first_document: u32, end_document: u32, first_row: u32 }
+struct Params { d: u32, count: u32, first_document: u32, end_document: u32, first_row: u32 }
 var<immediate> p: Params;
+
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
 
 ${array(0, "queries", tokens, "read", native)}
 @group(0) @binding(1) var<storage, read> query_offsets: array<u32>;
 ${array(2, "documents", tokens, "read", native)}
 @group(0) @binding(3) var<storage, read> document_offsets: array<u32>;
-@group(0) @binding(4) var<storage, read> pair_list: array<vec2<u32>>;
+@group(0) @binding(4) var<storage, read> pairs: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read> map_offsets: array<u32>;
 @group(0) @binding(6) var<storage, read_write> maps: array<f32>;
 
@@ -49,11 +52,11 @@ fn similarity_map(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let pair = group.x + group.y * groups.x;
-    if pair >= p.pairs {
+    if pair >= p.count {
         return;
     }
-    let query = pair_list[pair].x;
-    let document = pair_list[pair].y;
+    let query = pairs[pair].x;
+    let document = pairs[pair].y;
     if document < p.first_document || document >= p.end_document {
         return;
     }
@@ -64,7 +67,7 @@ fn similarity_map(
     let map = map_offsets[pair];
     for (var token = 0u; token < l_q; token += 8u) {
         for (var j = lane; j < l_c; j += GROUP) {
-            let found = products(first_q, token, l_q, first_c + j - p.first_row, p.d4);
+            let found = products(first_q, token, l_q, first_c + j - p.first_row, d4());
             for (var i = 0u; i < min(8u, l_q - token); i += 1u) {
                 maps[map + (token + i) * l_c + j] = found[i];
             }

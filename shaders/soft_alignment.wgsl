@@ -10,7 +10,7 @@ enable f16;
 // Entry      soft_alignment
 //
 // Shapes     queries [t_q, d], documents [t_c, d] f16 or f32 (variant `tokens`); offsets [n_q + 1], [n_c + 1] u32;
-//            pair_list [p, 2] u32 of (query, document); scores [p] f32; band: the largest |i - j| that counts
+//            pairs [p, 2] u32 of (query, document); scores [p] f32; band: the largest |i - j| that counts
 // Layout     row-major, token rows 16-byte aligned; the binding of documents begins at row first_row
 // Requires   d % 8 == 0; temperature > 0
 //
@@ -30,16 +30,19 @@ enable f16;
 //            error_bound of the twin
 // Edges      a query token without candidates counts as 0 and is no neighbour; an empty query scores 0
 struct Params {
-    pairs: u32, d4: u32, first_document: u32, end_document: u32, first_row: u32,
-    band: u32, distance: f32, temperature: f32, monotonicity: f32,
+    d: u32, band: u32, distance: f32, temperature: f32, monotonicity: f32,
+    count: u32, first_document: u32, end_document: u32, first_row: u32,
 }
 var<immediate> p: Params;
+
+// Vectors of four in a row.
+fn d4() -> u32 { return p.d / 4u; }
 
 ${array(0, "queries", tokens, "read", native)}
 @group(0) @binding(1) var<storage, read> query_offsets: array<u32>;
 ${array(2, "documents", tokens, "read", native)}
 @group(0) @binding(3) var<storage, read> document_offsets: array<u32>;
-@group(0) @binding(4) var<storage, read> pair_list: array<vec2<u32>>;
+@group(0) @binding(4) var<storage, read> pairs: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read_write> scores: array<f32>;
 
 const GROUP: u32 = 64u;
@@ -62,11 +65,11 @@ fn soft_alignment(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let pair = group.x + group.y * groups.x;
-    if pair >= p.pairs {
+    if pair >= p.count {
         return;
     }
-    let query = pair_list[pair].x;
-    let document = pair_list[pair].y;
+    let query = pairs[pair].x;
+    let document = pairs[pair].y;
     if document < p.first_document || document >= p.end_document {
         return;
     }
@@ -85,7 +88,7 @@ fn soft_alignment(
             own[i] = vec4<f32>(LOWEST, 0.0, 0.0, 0.0);
         }
         for (var j = lane; j < l_c; j += GROUP) {
-            let found = products(first_q, token, l_q, first_c + j - p.first_row, p.d4);
+            let found = products(first_q, token, l_q, first_c + j - p.first_row, d4());
             for (var i = 0u; i < TOKENS; i += 1u) {
                 let steps = max(token + i, j) - min(token + i, j);
                 if steps <= p.band {

@@ -21,7 +21,7 @@
 //! use std::path::Path;
 //! use nearmiss::{Device, encoder::{Encoder, LoadOptions}, index::VectorIndex, text::TextKind};
 //!
-//! let device = Device::auto(nearmiss::ops::RETRIEVAL);
+//! let device = Device::auto();
 //! let encoder = Encoder::load(Path::new("all-MiniLM-L6-v2"), &device, LoadOptions::default())?;
 //! let mut index = VectorIndex::new(&device, encoder.width())?;
 //! index.append(&encoder.embed(&["the dog bites the man", "a quiet street"], TextKind::Document)?)?;

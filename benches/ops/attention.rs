@@ -3,12 +3,13 @@
 use half::f16;
 use nearmiss::Result;
 use nearmiss::device::Float;
-use nearmiss::ops::Packing;
+use nearmiss::ops::PackedTexts;
+use nearmiss::ops::attention::WorkList;
 use nearmiss::ops::attention::{SPEC, attention, error_bound, reference};
 
 use super::{
-    CHECK, Case, Context, HEADS, Prepared, noise, offsets, packings, poisoned, rounding, single,
-    widen, worst_ratio,
+    CHECK, Case, Context, HEADS, Prepared, Recorded, copies, json, noise, offsets, packings,
+    poisoned, rounding, single, widen, worst_ratio,
 };
 
 /// The cases.
@@ -17,6 +18,7 @@ pub fn cases(context: &Context) -> Vec<Case> {
     let case = |&(n, l): &(usize, usize)| Case {
         op: SPEC.name,
         shape: format!("{n} texts x {l} tokens, {heads} x {dim}"),
+        sizes: json!({"texts": n, "tokens": l, "heads": heads, "head_dim": dim}),
         needs: &[&SPEC],
         prepare: Box::new(move |context| {
             if single(context) {
@@ -36,14 +38,15 @@ fn prepare<A: Float>(context: &Context, n: usize, l: usize) -> Result<Prepared> 
     let bytes = (4 * t * d * size_of::<A>()) as u64;
     let sets = context.sets(bytes);
     let qkv = noise::<A>(t * 3 * d, 1.0, 1);
-    let packing = Packing::new(device, offsets(n, l))?;
+    let packing = PackedTexts::new(device, offsets(n, l))?;
+    let work = WorkList::new(&packing)?;
     let mut inputs = Vec::new();
-    for _ in 0..sets {
-        inputs.push((device.upload(&qkv)?, poisoned::<A>(device, t * d)?));
+    for copy in copies(device, device.upload(&qkv)?, sets)? {
+        inputs.push((copy, poisoned::<A>(device, t * d)?));
     }
     let mut call = move |i: usize| {
         let (qkv, out) = &mut inputs[i % sets];
-        attention(qkv, &packing, heads, dim, out)?;
+        attention(&*qkv, &packing, &work, heads, dim, &mut *out)?;
         Ok::<_, nearmiss::Error>(if i == CHECK { out.read()? } else { Vec::new() })
     };
     let got = call(CHECK)?;
@@ -65,6 +68,7 @@ fn prepare<A: Float>(context: &Context, n: usize, l: usize) -> Result<Prepared> 
         worst: worst_ratio(&got, d, &text, &want, &bound),
         sets,
         set_bytes: bytes * sets as u64,
+        recorded: Recorded::All,
         items: (t as f64, "tokens"),
         call: Box::new(move |i| call(i).map(drop)),
     })

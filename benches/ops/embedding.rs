@@ -5,11 +5,12 @@
 use half::f16;
 use nearmiss::Result;
 use nearmiss::device::Float;
+use nearmiss::ops::TokenIds;
 use nearmiss::ops::embedding::{SPEC, Tables, embedding, error_bound, reference};
 
 use super::{
-    CHECK, Case, Context, D_MODEL, Prepared, Scale, gather, indices, noise, poisoned, rounding,
-    sample, single, tokens, widen, worst_ratio,
+    CHECK, Case, Context, D_MODEL, Prepared, Recorded, Scale, gather, indices, json, noise,
+    poisoned, rounding, sample, single, tokens, widen, worst_ratio,
 };
 
 const POSITIONS: usize = 512;
@@ -24,6 +25,7 @@ pub fn cases(context: &Context) -> Vec<Case> {
     let case = |&t: &usize| Case {
         op: SPEC.name,
         shape: format!("{t} of {vocab} x {D_MODEL}"),
+        sizes: json!({"tokens": t, "vocab": vocab, "width": D_MODEL}),
         needs: &[&SPEC],
         prepare: Box::new(move |context| {
             if single(context) {
@@ -48,21 +50,23 @@ fn prepare<T: Float>(context: &Context, t: usize, vocab: usize) -> Result<Prepar
     let touched = (t * (d * (2 * size_of::<T>() + 4) + 8)) as u64;
     let sets = context.sets(touched);
     let places: Vec<u32> = (0..t as u32).map(|i| i % POSITIONS as u32).collect();
-    let positions = device.upload(&places)?;
     let mut inputs = Vec::new();
     for set in 0..sets {
         let ids = indices(t, vocab, 10 + set as u64);
-        inputs.push((device.upload(&ids)?, poisoned::<f32>(device, t * d)?));
+        inputs.push((
+            TokenIds::new(device, &ids, &places)?,
+            poisoned::<f32>(device, t * d)?,
+        ));
     }
     let mut call = move |i: usize| {
         let (ids, x) = &mut inputs[i % sets];
         let tables = Tables {
-            word: &word,
-            position: &position,
-            token_type: &token_type,
+            word: word.as_slice(),
+            position: position.as_slice(),
+            token_type: token_type.as_slice(),
             d,
         };
-        embedding(&tables, ids, &positions, x)?;
+        embedding(&tables, ids, &mut *x)?;
         // Only the check looks at it.
         Ok::<_, nearmiss::Error>(if i == CHECK { x.read()? } else { Vec::new() })
     };
@@ -85,6 +89,7 @@ fn prepare<T: Float>(context: &Context, t: usize, vocab: usize) -> Result<Prepar
         worst: worst_ratio(&got, d, &which, &want, &bound),
         sets,
         set_bytes: touched * sets as u64,
+        recorded: Recorded::All,
         items: (t as f64, "tokens"),
         call: Box::new(move |i| call(i).map(drop)),
     })

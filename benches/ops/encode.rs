@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use nearmiss::device::{Device, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
-use nearmiss::ops::{RETRIEVAL, Rounding, pool};
+use nearmiss::ops::{self, Rounding, pool};
 use nearmiss::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 use nearmiss::{Error, Result};
 
-use super::{Case, Context, Prepared, Scale, bits, sample};
+use super::{Case, Context, Prepared, Recorded, Scale, bits, json, sample};
 
 /// Lengths in tokens, special ones included.
 const LENGTHS: [usize; 2] = [20, 128];
@@ -63,35 +63,50 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
         let limit = Tokenizer::load(&folder, None)?.max_length();
         let mut lengths = LENGTHS.map(|l| l.min(limit)).to_vec();
         lengths.dedup();
-        for length in lengths {
+        // Number of texts, their length, and whether from text on.
+        let mut shapes = Vec::new();
+        for &length in &lengths {
             let batch = (batch_tokens(context.scale) / length).max(1);
             // Several batches, so that batching and the pauses between batches count too.
             let many = match context.scale {
                 Scale::Quick | Scale::Software => batch,
                 Scale::Cpu | Scale::Gpu => 4 * batch,
             };
-            let from_texts = folder.clone();
+            shapes.extend([(many, length, true), (batch, length, false)]);
+        }
+        if matches!(context.scale, Scale::Quick | Scale::Gpu) {
+            // What a single query waits for.
+            shapes.push((1, lengths[0], true));
+        }
+        if context.scale == Scale::Gpu {
+            shapes.push((384, 64.min(limit), false));
+        }
+        for (count, length, from_text) in shapes {
+            let folder = folder.clone();
+            let from = if from_text { "text" } else { "ids" };
             cases.push(Case {
                 op: "encode",
-                shape: format!("{name}, {many} texts x {length} tokens, from text"),
-                needs: RETRIEVAL_WITHOUT_SEARCH,
-                prepare: Box::new(move |context| texts(context, &from_texts, many, length)),
-            });
-            let from_ids = folder.clone();
-            cases.push(Case {
-                op: "encode",
-                shape: format!("{name}, {batch} texts x {length} tokens, from ids"),
-                needs: RETRIEVAL_WITHOUT_SEARCH,
-                prepare: Box::new(move |context| ids(context, &from_ids, batch, length)),
+                shape: format!("{name}, {count} texts x {length} tokens, from {from}"),
+                sizes: json!({"texts": count, "tokens": length, "from": from}),
+                needs: ENCODER,
+                prepare: Box::new(move |context| match from_text {
+                    true => texts(context, &folder, count, length),
+                    false => ids(context, &folder, count, length),
+                }),
             });
         }
     }
     Ok(cases)
 }
 
-/// Everything but the last operator.
-const RETRIEVAL_WITHOUT_SEARCH: &[&nearmiss::ops::OpSpec] =
-    RETRIEVAL.split_at(RETRIEVAL.len() - 1).0;
+/// The operators of an encoder.
+const ENCODER: &[&nearmiss::ops::OpSpec] = &[
+    &ops::embedding::SPEC,
+    &ops::layer_norm::SPEC,
+    &ops::matmul::SPEC,
+    &ops::attention::SPEC,
+    &ops::pool::SPEC,
+];
 
 fn texts(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prepared> {
     let encoder = Encoder::load(folder, &context.device, LoadOptions::default())?;
@@ -109,6 +124,7 @@ fn texts(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Pr
         worst,
         sets: 1,
         set_bytes: 0,
+        recorded: Recorded::Nothing,
         items: (n as f64, "texts"),
         call: Box::new(move |_| encoder.embed(&texts, TextKind::Plain).map(drop)),
     })
@@ -129,7 +145,7 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
     let (d, pooling) = (encoder.width(), encoder.pooling());
     let mut out = context.device.alloc::<f32>(n * d)?;
     let mut run = move |read: bool| {
-        let (h, packing) = encoder.token_vectors(&batch, None)?;
+        let (h, packing) = encoder.hidden_states(&batch, None)?;
         pool(&h, &packing, pooling.pooling, pooling.normalize, &mut out)?;
         Ok::<_, Error>(if read { out.read()? } else { Vec::new() })
     };
@@ -145,6 +161,7 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
         worst,
         sets: 1,
         set_bytes: 0,
+        recorded: Recorded::Nothing,
         items: ((n * length) as f64, "tokens"),
         call: Box::new(move |_| run(false).map(drop)),
     })

@@ -6,8 +6,8 @@ use nearmiss::device::{Buffer, Float};
 use nearmiss::ops::layer_norm::{Norm, SPEC, error_bound, layer_norm, reference};
 
 use super::{
-    Case, Context, D_MODEL, Prepared, gather, noise, poisoned, rounding, sample, single, tokens,
-    widen, worst_ratio,
+    Case, Context, D_MODEL, Prepared, Recorded, copies, gather, json, noise, poisoned, rounding,
+    sample, single, tokens, widen, worst_ratio,
 };
 
 const EPS: f32 = 1e-12;
@@ -17,6 +17,7 @@ pub fn cases(context: &Context) -> Vec<Case> {
     let case = |&t: &usize| Case {
         op: SPEC.name,
         shape: format!("{t} x {D_MODEL} + residual"),
+        sizes: json!({"tokens": t, "width": D_MODEL}),
         needs: &[&SPEC],
         prepare: Box::new(move |context| {
             if single(context) {
@@ -45,10 +46,14 @@ fn prepare<A: Float>(context: &Context, t: usize) -> Result<Prepared> {
     let weight: Vec<f32> = noise::<f32>(d, 0.3, 3).iter().map(|v| 1.0 + v).collect();
     let bias = noise::<f32>(d, 0.3, 4);
     let mut inputs = Vec::new();
-    for _ in 0..sets {
+    let residuals = copies(device, device.upload(&residual)?, sets)?;
+    for (x, residual) in copies(device, device.upload(&x)?, sets)?
+        .into_iter()
+        .zip(residuals)
+    {
         inputs.push(Set {
-            x: device.upload(&x)?,
-            residual: device.upload(&residual)?,
+            x,
+            residual,
             y: poisoned(device, t * d)?,
             y_act: if act {
                 Some(poisoned(device, t * d)?)
@@ -60,16 +65,16 @@ fn prepare<A: Float>(context: &Context, t: usize) -> Result<Prepared> {
     let (device_weight, device_bias) = (device.upload(&weight)?, device.upload(&bias)?);
     let run = move |set: &mut Set<A>| {
         let norm = Norm {
-            weight: &device_weight,
-            bias: Some(&device_bias),
+            weight: device_weight.as_slice(),
+            bias: Some(device_bias.as_slice()),
             eps: EPS,
         };
         layer_norm(
             &set.x,
-            Some(&set.residual),
+            Some(set.residual.as_slice()),
             &norm,
             &mut set.y,
-            set.y_act.as_mut(),
+            set.y_act.as_mut().map(Buffer::as_slice_mut),
         )
     };
     run(&mut inputs[0])?;
@@ -96,6 +101,7 @@ fn prepare<A: Float>(context: &Context, t: usize) -> Result<Prepared> {
         worst,
         sets,
         set_bytes: bytes * sets as u64,
+        recorded: Recorded::All,
         items: (t as f64, "tokens"),
         call: Box::new(move |i| run(&mut inputs[i % sets])),
     })

@@ -6,8 +6,8 @@ use nearmiss::device::{Buffer, Float};
 use nearmiss::ops::matmul::{Epilogue, SPEC, error_bound, matmul, reference};
 
 use super::{
-    Case, Context, D_MODEL, Prepared, Scale, gather, noise, poisoned, rounding, sample, single,
-    tokens, widen, worst_ratio,
+    Case, Context, D_MODEL, Prepared, Recorded, Scale, copies, gather, json, noise, poisoned,
+    rounding, sample, single, tokens, widen, worst_ratio,
 };
 
 /// Name, `k`, `n` and whether `gelu` follows, for `d_model` = `d`.
@@ -36,6 +36,7 @@ pub fn cases(context: &Context) -> Vec<Case> {
                     "{t} x {k} -> {n}{} ({name})",
                     if gelu { " gelu" } else { "" }
                 ),
+                sizes: json!({"m": t, "n": n, "k": k, "gelu": gelu}),
                 needs: &[&SPEC],
                 prepare: Box::new(move |context| {
                     if single(context) {
@@ -70,17 +71,21 @@ fn prepare<A: Float>(
     let w = noise::<A>(n * k, 1.0 / (k as f32).sqrt(), 2);
     let bias = noise::<f32>(n, 0.5, 3);
     let mut inputs = Vec::new();
-    for _ in 0..sets {
+    let weights = copies(device, device.upload(&w)?, sets)?;
+    for (a, w) in copies(device, device.upload(&a)?, sets)?
+        .into_iter()
+        .zip(weights)
+    {
         inputs.push(Set {
-            a: device.upload(&a)?,
-            w: device.upload(&w)?,
+            a,
+            w,
             c: poisoned(device, m * n)?,
         });
     }
     let device_bias = device.upload(&bias)?;
     let run = move |set: &mut Set<A>| {
         let epilogue = Epilogue {
-            bias: Some(&device_bias),
+            bias: Some(device_bias.as_slice()),
             gelu,
             residual: None,
         };
@@ -106,6 +111,7 @@ fn prepare<A: Float>(
         worst: worst_ratio(&got, n, &which, &want, &bound),
         sets,
         set_bytes: bytes * sets as u64,
+        recorded: Recorded::All,
         items: (m as f64, "tokens"),
         call: Box::new(move |i| run(&mut inputs[i % sets])),
     })

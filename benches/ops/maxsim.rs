@@ -7,8 +7,8 @@ use nearmiss::ops::maxsim::{Reduction, SPEC, error_bound, maxsim, reference};
 use nearmiss::ops::{Packing, PairList, Pairs, Tokens};
 
 use super::{
-    CHECK, Case, Context, D_MODEL, Prepared, Scale, noise, offsets, poisoned, rounding, sample,
-    widen, worst_ratio,
+    BLOCK, CHECK, Case, Context, D_MODEL, Prepared, Recorded, Scale, json, noise, offsets,
+    poisoned, repeated, repeats, rounding, sample, widen, worst_ratio,
 };
 
 /// Tokens of a query.
@@ -65,6 +65,22 @@ pub fn cases(context: &Context) -> Vec<Case> {
         d: D_MODEL,
         listed: true,
     });
+    if context.scale == Scale::Gpu {
+        // What a batch of queries shares, what re-ranking has for each, and a batch of training, all with all.
+        let more = [
+            (8, 10_000, 300, false),
+            (32, 3_200, 256, true),
+            (128, 128, 300, false),
+        ];
+        shapes.extend(more.map(|(queries, documents, l, listed)| Shape {
+            queries,
+            l_q: QUERY,
+            documents,
+            l,
+            d: 128,
+            listed,
+        }));
+    }
     let case = |shape: Shape| Case {
         op: SPEC.name,
         shape: format!(
@@ -76,6 +92,14 @@ pub fn cases(context: &Context) -> Vec<Case> {
             shape.l,
             shape.d
         ),
+        sizes: json!({
+            "queries": shape.queries,
+            "query": shape.l_q,
+            "documents": shape.documents,
+            "document": shape.l,
+            "width": shape.d,
+            "listed": shape.listed,
+        }),
         needs: &[&SPEC],
         prepare: Box::new(move |context| prepare(context, shape)),
     };
@@ -97,8 +121,8 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     let sets = context.sets(bytes);
     // About unit length.
     let scale = 1.0 / (d as f32).sqrt();
-    let asked = noise::<f16>(n_q * l_q * d, scale, 1);
-    let stored = noise::<f16>(n_c * l * d, scale, 2);
+    let asked = noise::<f16>((n_q * l_q * d).min(BLOCK), scale, 1);
+    let stored = noise::<f16>((n_c * l * d).min(BLOCK), scale, 2);
     let q_packing = Packing::new(device, offsets(n_q, l_q))?;
     let c_packing = Packing::new(device, offsets(n_c, l))?;
     let own = |c: usize| [(c / (n_c / n_q)) as u32, c as u32];
@@ -112,26 +136,34 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     let mut inputs = Vec::new();
     for _ in 0..sets {
         inputs.push((
-            device.upload(&asked)?,
-            device.upload(&stored)?,
+            repeated(device, &asked, 0, n_q * l_q * d)?,
+            repeated(device, &stored, 0, n_c * l * d)?,
             poisoned::<f32>(device, count)?,
         ));
     }
     let mut call = move |i: usize| {
         let (asked, stored, scores) = &mut inputs[i % sets];
         let queries = Tokens {
-            rows: asked,
+            rows: asked.as_slice(),
             packing: &q_packing,
         };
         let documents = Tokens {
-            rows: stored,
+            rows: stored.as_slice(),
             packing: &c_packing,
         };
         let pairs = match listed {
             true => Pairs::Listed(&list),
             false => Pairs::All,
         };
-        maxsim(queries, documents, d, pairs, Reduction::Sum, scores, None)?;
+        maxsim(
+            queries,
+            documents,
+            d,
+            pairs,
+            Reduction::Sum,
+            &mut *scores,
+            None,
+        )?;
         Ok::<_, nearmiss::Error>(if i == CHECK {
             scores.read()?
         } else {
@@ -143,8 +175,8 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     let (mut want, mut bounds) = (Vec::new(), Vec::new());
     for &p in &which {
         let [q, c] = pairs[p].map(|i| i as usize);
-        let query = widen(&asked[q * l_q * d..(q + 1) * l_q * d]);
-        let document = widen(&stored[c * l * d..(c + 1) * l * d]);
+        let query = widen(&repeats(&asked, q * l_q * d..(q + 1) * l_q * d));
+        let document = widen(&repeats(&stored, c * l * d..(c + 1) * l * d));
         want.push(reference::<f64>(&query, &document, d, Reduction::Sum).0);
         bounds.push(error_bound(&query, &document, d, Reduction::Sum, &rounding(context)).0);
     }
@@ -153,6 +185,7 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
         worst: worst_ratio(&got, 1, &which, &want, &bounds),
         sets,
         set_bytes: bytes * sets as u64,
+        recorded: Recorded::All,
         items: (count as f64, "pairs"),
         call: Box::new(move |i| call(i).map(drop)),
     })

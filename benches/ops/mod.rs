@@ -5,11 +5,12 @@
 
 use half::f16;
 use nearmiss::Result;
-use nearmiss::device::{Buffer, Device, DeviceKind, Float};
+use nearmiss::device::{Buffer, Device, DeviceKind, Element, Float};
 use nearmiss::ops::Rounding;
 use rayon::prelude::*;
+use serde_json::json;
 
-use super::{Case, Context, Prepared, Scale};
+use super::{Case, Context, Prepared, Recorded, Scale};
 
 mod attention;
 mod cosine_topk;
@@ -57,7 +58,7 @@ fn tokens(scale: Scale) -> &'static [usize] {
         Scale::Quick => &[33],
         Scale::Software => &[256],
         Scale::Cpu => &[2048],
-        Scale::Gpu => &[2048, 8192],
+        Scale::Gpu => &[32_768],
     }
 }
 
@@ -67,7 +68,7 @@ fn packings(scale: Scale) -> &'static [(usize, usize)] {
         Scale::Quick => &[(3, 11)],
         Scale::Software => &[(2, 128), (13, 20)],
         Scale::Cpu => &[(16, 128), (100, 20)],
-        Scale::Gpu => &[(16, 128), (100, 20), (64, 128), (400, 20)],
+        Scale::Gpu => &[(256, 128), (1600, 20)],
     }
 }
 
@@ -130,7 +131,48 @@ fn gather<T: Copy>(values: &[T], width: usize, which: &[usize]) -> Vec<T> {
 
 /// An output that is wrong wherever nothing is written.
 fn poisoned<T: Float>(device: &Device, len: usize) -> Result<Buffer<T>> {
-    device.upload(&vec![T::from_f32(f32::NAN); len])
+    repeated(device, &vec![T::from_f32(f32::NAN); len.min(BLOCK)], 0, len)
+}
+
+/// Numbers that the host makes and sends at a time; what is larger repeats them on the device.
+const BLOCK: usize = 1 << 24;
+
+/// `len` elements on the device that repeat `block`, beginning with its element `first`.
+fn repeated<T: Element>(
+    device: &Device,
+    block: &[T],
+    first: usize,
+    len: usize,
+) -> Result<Buffer<T>> {
+    if first == 0 && len <= block.len() {
+        return device.upload(&block[..len]);
+    }
+    let source = device.upload(block)?;
+    let mut all = device.alloc(len)?;
+    let mut at = 0;
+    while at < len {
+        let from = (first + at) % block.len();
+        let count = (block.len() - from).min(len - at);
+        all.copy_from(at, source.slice(from..from + count))?;
+        at += count;
+    }
+    Ok(all)
+}
+
+/// The elements that [`repeated`] has in `range`, on the host.
+fn repeats<T: Copy>(block: &[T], range: std::ops::Range<usize>) -> Vec<T> {
+    range.map(|i| block[i % block.len()]).collect()
+}
+
+/// As many copies as a case has sets of inputs; the host sends the first.
+fn copies<T: Element>(device: &Device, first: Buffer<T>, sets: usize) -> Result<Vec<Buffer<T>>> {
+    let mut all = vec![first];
+    for _ in 1..sets {
+        let mut next = device.alloc(all[0].len())?;
+        next.copy_from(0, &all[0])?;
+        all.push(next);
+    }
+    Ok(all)
 }
 
 /// Largest `|got - want| / bound` over the rows `which` of `got`; infinite if any element of `got` at all is not

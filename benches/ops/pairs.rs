@@ -6,8 +6,8 @@ use nearmiss::device::{Buffer, Device};
 use nearmiss::ops::{OpSpec, Packing, PairList, Rounding, Tokens};
 
 use super::{
-    CHECK, Case, Context, D_MODEL, Prepared, Scale, noise, offsets, poisoned, rounding, sample,
-    widen, worst_ratio,
+    BLOCK, CHECK, Case, Context, D_MODEL, Prepared, Recorded, Scale, json, noise, offsets,
+    poisoned, repeated, repeats, rounding, sample, widen, worst_ratio,
 };
 
 /// Lengths of query and document.
@@ -40,13 +40,18 @@ pub fn cases(context: &Context, op: PairOp) -> Vec<Case> {
         Scale::Cpu => 200,
         Scale::Gpu => 1000,
     };
-    let case = |[l_q, l_c]: Lengths| Case {
+    let case = |(pairs, [l_q, l_c]): (usize, Lengths)| Case {
         op: op.needs[0].name,
         shape: format!("{pairs} pairs of {l_q} x {l_c} tokens, {D_MODEL}"),
+        sizes: json!({"pairs": pairs, "query": l_q, "document": l_c, "width": D_MODEL}),
         needs: op.needs,
         prepare: Box::new(move |context| prepare(context, op, pairs, [l_q, l_c])),
     };
-    [[32, 128], [20, 20]].into_iter().map(case).collect()
+    let mut shapes = vec![(pairs, [32, 128]), (pairs, [20, 20])];
+    if context.scale == Scale::Gpu {
+        shapes.push((1024, [128, 128]));
+    }
+    shapes.into_iter().map(case).collect()
 }
 
 fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Result<Prepared> {
@@ -56,8 +61,8 @@ fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Resu
     let sets = context.sets(bytes);
     // About unit length.
     let scale = 1.0 / (d as f32).sqrt();
-    let asked = noise::<f16>(n * l_q * d, scale, 1);
-    let stored = noise::<f16>(n * l_c * d, scale, 2);
+    let asked = noise::<f16>((n * l_q * d).min(BLOCK), scale, 1);
+    let stored = noise::<f16>((n * l_c * d).min(BLOCK), scale, 2);
     let q_packing = Packing::new(device, offsets(n, l_q))?;
     let c_packing = Packing::new(device, offsets(n, l_c))?;
     let list = PairList::new(device, (0..n as u32).map(|i| [i, i]).collect())?;
@@ -65,19 +70,19 @@ fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Resu
     let mut inputs = Vec::new();
     for _ in 0..sets {
         inputs.push((
-            device.upload(&asked)?,
-            device.upload(&stored)?,
+            repeated(device, &asked, 0, n * l_q * d)?,
+            repeated(device, &stored, 0, n * l_c * d)?,
             poisoned::<f32>(device, n * results)?,
         ));
     }
     let mut call = move |i: usize| {
         let (asked, stored, found) = &mut inputs[i % sets];
         let queries = Tokens {
-            rows: asked,
+            rows: asked.as_slice(),
             packing: &q_packing,
         };
         let documents = Tokens {
-            rows: stored,
+            rows: stored.as_slice(),
             packing: &c_packing,
         };
         run(queries, documents, found)?;
@@ -91,8 +96,8 @@ fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Resu
     let which = sample(n);
     let (mut want, mut bounds) = (Vec::new(), Vec::new());
     for &pair in &which {
-        let query = widen(&asked[pair * l_q * d..(pair + 1) * l_q * d]);
-        let document = widen(&stored[pair * l_c * d..(pair + 1) * l_c * d]);
+        let query = widen(&repeats(&asked, pair * l_q * d..(pair + 1) * l_q * d));
+        let document = widen(&repeats(&stored, pair * l_c * d..(pair + 1) * l_c * d));
         let (values, allowed) = (op.expected)(&query, &document, &rounding(context));
         want.extend(values);
         bounds.extend(allowed);
@@ -102,6 +107,7 @@ fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Resu
         worst: worst_ratio(&got, results, &which, &want, &bounds),
         sets,
         set_bytes: bytes * sets as u64,
+        recorded: Recorded::All,
         items: (n as f64, "pairs"),
         call: Box::new(move |i| call(i).map(drop)),
     })

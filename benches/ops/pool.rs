@@ -5,8 +5,8 @@ use nearmiss::ops::Packing;
 use nearmiss::ops::pool::{Pooling, SPEC, error_bound, pool, reference};
 
 use super::{
-    CHECK, Case, Context, D_MODEL, Prepared, gather, noise, offsets, packings, poisoned, rounding,
-    sample, worst_ratio,
+    CHECK, Case, Context, D_MODEL, Prepared, Recorded, copies, gather, json, noise, offsets,
+    packings, poisoned, rounding, sample, worst_ratio,
 };
 
 /// The cases.
@@ -14,6 +14,7 @@ pub fn cases(context: &Context) -> Vec<Case> {
     let case = |&(n, l): &(usize, usize)| Case {
         op: SPEC.name,
         shape: format!("mean of {n} texts x {l} tokens, {D_MODEL}"),
+        sizes: json!({"texts": n, "tokens": l, "width": D_MODEL}),
         needs: &[&SPEC],
         prepare: Box::new(move |context| prepare(context, n, l)),
     };
@@ -27,12 +28,12 @@ fn prepare(context: &Context, n: usize, l: usize) -> Result<Prepared> {
     let h = noise::<f32>(n * l * d, 1.0, 1);
     let packing = Packing::new(device, offsets(n, l))?;
     let mut inputs = Vec::new();
-    for _ in 0..sets {
-        inputs.push((device.upload(&h)?, poisoned::<f32>(device, n * d)?));
+    for copy in copies(device, device.upload(&h)?, sets)? {
+        inputs.push((copy, poisoned::<f32>(device, n * d)?));
     }
     let mut call = move |i: usize| {
         let (h, out) = &mut inputs[i % sets];
-        pool(h, &packing, Pooling::Mean, true, out)?;
+        pool(&*h, &packing, Pooling::Mean, true, &mut *out)?;
         Ok::<_, nearmiss::Error>(if i == CHECK { out.read()? } else { Vec::new() })
     };
     let got = call(CHECK)?;
@@ -46,6 +47,7 @@ fn prepare(context: &Context, n: usize, l: usize) -> Result<Prepared> {
         worst: worst_ratio(&got, d, &which, &want, &bound),
         sets,
         set_bytes: bytes * sets as u64,
+        recorded: Recorded::All,
         items: (n as f64, "texts"),
         call: Box::new(move |i| call(i).map(drop)),
     })

@@ -1,6 +1,6 @@
 //! Stand-ins for backends that a build leaves out: the same names, no values.
 
-use super::{Dispatch, InventoryLine, Launch, Memory, Tier, WgpuOptions};
+use super::{Call, InventoryLine, Memory, WgpuOptions};
 use crate::error::Result;
 
 /// Stands for CUDA in a build without the feature `cuda`.
@@ -17,6 +17,10 @@ macro_rules! absent {
     ($backend:ident, $feature:literal) => {
         impl $backend {
             const WHY: &str = concat!("this build was made without the feature `", $feature, "`");
+
+            pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+                match *self {}
+            }
 
             pub fn inventory() -> Vec<InventoryLine> {
                 vec![InventoryLine {
@@ -69,7 +73,7 @@ impl Cuda {
     pub fn multiprocessors(&self) -> u32 {
         match *self {}
     }
-    pub fn launch(&self, _: &Launch<'_>) -> Result<()> {
+    pub fn launch(&self, _: &Call<'_>) -> Result<()> {
         match *self {}
     }
     pub fn is_emulator(&self) -> bool {
@@ -93,16 +97,13 @@ impl Wgpu {
     pub fn max_binding(&self) -> u64 {
         match *self {}
     }
-    pub fn tier(&self) -> Tier {
-        match *self {}
-    }
     pub fn staged(&self) -> bool {
         match *self {}
     }
     pub fn is_software(&self) -> bool {
         match *self {}
     }
-    pub fn dispatch(&self, _: &Dispatch<'_>) -> Result<()> {
+    pub fn dispatch(&self, _: &Call<'_>) -> Result<()> {
         match *self {}
     }
 }

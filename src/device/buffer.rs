@@ -1,8 +1,7 @@
 //! Typed memory on a device.
 
-use std::any::Any;
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 
 use half::f16;
@@ -10,7 +9,8 @@ use memmap2::Mmap;
 
 use super::cpu::HostMemory;
 use super::graph::Arena;
-use super::{Backend, Device, Memory, Storage, each_backend_pair};
+use super::view::Place;
+use super::{Backend, Device, Memory, Slice, SliceMut, Storage, each_backend_pair};
 use crate::error::{Error, Result};
 
 /// Element types a buffer can hold.
@@ -222,7 +222,7 @@ impl<T: Element> Buffer<T> {
     /// # Errors
     /// What the device reports, including failures of earlier enqueued work.
     pub fn read(&self) -> Result<Vec<T>> {
-        self.read_range(0..self.len)
+        self.as_slice().read()
     }
 
     /// The elements of `range`, copied to the host.
@@ -231,58 +231,91 @@ impl<T: Element> Buffer<T> {
     /// [`Error::Shape`] if the range does not fit, or what the device reports.
     pub fn read_range(&self, range: Range<usize>) -> Result<Vec<T>> {
         self.check_range("read", range.start, range.len())?;
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
-        // Devices copy whole words: widen the byte range to multiples of 4 (allocations are multiples of 16).
-        let start = (range.start * size_of::<T>()) as u64 / 4 * 4;
-        let end = ((range.end * size_of::<T>()) as u64).next_multiple_of(4);
-        let mut words = vec![0u32; ((end - start) / 4) as usize];
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-        each_backend_pair!(self.device.backend(), self.storage(), (d, s) => d.read(s, start, bytes))?;
-        let skip = range.start - start as usize / size_of::<T>();
-        let all: &[T] = bytemuck::cast_slice(&words);
-        Ok(all[skip..skip + range.len()].to_vec())
+        self.slice(range).read()
     }
 
-    /// Copies `range` of `from` to this buffer, beginning at element `at`, on the device.
+    /// All elements as a view.
+    pub fn as_slice(&self) -> Slice<'_, T> {
+        let place = match self.storage() {
+            Storage::Cpu(s) => Place::Host(bytemuck::cast_slice(
+                &s.bytes()[..self.len * size_of::<T>()],
+            )),
+            storage => Place::Device {
+                storage,
+                offset: 0,
+                room: self.size,
+            },
+        };
+        Slice::new(&self.device, place, self.len)
+    }
+
+    /// All elements as a view to write to.
+    pub fn as_slice_mut(&mut self) -> SliceMut<'_, T> {
+        let len = self.len;
+        let place = match self.storage.as_mut().expect("present until dropped") {
+            Storage::Cpu(s) => Place::Host(
+                &mut bytemuck::cast_slice_mut(
+                    s.bytes_mut().expect("mapped buffers are never written"),
+                )[..len],
+            ),
+            storage => Place::Device {
+                storage,
+                offset: 0,
+                room: self.size,
+            },
+        };
+        SliceMut::new(&self.device, place, len)
+    }
+
+    /// The elements of `range` as a view.
+    ///
+    /// # Panics
+    /// If the range goes beyond the end, as a range of a slice does.
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Slice<'_, T> {
+        self.as_slice().slice(range)
+    }
+
+    /// Copies the elements of `from` to this buffer, beginning at element `at`, on the device.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it does not fit or the buffers are on different devices.
-    pub fn copy_from(&mut self, at: usize, from: &Buffer<T>, range: Range<usize>) -> Result<()> {
-        self.check_range("copy", at, range.len())?;
-        from.check_range("copy", range.start, range.len())?;
-        if !self.device.same_as(&from.device) {
-            return Err(Error::shape(
-                "copy",
-                "device",
-                self.device.name(),
-                from.device.name(),
-            ));
+    /// [`Error::Shape`] if they do not fit or are on another device.
+    pub fn copy_from<'a>(&mut self, at: usize, from: impl Into<Slice<'a, T>>) -> Result<()> {
+        let from = from.into();
+        self.check_range("copy", at, from.len())?;
+        if !self.device.same_as(from.device()) {
+            let (to, from) = (self.device.name(), from.device().name());
+            return Err(Error::shape("copy", "device", to, from));
         }
-        let size = size_of::<T>();
-        let (to_offset, from_offset) = ((at * size) as u64, (range.start * size) as u64);
-        let mut bytes = (range.len() * size) as u64;
-        if range.end == from.len && at + range.len() == self.len {
+        let Some((source, from_offset)) = from.on_device() else {
+            self.as_slice_mut()
+                .slice_mut(at..at + from.len())
+                .host()
+                .copy_from_slice(from.host());
+            return Ok(());
+        };
+        let to_offset = (at * size_of::<T>()) as u64;
+        let mut bytes = (from.len() * size_of::<T>()) as u64;
+        if at + from.len() == self.len {
+            // Devices copy whole words, and allocations end with one.
             bytes = bytes.next_multiple_of(4);
         }
         if bytes == 0 {
             return Ok(());
         }
-        if to_offset % 4 != 0 || from_offset % 4 != 0 || !bytes.is_multiple_of(4) {
+        if [to_offset, from_offset, bytes]
+            .iter()
+            .any(|n| !n.is_multiple_of(4))
+        {
             return Err(Error::shape(
                 "copy",
                 "offsets and length of an f16 range",
                 "even numbers of elements",
-                format!("{at}, {range:?}"),
+                format!("{} elements to element {at}", from.len()),
             ));
         }
         let device = self.device.clone();
         let storage = self.storage.as_mut().expect("present until dropped");
-        match (device.backend(), from.storage(), storage) {
-            (Backend::Cpu(d), Storage::Cpu(f), Storage::Cpu(t)) => {
-                d.copy(f, from_offset, t, to_offset, bytes)
-            }
+        match (device.backend(), source, storage) {
             (Backend::Cuda(d), Storage::Cuda(f), Storage::Cuda(t)) => {
                 d.copy(f, from_offset, t, to_offset, bytes)
             }
@@ -290,70 +323,6 @@ impl<T: Element> Buffer<T> {
                 d.copy(f, from_offset, t, to_offset, bytes)
             }
             _ => unreachable!("a buffer's storage is of its device's kind"),
-        }
-    }
-
-    /// This buffer as one of another element type, if that is the type it has.
-    pub(crate) fn same_type<U: Element>(&self) -> Option<&Buffer<U>> {
-        (self as &dyn Any).downcast_ref()
-    }
-
-    /// This buffer, mutably, as one of another element type, if that is the type it has.
-    pub(crate) fn same_type_mut<U: Element>(&mut self) -> Option<&mut Buffer<U>> {
-        (self as &mut dyn Any).downcast_mut()
-    }
-
-    /// The elements on the CPU device.
-    pub(crate) fn host(&self) -> &[T] {
-        match self.storage() {
-            Storage::Cpu(s) => bytemuck::cast_slice(&s.bytes()[..self.len * size_of::<T>()]),
-            _ => unreachable!("only CPU code paths look into a buffer"),
-        }
-    }
-
-    /// The elements on the CPU device, to be written.
-    pub(crate) fn host_mut(&mut self) -> &mut [T] {
-        let len = self.len;
-        match self.storage.as_mut() {
-            Some(Storage::Cpu(s)) => &mut bytemuck::cast_slice_mut(
-                s.bytes_mut().expect("mapped buffers are never written"),
-            )[..len],
-            _ => unreachable!("only CPU code paths look into a buffer"),
-        }
-    }
-
-    /// The whole buffer as a kernel argument that is read.
-    pub(crate) fn bind(&self) -> Binding<'_> {
-        self.binding(0, self.bytes(), false)
-    }
-
-    /// The elements of `range` as a kernel argument that is read; the kernel sees them from index 0.
-    pub(crate) fn bind_range(&self, range: Range<usize>) -> Binding<'_> {
-        debug_assert!(range.end <= self.len);
-        let size = size_of::<T>() as u64;
-        self.binding(range.start as u64 * size, range.len() as u64 * size, false)
-    }
-
-    /// The whole buffer as a kernel argument that is written (and may be read).
-    pub(crate) fn bind_mut(&mut self) -> Binding<'_> {
-        self.binding(0, self.bytes(), true)
-    }
-
-    /// The elements of `range` as a kernel argument that is written.
-    pub(crate) fn bind_range_mut(&mut self, range: Range<usize>) -> Binding<'_> {
-        Binding {
-            written: true,
-            ..self.bind_range(range)
-        }
-    }
-
-    fn binding(&self, offset: u64, bytes: u64, written: bool) -> Binding<'_> {
-        Binding {
-            storage: self.storage(),
-            offset,
-            // Kernels address whole 16-byte units; the allocation reaches to the next multiple of 16.
-            bytes: bytes.max(16).next_multiple_of(16).min(self.size - offset),
-            written,
         }
     }
 
@@ -394,6 +363,27 @@ impl<T: Element> std::fmt::Debug for Buffer<T> {
             self.device.name()
         )
     }
+}
+
+/// Copies `len` elements from byte `offset` of a GPU's memory to the host.
+pub(super) fn read<T: Element>(
+    device: &Device,
+    storage: &Storage,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<T>> {
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    // Devices copy whole words: widen the byte range to multiples of 4 (allocations are multiples of 16).
+    let start = offset / 4 * 4;
+    let end = (offset + (len * size_of::<T>()) as u64).next_multiple_of(4);
+    let mut words = vec![0u32; ((end - start) / 4) as usize];
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    each_backend_pair!(device.backend(), storage, (d, s) => d.read(s, start, bytes))?;
+    let skip = (offset - start) as usize / size_of::<T>();
+    let all: &[T] = bytemuck::cast_slice(&words);
+    Ok(all[skip..skip + len].to_vec())
 }
 
 /// A buffer, or a part of one, as an argument of a kernel.

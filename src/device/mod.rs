@@ -8,14 +8,16 @@
 //! Buffers are typed, owned and drawn from a caching allocator. Whatever a device lacks is an error that names it;
 //! nothing falls back to another device in silence.
 
+mod bench;
 mod buffer;
+mod call;
 mod cpu;
 mod graph;
-mod launch;
 mod pool;
 mod profile;
 #[doc(hidden)]
 pub mod template;
+mod view;
 
 #[cfg(not(all(feature = "cuda", feature = "wgpu")))]
 #[allow(dead_code, reason = "one of the two may be there for real")]
@@ -29,6 +31,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
+#[doc(hidden)]
+pub use bench::Replay;
 pub use buffer::{Buffer, Element, ElementType, Float};
 pub use pool::MemoryStats;
 pub use profile::{Ceilings, Cost, OpTotals};
@@ -42,11 +46,15 @@ pub(crate) use absent::Wgpu;
 #[cfg(not(feature = "cuda"))]
 pub(crate) use absent::{Captured, Cuda};
 pub(crate) use buffer::Binding;
+pub(crate) use call::{Arg, Call, Geometry, Gpu};
+#[doc(hidden)]
+pub use call::{Kernel, Language, Param, ParamKind};
 pub(crate) use graph::Graph;
 use graph::{Arena, Recording};
-pub(crate) use launch::{Arg, Dispatch, Launch};
 use pool::Pool;
 use profile::Log;
+use template::Variant;
+pub use view::{Slice, SliceMut};
 
 use crate::error::{Error, Result};
 
@@ -70,6 +78,16 @@ impl fmt::Display for DeviceKind {
             DeviceKind::Wgpu => "wgpu",
         })
     }
+}
+
+/// In which element types a device keeps a model's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Precision {
+    /// Everything in f32.
+    F32,
+    /// Activations and matrices in f16; the residual stream, sums, norms and small vectors in f32.
+    Mixed,
 }
 
 /// Which device a user asked for: `auto | cpu | cuda[:N] | wgpu | vulkan | metal`.
@@ -135,6 +153,17 @@ pub enum Tier {
     F16Subgroups,
 }
 
+impl Tier {
+    /// Every tier.
+    pub(crate) const ALL: [Tier; 2] = [Tier::Core, Tier::F16Subgroups];
+
+    /// The template values that say what an adapter of this tier can do.
+    pub(crate) fn variant(self) -> Variant {
+        let full = self == Tier::F16Subgroups;
+        Variant::new().with("native", full).with("subgroups", full)
+    }
+}
+
 /// How a wgpu device is opened; the defaults are what `--device wgpu` means.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WgpuOptions {
@@ -147,6 +176,8 @@ pub struct WgpuOptions {
     /// Whether matrix products stage their operands in workgroup memory; `None`: on hardware, not on a software
     /// adapter, where it is a detour (tests run both).
     pub staged: Option<bool>,
+    /// Transfer at most so many bytes at a time (tests exercise transfers in turns on small data).
+    pub max_transfer: Option<u64>,
     /// Refuse software adapters.
     pub hardware_only: bool,
 }
@@ -167,12 +198,20 @@ struct Shared {
     recorder: Mutex<()>,
 }
 
-/// The device behind the handle. Operators match on it; nothing above `ops` sees it.
+/// Where an operator runs.
+pub(crate) enum Target<'a> {
+    /// In Rust, on buffers that the host sees.
+    Cpu,
+    /// In a kernel.
+    Gpu(Gpu<'a>),
+}
+
+/// The device behind the handle; nothing outside of this module sees it.
 #[allow(
     clippy::large_enum_variant,
     reason = "there is one per device, behind an Arc"
 )]
-pub(crate) enum Backend {
+enum Backend {
     Cpu(cpu::Cpu),
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     Cuda(Cuda),
@@ -281,28 +320,50 @@ impl Device {
             .map_err(|why| no_device(options.choice.unwrap_or(DeviceChoice::Wgpu), why))
     }
 
-    /// The best device of this machine that has every operator in `needed`: CUDA, then a hardware wgpu adapter,
-    /// then the CPU. A device that is software (a Vulkan adapter, a CUDA emulator) is only used when asked for by name.
-    pub fn auto(needed: &[&crate::ops::OpSpec]) -> Self {
-        let usable = |device: &Device| needed.iter().all(|op| op.runs_on(device.kind()));
+    /// The best device of this machine: CUDA, then a hardware wgpu adapter, then the CPU. One that is software (a Vulkan
+    /// adapter, a CUDA emulator) is only used when asked for by name. [`Device::auto_explained`] says why.
+    pub fn auto() -> Self {
+        Self::auto_explained().0
+    }
+
+    /// What [`Device::auto`] takes, and for each kind that comes before it why it was passed over: one line each.
+    pub fn auto_explained() -> (Self, Vec<InventoryLine>) {
+        let mut passed = Vec::new();
+        let mut pass = |device: DeviceKind, detail: String| {
+            passed.push(InventoryLine {
+                device: device.to_string(),
+                available: false,
+                detail,
+            });
+        };
+        match Self::cuda(0) {
+            Ok(device) if !device.is_software() => return (device, passed),
+            Ok(device) => pass(
+                DeviceKind::Cuda,
+                format!("{} is software, used only when asked for", device.name()),
+            ),
+            Err(Error::NoDevice { why, .. }) => pass(DeviceKind::Cuda, why),
+            Err(e) => pass(DeviceKind::Cuda, e.to_string()),
+        }
         let hardware = WgpuOptions {
             hardware_only: true,
             ..Default::default()
         };
-        Self::cuda(0)
-            .ok()
-            .filter(|device| usable(device) && !device.is_software())
-            .or_else(|| Self::wgpu(hardware).ok().filter(usable))
-            .unwrap_or_else(Self::cpu)
+        match Self::wgpu(hardware) {
+            Ok(device) => return (device, passed),
+            Err(Error::NoDevice { why, .. }) => pass(DeviceKind::Wgpu, why),
+            Err(e) => pass(DeviceKind::Wgpu, e.to_string()),
+        }
+        (Self::cpu(), passed)
     }
 
-    /// Opens the device the user asked for; `needed` matters to `auto` only (see [`Device::auto`]).
+    /// Opens the device the user asked for.
     ///
     /// # Errors
     /// [`Error::NoDevice`] with one line: which, why, and what is available.
-    pub fn open(choice: DeviceChoice, needed: &[&crate::ops::OpSpec]) -> Result<Self> {
+    pub fn open(choice: DeviceChoice) -> Result<Self> {
         match choice {
-            DeviceChoice::Auto => Ok(Self::auto(needed)),
+            DeviceChoice::Auto => Ok(Self::auto()),
             DeviceChoice::Cpu => Ok(Self::cpu()),
             DeviceChoice::Cuda(n) => Self::cuda(n),
             DeviceChoice::Wgpu | DeviceChoice::Vulkan | DeviceChoice::Metal => {
@@ -326,7 +387,7 @@ impl Device {
         lines
     }
 
-    pub(crate) fn backend(&self) -> &Backend {
+    fn backend(&self) -> &Backend {
         &self.shared.backend
     }
 
@@ -336,6 +397,14 @@ impl Device {
             Backend::Cpu(_) => DeviceKind::Cpu,
             Backend::Cuda(_) => DeviceKind::Cuda,
             Backend::Wgpu(_) => DeviceKind::Wgpu,
+        }
+    }
+
+    /// In which precision models work here.
+    pub fn precision(&self) -> Precision {
+        match self.backend() {
+            Backend::Cpu(_) => Precision::F32,
+            Backend::Cuda(_) | Backend::Wgpu(_) => Precision::Mixed,
         }
     }
 
@@ -413,28 +482,44 @@ impl Device {
         self.lock_log().totals()
     }
 
+    /// The kernel variants that this device has compiled so far: their entry, and the values as they print.
+    /// Tests hold them to what the operators list.
+    #[doc(hidden)]
+    pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+        match self.backend() {
+            Backend::Cpu(_) => Vec::new(),
+            Backend::Cuda(d) => d.compiled_variants(),
+            Backend::Wgpu(d) => d.compiled_variants(),
+        }
+    }
+
     /// Runs one operator: counts it, times it when profiling, and keeps its cost.
     pub(crate) fn run(
         &self,
         op: &'static str,
         cost: Cost,
-        work: impl FnOnce(&Backend) -> Result<()>,
+        work: impl FnOnce(Target<'_>) -> Result<()>,
     ) -> Result<()> {
+        let target = match self.backend() {
+            Backend::Cpu(_) => Target::Cpu,
+            Backend::Cuda(d) => Target::Gpu(Gpu::Cuda(d)),
+            Backend::Wgpu(d) => Target::Gpu(Gpu::Wgpu(d)),
+        };
         // What is recorded counts when it is replayed; it cannot be timed on its own.
         if self.note(op, cost) {
-            return work(self.backend());
+            return work(target);
         }
         if !self.profiling() {
-            work(self.backend())?;
+            work(target)?;
             self.lock_log().record(op, cost, None);
             return Ok(());
         }
         self.synchronize()?;
         let time = match self.backend() {
-            Backend::Cuda(d) => d.time(|| work(self.backend()))?,
+            Backend::Cuda(d) => d.time(|| work(target))?,
             _ => {
                 let start = std::time::Instant::now();
-                work(self.backend())?;
+                work(target)?;
                 self.synchronize()?;
                 start.elapsed()
             }

@@ -56,9 +56,16 @@ impl From<bool> for Var {
     }
 }
 
-/// The values that turn a template into one variant of a kernel, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Variant(BTreeMap<&'static str, Var>);
+/// Values that a variant can have.
+const MOST_VALUES: usize = 12;
+
+/// The values that turn a template into one variant of a kernel, by name. Made for every launch, so it lives on the
+/// stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Variant {
+    /// Sorted by name, then nothing.
+    values: [Option<(&'static str, Var)>; MOST_VALUES],
+}
 
 impl Variant {
     /// No values.
@@ -67,28 +74,48 @@ impl Variant {
     }
 
     /// The same variant with `name` set to `value`.
+    ///
+    /// # Panics
+    /// If it has twelve values already, more than any kernel takes.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Var>) -> Self {
-        self.0.insert(name, value.into());
+        let value = Some((name, value.into()));
+        let n = self.iter().count();
+        let place = self.iter().position(|(known, _)| known >= name);
+        match place {
+            Some(at) if self.values[at].is_some_and(|(known, _)| known == name) => {
+                self.values[at] = value;
+            }
+            at => {
+                let at = at.unwrap_or(n);
+                self.values[at..=n].rotate_right(1);
+                self.values[at] = value;
+            }
+        }
         self
     }
 
     /// This variant with the values of `other` added.
     #[must_use]
-    pub fn extended(mut self, other: &Variant) -> Self {
-        self.0.extend(other.0.iter().map(|(k, v)| (*k, *v)));
-        self
+    pub fn extended(self, other: &Variant) -> Self {
+        other
+            .iter()
+            .fold(self, |variant, (name, value)| variant.with(name, value))
     }
 
     /// The value of `name`, if set.
     pub fn get(&self, name: &str) -> Option<Var> {
-        self.0.get(name).copied()
+        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&'static str, Var)> {
+        self.values.iter().map_while(|value| *value)
     }
 }
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (name, value)) in self.0.iter().enumerate() {
+        for (i, (name, value)) in self.iter().enumerate() {
             let sep = if i == 0 { "" } else { " " };
             match value {
                 Var::Int(v) => write!(f, "{sep}{name}={v}")?,
@@ -179,15 +206,14 @@ pub fn expand(source: Source, variant: &Variant) -> Result<Expanded> {
             .map_err(fail)?;
     }
     let values: BTreeMap<&str, Value> = variant
-        .0
         .iter()
         .map(|(name, value)| {
-            let value = match *value {
+            let value = match value {
                 Var::Int(v) => Value::from(v),
                 Var::Text(v) => Value::from(v),
                 Var::Flag(v) => Value::from(v),
             };
-            (*name, value)
+            (name, value)
         })
         .collect();
     let marked = env
@@ -250,6 +276,21 @@ mod tests {
         };
         assert_eq!(origin_of("body 1"), "probe.wgsl:3");
         assert_eq!(origin_of("last"), "probe.wgsl:5");
+    }
+
+    #[test]
+    fn variants_are_the_same_whatever_the_order() {
+        let variant = Variant::new().with("b", 1).with("c", true).with("a", "x");
+        assert_eq!(variant.to_string(), "a=x b=1 c=true");
+        let other = Variant::new().with("a", "y").with("c", true);
+        assert_eq!(
+            other.extended(&Variant::new().with("a", "x").with("b", 1)),
+            variant
+        );
+        assert_eq!(
+            (variant.get("b"), variant.get("d")),
+            (Some(Var::Int(1)), None)
+        );
     }
 
     #[test]

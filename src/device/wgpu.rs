@@ -7,16 +7,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use super::{DeviceChoice, Dispatch, InventoryLine, Memory, Storage, Tier, WgpuOptions};
-use crate::device::template::{self, Expanded, Variant};
+use super::template::{self, Expanded, Source, Variant};
+use super::{
+    Arg, Binding, Call, DeviceChoice, InventoryLine, Language, Memory, Storage, Tier, WgpuOptions,
+};
 use crate::error::{Error, Result};
 
 /// Dispatches per submission. Small enough that a driver's watchdog never sees seconds of work, large enough that
 /// submission cost does not show.
 const BATCH: usize = 64;
 
-/// Largest single transfer; larger ones go in pieces so that the staging memory stays bounded.
+/// Largest single transfer unless told otherwise; larger ones go in turns so that the staging memory stays bounded.
 const TRANSFER: u64 = 64 << 20;
+
+/// Numbers that a call can have, and their bytes.
+const MOST_NUMBERS: usize = 16;
 
 pub(crate) struct Wgpu {
     device: wgpu::Device,
@@ -25,6 +30,7 @@ pub(crate) struct Wgpu {
     tier: Tier,
     max_binding: u64,
     staged: bool,
+    transfer: u64,
     offset_alignment: u64,
     max_groups: u32,
     state: Mutex<State>,
@@ -138,6 +144,7 @@ impl Wgpu {
             staged: options
                 .staged
                 .unwrap_or(info.device_type != wgpu::DeviceType::Cpu),
+            transfer: options.max_transfer.unwrap_or(TRANSFER).next_multiple_of(4),
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             max_groups: limits.max_compute_workgroups_per_dimension,
             info,
@@ -172,10 +179,6 @@ impl Wgpu {
         self.max_binding
     }
 
-    pub fn tier(&self) -> Tier {
-        self.tier
-    }
-
     /// Whether products go through workgroup memory here.
     pub fn staged(&self) -> bool {
         self.staged
@@ -186,25 +189,57 @@ impl Wgpu {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
-    /// Records one dispatch.
-    pub fn dispatch(&self, d: &Dispatch<'_>) -> Result<()> {
-        if d.groups.contains(&0) {
+    /// Records one run of a kernel.
+    pub fn dispatch(&self, call: &Call<'_>) -> Result<()> {
+        let (kernel, groups) = (call.kernel, call.geometry.groups);
+        if groups.contains(&0) {
             return Ok(());
         }
-        if d.groups.iter().any(|&g| g > self.max_groups) {
+        let source = kernel
+            .wgsl
+            .ok_or_else(|| self.error(format!("{} exists for other devices only", kernel.entry)))?;
+        if groups.iter().any(|&g| g > self.max_groups) {
             return Err(self.error(format!(
-                "{} in {}: {:?} workgroups, at most {} per dimension",
-                d.entry, d.source.file, d.groups, self.max_groups
+                "{} in {}: {groups:?} workgroups, at most {} per dimension",
+                kernel.entry, source.file, self.max_groups
             )));
         }
-        let pipeline = self.pipeline(d)?;
+        let mut bindings: Vec<Binding<'_>> = Vec::with_capacity(kernel.params.len());
+        let mut numbers = [0u32; MOST_NUMBERS];
+        let mut n_numbers = 0;
+        for argument in call.arguments(Language::Wgsl) {
+            let (param, arg) = argument?;
+            match arg {
+                Arg::Buffer(binding) if binding.offset.is_multiple_of(self.offset_alignment) => {
+                    bindings.push(binding);
+                    continue;
+                }
+                Arg::Buffer(binding) => {
+                    return Err(Error::shape(
+                        kernel.entry,
+                        param.name,
+                        format!(
+                            "a view that begins at a multiple of {} bytes",
+                            self.offset_alignment
+                        ),
+                        format!("one at {}", binding.offset),
+                    ));
+                }
+                Arg::Absent | Arg::TooLarge(_) => continue,
+                Arg::U32(value) => numbers[n_numbers] = value,
+                Arg::F32(value) => numbers[n_numbers] = value.to_bits(),
+            }
+            n_numbers += 1;
+        }
+        let numbers = bytemuck::cast_slice(&numbers[..n_numbers]);
+        let variant = call.variant.extended(&self.tier.variant());
+        let pipeline = self.pipeline(source, kernel.entry, variant, &bindings, numbers.len())?;
         let entries: Vec<wgpu::BindGroupEntry> = (0..)
-            .zip(d.bindings)
+            .zip(&bindings)
             .map(|(binding, b)| {
                 let Storage::Wgpu(buffer) = b.storage else {
                     unreachable!("a wgpu device's buffers are wgpu buffers")
                 };
-                debug_assert_eq!(b.offset % self.offset_alignment, 0);
                 wgpu::BindGroupEntry {
                     binding,
                     resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -216,7 +251,7 @@ impl Wgpu {
             })
             .collect();
         let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(d.entry),
+            label: Some(kernel.entry),
             layout: &pipeline.layout,
             entries: &entries,
         });
@@ -227,13 +262,13 @@ impl Wgpu {
         });
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: Some(d.entry),
+                label: Some(kernel.entry),
                 timestamp_writes: None,
             });
             pass.set_pipeline(&pipeline.pipeline);
             pass.set_bind_group(0, &group, &[]);
-            pass.set_immediates(0, d.params);
-            pass.dispatch_workgroups(d.groups[0], d.groups[1], d.groups[2]);
+            pass.set_immediates(0, numbers);
+            pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
         }
         state.recorded += 1;
         if state.recorded >= BATCH {
@@ -242,21 +277,35 @@ impl Wgpu {
         self.check()
     }
 
-    fn pipeline(&self, d: &Dispatch<'_>) -> Result<Arc<Pipeline>> {
-        let key = (d.source.file, d.entry, d.variant.clone());
+    /// Entry and values of every variant compiled so far.
+    pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+        let state = self.lock();
+        let name = |(_, entry, variant): &(_, _, Variant)| (*entry, variant.to_string());
+        state.pipelines.keys().map(name).collect()
+    }
+
+    fn pipeline(
+        &self,
+        source: Source,
+        entry: &'static str,
+        variant: Variant,
+        bindings: &[Binding<'_>],
+        immediate_bytes: usize,
+    ) -> Result<Arc<Pipeline>> {
+        let key = (source.file, entry, variant);
         if let Some(pipeline) = self.lock().pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let expanded = template::expand(d.source, &d.variant)?;
+        let expanded = template::expand(source, &variant)?;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = self
             .device
             .create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(d.source.file),
+                label: Some(source.file),
                 source: wgpu::ShaderSource::Wgsl(expanded.text.as_str().into()),
             });
         let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..)
-            .zip(d.bindings)
+            .zip(bindings)
             .map(|(binding, b)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
@@ -273,23 +322,23 @@ impl Wgpu {
         let layout = self
             .device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                label: Some(d.entry),
+                label: Some(entry),
                 entries: &entries,
             });
         let pipeline_layout = self
             .device
             .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some(d.entry),
+                label: Some(entry),
                 bind_group_layouts: &[Some(&layout)],
-                immediate_size: d.params.len() as u32,
+                immediate_size: immediate_bytes as u32,
             });
         let pipeline = self
             .device
             .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(d.entry),
+                label: Some(entry),
                 layout: Some(&pipeline_layout),
                 module: &module,
-                entry_point: Some(d.entry),
+                entry_point: Some(entry),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     // Our shaders write workgroup memory before they read it.
                     zero_initialize_workgroup_memory: false,
@@ -301,9 +350,9 @@ impl Wgpu {
             let text = e.to_string();
             return Err(self.error(format!(
                 "{} in {} [{}] does not compile{}: {}",
-                d.entry,
-                d.source.file,
-                d.variant,
+                entry,
+                source.file,
+                variant,
                 origin(&expanded, &text),
                 one_line(&text)
             )));
@@ -379,9 +428,10 @@ impl Memory for Wgpu {
     fn write(&self, to: &mut wgpu::Buffer, offset: u64, data: &[u8]) -> Result<()> {
         // Queue writes take effect before the next submission: what is recorded must go first.
         self.submit(&mut self.lock());
-        for (i, piece) in (0u64..).zip(data.chunks(TRANSFER as usize)) {
-            self.queue.write_buffer(to, offset + i * TRANSFER, piece);
-            if data.len() as u64 > TRANSFER {
+        for (i, piece) in (0u64..).zip(data.chunks(self.transfer as usize)) {
+            self.queue
+                .write_buffer(to, offset + i * self.transfer, piece);
+            if data.len() as u64 > self.transfer {
                 self.queue.submit([]);
                 self.wait()?;
             }
@@ -390,7 +440,7 @@ impl Memory for Wgpu {
     }
 
     fn read(&self, from: &wgpu::Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
-        for (i, piece) in (0u64..).zip(data.chunks_mut(TRANSFER as usize)) {
+        for (i, piece) in (0u64..).zip(data.chunks_mut(self.transfer as usize)) {
             let bytes = piece.len() as u64;
             let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("read"),
@@ -404,7 +454,7 @@ impl Memory for Wgpu {
                     self.device
                         .create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
                 });
-                encoder.copy_buffer_to_buffer(from, offset + i * TRANSFER, &staging, 0, bytes);
+                encoder.copy_buffer_to_buffer(from, offset + i * self.transfer, &staging, 0, bytes);
                 self.submit(&mut state);
             }
             staging.map_async(wgpu::MapMode::Read, .., |_| {});

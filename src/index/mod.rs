@@ -3,6 +3,7 @@
 //! [`VectorIndex`] is the first stage of retrieval: one vector per text, the best found exactly. [`TokenVectors`] hold
 //! a vector per token, [`TokenIndex`] those of a corpus, searched by MaxSim.
 
+mod encode;
 mod file;
 mod token_vectors;
 mod tokens;

@@ -107,7 +107,7 @@ impl TokenVectors {
     /// The token vectors, of unit length.
     pub fn tokens(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.rows,
+            rows: self.rows.as_slice(),
             packing: &self.packing,
         }
     }
@@ -116,7 +116,7 @@ impl TokenVectors {
     /// mean-pooled embeddings.
     pub fn means(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.means,
+            rows: self.means.as_slice(),
             packing: &self.singles,
         }
     }
@@ -125,7 +125,7 @@ impl TokenVectors {
     /// map, since `mean_ij q_i . c_j = (mean_i q_i) . (mean_j c_j)`.
     pub fn centroids(&self) -> Tokens<'_, f16> {
         Tokens {
-            rows: &self.centroids,
+            rows: self.centroids.as_slice(),
             packing: &self.singles,
         }
     }
@@ -187,10 +187,10 @@ impl Builder {
         for (i, (&text, from)) in texts.iter().zip(packing.offsets().windows(2)).enumerate() {
             let place = to.packing.offsets()[text] as usize * d;
             let from = from[0] as usize * d..from[1] as usize * d;
-            to.rows.copy_from(place, &rows, from)?;
+            to.rows.copy_from(place, rows.slice(from))?;
             let one = i * d..(i + 1) * d;
-            to.means.copy_from(text * d, &means, one.clone())?;
-            to.centroids.copy_from(text * d, &centroids, one)?;
+            to.means.copy_from(text * d, means.slice(one.clone()))?;
+            to.centroids.copy_from(text * d, centroids.slice(one))?;
         }
         Ok(())
     }

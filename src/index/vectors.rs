@@ -235,13 +235,19 @@ impl VectorIndex {
             .pieces
             .iter()
             .map(|p| Shard {
-                rows: &p.rows,
-                inverse_norms: &p.inverse_norms,
+                rows: p.rows.as_slice(),
+                inverse_norms: p.inverse_norms.as_slice(),
                 n: p.n,
             })
             .collect();
         let queries = self.device.upload(queries)?;
-        let found = cosine_topk(&queries, self.d, &shards, filter.as_ref(), k)?;
+        let found = cosine_topk(
+            &queries,
+            self.d,
+            &shards,
+            filter.as_ref().map(Buffer::as_slice),
+            k,
+        )?;
         let n_q = queries.len() / self.d;
         Ok((0..n_q)
             .map(|q| found.of(q).map(|(row, score)| Hit { row, score }).collect())

@@ -20,8 +20,13 @@ pub mod similarity_map;
 pub mod soft_alignment;
 pub mod table;
 
+#[cfg(test)]
+mod kernels_test;
+#[cfg(all(test, feature = "cuda"))]
+mod recording_test;
 mod rounding;
 mod simd;
+mod texts;
 mod token_pairs;
 
 pub use attention::attention;
@@ -34,10 +39,13 @@ pub use pool::pool;
 pub use rounding::Rounding;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
-pub use token_pairs::{MapLayout, PairList, Pairs, Tokens};
+#[doc(hidden)]
+pub use texts::PackedTexts as Packing;
+pub use texts::{Indices, PackedTexts, PairList, TokenIds};
+pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 use crate::device::template::{Source, Variant};
-use crate::device::{Buffer, Device, DeviceKind, Element, ElementType, Tier};
+use crate::device::{Device, DeviceKind, Element, ElementType, Kernel, Slice, SliceMut, Tier};
 use crate::error::{Error, Result};
 
 /// What there is under an operator's name.
@@ -47,6 +55,8 @@ pub struct OpSpec {
     pub name: &'static str,
     /// The formula, in one line.
     pub formula: &'static str,
+    /// The entries of its kernels, with their parameters.
+    pub kernels: &'static [Kernel],
     /// Its PTX template, if it runs on CUDA.
     pub ptx: Option<Source>,
     /// Every variant of the PTX template that the launcher can ask for.
@@ -64,6 +74,14 @@ impl OpSpec {
             DeviceKind::Cpu => true,
             DeviceKind::Cuda => self.ptx.is_some(),
             DeviceKind::Wgpu => self.wgsl.is_some(),
+        }
+    }
+
+    /// Checks of a call whose result is on `device`.
+    fn checks<'a>(&self, device: &'a Device) -> Checks<'a> {
+        Checks {
+            op: self.name,
+            device,
         }
     }
 
@@ -88,16 +106,6 @@ pub const ALL: &[&OpSpec] = &[
     &similarity_map::SPEC,
     &maxsim::SPEC,
     &soft_alignment::SPEC,
-];
-
-/// The operators that encoding and exact retrieval need.
-pub const RETRIEVAL: &[&OpSpec] = &[
-    &embedding::SPEC,
-    &layer_norm::SPEC,
-    &matmul::SPEC,
-    &attention::SPEC,
-    &pool::SPEC,
-    &cosine_topk::SPEC,
 ];
 
 /// The accumulator of a reference implementation: `f64` is the truth, `f32` the yardstick.
@@ -141,67 +149,78 @@ macro_rules! accum {
 accum!(f32);
 accum!(f64);
 
-/// Packed texts: `t` tokens of `n` texts one behind the other, text `i` being rows `offsets[i] .. offsets[i + 1]`.
-///
-/// Lives on a device together with the work list of [`fn@attention`]: texts cut into blocks of query rows.
-pub struct Packing {
-    offsets: Vec<u32>,
-    device_offsets: Buffer<u32>,
-    blocks: Buffer<u32>,
-    n_blocks: attention::Blocks,
+/// An argument as far as it can be checked without its elements.
+trait View {
+    fn len(&self) -> usize;
+    fn device(&self) -> &Device;
 }
 
-impl Packing {
-    /// Checks `offsets` `[n + 1]` and places them on `device`.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if they do not begin with 0 or fall anywhere. Empty texts are allowed.
-    pub fn new(device: &Device, offsets: Vec<u32>) -> Result<Self> {
-        if offsets.first() != Some(&0) || offsets.windows(2).any(|w| w[0] > w[1]) {
+impl<T: Element> View for Slice<'_, T> {
+    fn len(&self) -> usize {
+        Slice::len(self)
+    }
+    fn device(&self) -> &Device {
+        Slice::device(self)
+    }
+}
+
+impl<T: Element> View for SliceMut<'_, T> {
+    fn len(&self) -> usize {
+        SliceMut::len(self)
+    }
+    fn device(&self) -> &Device {
+        SliceMut::device(self)
+    }
+}
+
+/// Checks of the arguments of one call of an operator; what fails is named.
+#[derive(Clone, Copy)]
+struct Checks<'a> {
+    op: &'static str,
+    device: &'a Device,
+}
+
+impl Checks<'_> {
+    /// Requires an argument to hold `expected` elements and to live on the device.
+    fn holds(&self, what: &'static str, view: &impl View, expected: usize) -> Result<()> {
+        if view.len() != expected {
+            return Err(Error::shape(self.op, what, expected, view.len()));
+        }
+        check_device(self.op, what, view.device(), self.device)
+    }
+
+    /// The same of an argument that may be left out.
+    fn optional(
+        &self,
+        what: &'static str,
+        view: &Option<impl View>,
+        expected: usize,
+    ) -> Result<()> {
+        view.as_ref()
+            .map_or(Ok(()), |view| self.holds(what, view, expected))
+    }
+
+    /// Requires an argument to be whole rows of `d` elements on the device, and counts them.
+    fn rows(&self, what: &'static str, view: &impl View, d: usize) -> Result<usize> {
+        if !view.len().is_multiple_of(d) {
             return Err(Error::shape(
-                "packing",
-                "offsets",
-                "0 first, then never falling",
-                format!("{:?}", &offsets[..offsets.len().min(8)]),
+                self.op,
+                what,
+                format!("rows of {d}"),
+                view.len(),
             ));
         }
-        let (blocks, n_blocks) = attention::blocks(device.kind(), &offsets);
-        Ok(Packing {
-            n_blocks,
-            device_offsets: device.upload(&offsets)?,
-            blocks: device.upload(&blocks)?,
-            offsets,
-        })
+        self.holds(what, view, view.len())?;
+        Ok(view.len() / d)
     }
 
-    /// Number of texts, `n`.
-    pub fn texts(&self) -> usize {
-        self.offsets.len() - 1
+    /// Requires a width to be a positive multiple of 8: vector loads rely on it on every device.
+    fn width(&self, what: &'static str, d: usize) -> Result<()> {
+        if d == 0 || !d.is_multiple_of(8) {
+            return Err(Error::shape(self.op, what, "a positive multiple of 8", d));
+        }
+        Ok(())
     }
-
-    /// Number of tokens of all texts, `t`.
-    pub fn tokens(&self) -> usize {
-        *self.offsets.last().expect("never empty") as usize
-    }
-
-    /// The offsets, `[n + 1]`.
-    pub fn offsets(&self) -> &[u32] {
-        &self.offsets
-    }
-}
-
-/// Requires `buffer` to hold `expected` elements and to live on `device`.
-fn check<T: Element>(
-    op: &'static str,
-    what: &'static str,
-    buffer: &Buffer<T>,
-    expected: usize,
-    device: &Device,
-) -> Result<()> {
-    if buffer.len() != expected {
-        return Err(Error::shape(op, what, expected, buffer.len()));
-    }
-    check_device(op, what, buffer.device(), device)
 }
 
 /// Requires that `got` is the very device `expected`: two openings of one device do not share buffers.
@@ -221,22 +240,11 @@ pub(crate) fn check_device(
     Err(Error::shape(op, what, format!("a buffer on {name}"), other))
 }
 
-/// Requires a width to be a positive multiple of 8: vector loads rely on it on every device.
-fn check_width(op: &'static str, what: &'static str, d: usize) -> Result<()> {
-    if d == 0 || !d.is_multiple_of(8) {
-        return Err(Error::shape(op, what, "a positive multiple of 8", d));
-    }
-    Ok(())
+/// Variants of a shader in both tiers.
+fn in_every_tier(variants: impl IntoIterator<Item = Variant>) -> Vec<Variant> {
+    let of = |variant: Variant| Tier::ALL.map(|tier| variant.extended(&tier.variant()));
+    variants.into_iter().flat_map(of).collect()
 }
-
-/// The template values that say what the adapter can do.
-fn tier_variant(tier: Tier) -> Variant {
-    let full = tier == Tier::F16Subgroups;
-    Variant::new().with("native", full).with("subgroups", full)
-}
-
-/// Both tiers, for enumerating variants.
-const TIERS: [Tier; 2] = [Tier::Core, Tier::F16Subgroups];
 
 /// Both floating element types, for enumerating variants.
 const FLOATS: [ElementType; 2] = [ElementType::F16, ElementType::F32];

@@ -12,37 +12,51 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::token_pairs::{check_pairs, pieces, widen};
+use super::token_pairs::{bounds, check_pairs, widen};
 use super::{
-    Accum, FLOATS, MapLayout, OpSpec, PairList, Pairs, Rounding, TIERS, Tokens, check, grid,
-    tier_variant,
+    Accum, FLOATS, MapLayout, OpSpec, PairList, Pairs, Rounding, Tokens, grid, in_every_tier,
 };
 use crate::device::template::{Source, Variant};
-use crate::device::{Arg, Backend, Buffer, Cost, Cuda, Dispatch, ElementType, Float, Launch, Wgpu};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, SliceMut, Target,
+};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
 pub const SPEC: OpSpec = OpSpec {
     name: "similarity_map",
     formula: "M[i, j] = q_i . c_j over the tokens of listed pairs of texts",
-    ptx: Some(PTX),
+    kernels: &[SIMILARITY_MAP],
+    ptx: SIMILARITY_MAP.ptx,
     ptx_variants: || vec![Variant::new()],
-    wgsl: Some(WGSL),
-    wgsl_variants: || {
-        let all =
-            TIERS.map(|tier| FLOATS.map(|tokens| tier_variant(tier).with("tokens", tokens.name())));
-        all.into_iter().flatten().collect()
-    },
+    wgsl: SIMILARITY_MAP.wgsl,
+    wgsl_variants: || in_every_tier(FLOATS.map(|tokens| wgsl_variant(tokens.name()))),
 };
 
-const WGSL: Source = Source {
-    file: "similarity_map.wgsl",
-    text: include_str!("../../shaders/similarity_map.wgsl"),
-};
-
-const PTX: Source = Source {
-    file: "similarity_map.ptx",
-    text: include_str!("../../kernels/similarity_map.ptx"),
+const SIMILARITY_MAP: Kernel = Kernel {
+    entry: "similarity_map",
+    params: &[
+        Param::read("queries"),
+        Param::read("query_offsets"),
+        Param::read("documents"),
+        Param::read("document_offsets"),
+        Param::read("pairs"),
+        Param::read("map_offsets"),
+        Param::write("maps"),
+        Param::u32("d"),
+        Param::u32("count").wgsl(),
+        Param::u32("first_document").wgsl(),
+        Param::u32("end_document").wgsl(),
+        Param::u32("first_row").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "similarity_map.ptx",
+        text: include_str!("../../kernels/similarity_map.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "similarity_map.wgsl",
+        text: include_str!("../../shaders/similarity_map.wgsl"),
+    }),
 };
 
 /// Computes the maps of `pairs` from token vectors `[t, d]` into `maps`, laid out by `layout`.
@@ -52,11 +66,11 @@ const PTX: Source = Source {
 /// f32 tokens on CUDA, whose tensor cores multiply f16.
 ///
 /// ```
-/// use nearmiss::{Device, ops::{MapLayout, Packing, PairList, Tokens, similarity_map}};
+/// use nearmiss::{Device, ops::{MapLayout, PackedTexts, PairList, Tokens, similarity_map}};
 /// let cpu = Device::cpu();
-/// let packing = Packing::new(&cpu, vec![0, 1, 3])?;
+/// let packing = PackedTexts::new(&cpu, vec![0, 1, 3])?;
 /// let rows = cpu.upload(&[[1f32; 8], [0.5; 8], [0.0; 8]].concat())?;
-/// let tokens = Tokens { rows: &rows, packing: &packing };
+/// let tokens = Tokens { rows: (&rows).into(), packing: &packing };
 /// let pairs = PairList::new(&cpu, vec![[0, 1]])?;
 /// let layout = MapLayout::new(&cpu, &packing, &packing, &pairs)?;
 /// let mut maps = cpu.alloc::<f32>(layout.elements())?;
@@ -64,16 +78,18 @@ const PTX: Source = Source {
 /// assert_eq!(maps.read()?, [4.0, 0.0]);
 /// # Ok::<(), nearmiss::Error>(())
 /// ```
-pub fn similarity_map<T: Float>(
+pub fn similarity_map<'a, T: Float>(
     queries: Tokens<'_, T>,
     documents: Tokens<'_, T>,
     d: usize,
     pairs: &PairList,
     layout: &MapLayout,
-    maps: &mut Buffer<f32>,
+    maps: impl Into<SliceMut<'a, f32>>,
 ) -> Result<()> {
-    let device = maps.device().clone();
-    check_pairs(&SPEC, queries, documents, d, Pairs::Listed(pairs), &device)?;
+    let mut maps = maps.into();
+    let device = maps.device();
+    let check = SPEC.checks(device);
+    check_pairs(&check, queries, documents, d, Pairs::Listed(pairs))?;
     let expected = MapLayout::offsets_of(queries.packing, documents.packing, pairs)?;
     if layout.offsets() != expected {
         return Err(Error::shape(
@@ -83,30 +99,27 @@ pub fn similarity_map<T: Float>(
             "another one",
         ));
     }
-    check(SPEC.name, "layout", &layout.device, expected.len(), &device)?;
-    check(SPEC.name, "maps", maps, layout.elements(), &device)?;
-    if layout.elements() == 0 {
-        return Ok(());
-    }
+    check.holds("layout", &layout.on_device(), expected.len())?;
+    check.holds("maps", &maps, layout.elements())?;
     let tokens = queries.packing.tokens() + documents.packing.tokens();
     let cost = Cost {
         flop: (2 * layout.elements() * d) as u64,
         bytes: (4 * layout.elements() + tokens * d * size_of::<T>()) as u64,
     };
-    device.run(SPEC.name, cost, |backend| match backend {
-        Backend::Cpu(_) => {
-            cpu(queries, documents, d, pairs, layout, maps.host_mut());
+    device.run(SPEC.name, cost, |target| match target {
+        Target::Cpu => {
+            cpu(queries, documents, d, pairs, layout, maps.host());
             Ok(())
         }
-        Backend::Wgpu(dev) => wgpu(dev, queries, documents, d, pairs, layout, maps),
-        Backend::Cuda(dev) if T::TYPE == ElementType::F16 => {
-            cuda(dev, queries, documents, d, pairs, layout, maps)
+        Target::Gpu(Gpu::Cuda(_)) if T::TYPE != ElementType::F16 => {
+            Err(SPEC.unsupported(device, "tensor cores multiply f16 tokens"))
         }
-        Backend::Cuda(_) => Err(SPEC.unsupported(&device, "tensor cores multiply f16 tokens")),
+        Target::Gpu(on) => gpu(on, queries, documents, d, pairs, layout, maps),
     })
 }
 
 /// The definition, for one pair of token matrices: `[l_q, l_c]`.
+#[doc(hidden)]
 pub fn reference<A: Accum>(query: &[f32], document: &[f32], d: usize) -> Vec<A> {
     let mut map = Vec::with_capacity(query.len() / d * (document.len() / d));
     for q in query.chunks_exact(d) {
@@ -122,6 +135,7 @@ pub fn reference<A: Accum>(query: &[f32], document: &[f32], d: usize) -> Vec<A> 
 }
 
 /// `g(d) sum |q c|` per element.
+#[doc(hidden)]
 pub fn error_bound(query: &[f32], document: &[f32], d: usize, rounding: &Rounding) -> Vec<f64> {
     let magnitudes = |rows: &[f32]| rows.iter().map(|v| v.abs()).collect::<Vec<f32>>();
     reference::<f64>(&magnitudes(query), &magnitudes(document), d)
@@ -138,11 +152,10 @@ fn cpu<T: Float>(
     layout: &MapLayout,
     maps: &mut [f32],
 ) {
-    let (asked, stored) = (queries.rows.host(), documents.rows.host());
     // The maps as slices of their own.
     let mut rest = maps;
     let mut jobs = Vec::with_capacity(pairs.len());
-    for (pair, span) in pairs.host.iter().zip(layout.offsets().windows(2)) {
+    for (pair, span) in pairs.pairs().iter().zip(layout.offsets().windows(2)) {
         let (map, after) = rest.split_at_mut((span[1] - span[0]) as usize);
         rest = after;
         jobs.push((pair, map));
@@ -150,8 +163,8 @@ fn cpu<T: Float>(
     jobs.into_par_iter().for_each_init(
         || (Vec::new(), Vec::new()),
         |(query, document), (pair, map)| {
-            widen(&asked[queries.elements(pair[0], d)], query);
-            widen(&stored[documents.elements(pair[1], d)], document);
+            widen(queries.host(pair[0], d), query);
+            widen(documents.host(pair[1], d), document);
             let (m, n) = (query.len() / d, document.len() / d);
             if !map.is_empty() {
                 super::matmul::product(query, document, map, m, n, d, Parallelism::None);
@@ -160,83 +173,55 @@ fn cpu<T: Float>(
     );
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    pairs: u32,
-    d4: u32,
-    first_document: u32,
-    end_document: u32,
-    first_row: u32,
+fn wgsl_variant(tokens: &'static str) -> Variant {
+    Variant::new().with("tokens", tokens)
 }
 
-fn wgpu<T: Float>(
-    dev: &Wgpu,
+fn gpu<T: Float>(
+    gpu: Gpu<'_>,
     queries: Tokens<'_, T>,
     documents: Tokens<'_, T>,
     d: usize,
     pairs: &PairList,
     layout: &MapLayout,
-    maps: &mut Buffer<f32>,
+    mut maps: SliceMut<'_, f32>,
 ) -> Result<()> {
-    let variant = tier_variant(dev.tier()).with("tokens", T::TYPE.name());
-    // Documents beyond one binding go in pieces; a launch passes over the pairs of other pieces.
-    for piece in pieces(documents.packing, d * size_of::<T>(), dev.max_binding()) {
-        let params = Params {
-            pairs: pairs.len() as u32,
-            d4: (d / 4) as u32,
-            first_document: piece.documents.start as u32,
-            end_document: piece.documents.end as u32,
-            first_row: piece.rows.start as u32,
-        };
-        dev.dispatch(&Dispatch {
-            source: WGSL,
-            entry: "similarity_map",
-            variant: variant.clone(),
-            bindings: &[
-                queries.rows.bind(),
-                queries.packing.device_offsets.bind(),
+    let (n_q, n_c) = (queries.packing.texts(), documents.packing.texts());
+    let listed = pairs.among(SPEC.name, n_q, n_c)?;
+    let variant = match gpu {
+        Gpu::Cuda(_) => Variant::new(),
+        Gpu::Wgpu(_) => wgsl_variant(T::TYPE.name()),
+    };
+    // Documents beyond one binding go in turns; a launch passes over the pairs of others.
+    for bound in bounds(documents.packing, d * size_of::<T>(), gpu.max_binding()) {
+        gpu.call(&Call {
+            kernel: &SIMILARITY_MAP,
+            variant,
+            args: &[
+                queries.rows.into(),
+                queries.packing.on_device().into(),
                 documents
                     .rows
-                    .bind_range(piece.rows.start * d..piece.rows.end * d),
-                documents.packing.device_offsets.bind(),
-                pairs.device.bind(),
-                layout.device.bind(),
-                maps.bind_mut(),
+                    .slice(bound.rows.start * d..bound.rows.end * d)
+                    .into(),
+                documents.packing.on_device().into(),
+                listed.into(),
+                layout.on_device().into(),
+                (&mut maps).into(),
+                d.into(),
+                pairs.len().into(),
+                bound.documents.start.into(),
+                bound.documents.end.into(),
+                bound.rows.start.into(),
             ],
-            params: bytemuck::bytes_of(&params),
-            groups: grid(pairs.len()),
+            geometry: Geometry {
+                groups: grid(pairs.len()),
+                grid: [pairs.len() as u32, 1, 1],
+                threads: 128,
+                // Four stages of 32 of d: 128 document tokens and 32 query tokens.
+                shared_bytes: 4 * (128 + 32) * 64,
+            },
         })?;
     }
     Ok(())
-}
-
-fn cuda<T: Float>(
-    dev: &Cuda,
-    queries: Tokens<'_, T>,
-    documents: Tokens<'_, T>,
-    d: usize,
-    pairs: &PairList,
-    layout: &MapLayout,
-    maps: &mut Buffer<f32>,
-) -> Result<()> {
-    dev.launch(&Launch {
-        source: PTX,
-        entry: "similarity_map",
-        variant: Variant::new(),
-        args: &[
-            Arg::Buffer(queries.rows.bind()),
-            Arg::Buffer(queries.packing.device_offsets.bind()),
-            Arg::Buffer(documents.rows.bind()),
-            Arg::Buffer(documents.packing.device_offsets.bind()),
-            Arg::Buffer(pairs.device.bind()),
-            Arg::Buffer(layout.device.bind()),
-            Arg::Buffer(maps.bind_mut()),
-            Arg::U32(d as u32),
-        ],
-        grid: [pairs.len() as u32, 1, 1],
-        block: [128, 1, 1],
-        // Four stages of 32 of d: 128 document tokens and 32 query tokens.
-        shared_bytes: 4 * (128 + 32) * 64,
-    })
 }

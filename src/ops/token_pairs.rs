@@ -4,24 +4,24 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 
-use super::{OpSpec, Packing, check, check_width};
-use crate::device::{Buffer, Device, ElementType, Float};
+use super::{Checks, PackedTexts, PairList};
+use crate::device::{Buffer, Device, ElementType, Float, Slice};
 use crate::error::{Error, Result};
 
 /// Token vectors of packed texts.
 #[derive(Clone, Copy)]
 pub struct Tokens<'a, T: Float> {
     /// `[t, d]`, of unit length if products are to be cosines.
-    pub rows: &'a Buffer<T>,
+    pub rows: Slice<'a, T>,
     /// Which rows belong to which text.
-    pub packing: &'a Packing,
+    pub packing: &'a PackedTexts,
 }
 
-impl<T: Float> Tokens<'_, T> {
-    /// Where the elements of a text's vectors are, rows being `d` wide.
-    pub(super) fn elements(&self, text: u32, d: usize) -> Range<usize> {
-        let offsets = self.packing.offsets();
-        offsets[text as usize] as usize * d..offsets[text as usize + 1] as usize * d
+impl<'a, T: Float> Tokens<'a, T> {
+    /// A text's vectors on the CPU, rows being `d` wide.
+    pub(super) fn host(&self, text: u32, d: usize) -> &'a [T] {
+        let rows = self.packing.rows(text as usize);
+        &self.rows.host()[rows.start * d..rows.end * d]
     }
 }
 
@@ -34,80 +34,40 @@ pub enum Pairs<'a> {
     Listed(&'a PairList),
 }
 
-/// A list of (query, document) on a device.
-pub struct PairList {
-    pub(super) host: Vec<[u32; 2]>,
-    pub(super) device: Buffer<u32>,
-    /// Queries and documents that there must be at least.
-    texts: [usize; 2],
-}
-
-impl PairList {
-    /// Places a list of (query, document) numbers on `device`.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] and device failures.
-    pub fn new(device: &Device, pairs: Vec<[u32; 2]>) -> Result<Self> {
-        let texts = [0, 1].map(|side| {
-            let last = pairs.iter().map(|pair| pair[side] as usize + 1).max();
-            last.unwrap_or(0)
-        });
-        Ok(PairList {
-            device: device.upload(pairs.as_flattened())?,
-            host: pairs,
-            texts,
-        })
-    }
-
-    fn check_texts(&self, op: &'static str, queries: &Packing, documents: &Packing) -> Result<()> {
-        let texts = [queries.texts(), documents.texts()];
-        if self.texts[0] > texts[0] || self.texts[1] > texts[1] {
-            return Err(Error::shape(
-                op,
-                "pairs",
-                format!("numbers of {} queries and {} documents", texts[0], texts[1]),
-                format!("{} and {}", self.texts[0], self.texts[1]),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Number of pairs, `p`.
-    pub fn len(&self) -> usize {
-        self.host.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.host.is_empty()
-    }
-}
-
 /// Checks the token vectors `[t, d]` of both sides and that the pairs name texts that are there.
 pub(super) fn check_pairs<T: Float>(
-    spec: &OpSpec,
+    check: &Checks<'_>,
     queries: Tokens<'_, T>,
     documents: Tokens<'_, T>,
     d: usize,
     pairs: Pairs<'_>,
-    device: &Device,
 ) -> Result<()> {
-    check_width(spec.name, "d", d)?;
+    check.width("d", d)?;
     for (what, tokens) in [("queries", queries), ("documents", documents)] {
-        let expected = tokens.packing.tokens() * d;
-        check(spec.name, what, tokens.rows, expected, device)?;
+        check.holds(what, &tokens.rows, tokens.packing.tokens() * d)?;
+        check.holds(
+            what,
+            &tokens.packing.on_device(),
+            tokens.packing.texts() + 1,
+        )?;
     }
     if let Pairs::Listed(list) = pairs {
-        check(spec.name, "pairs", &list.device, 2 * list.len(), device)?;
-        list.check_texts(spec.name, queries.packing, documents.packing)?;
+        let (n_q, n_c) = (queries.packing.texts(), documents.packing.texts());
+        check.holds("pairs", &list.among(check.op, n_q, n_c)?, 2 * list.len())?;
     }
     Ok(())
 }
 
-/// Tokens of the longest text.
-pub(super) fn longest(packing: &Packing) -> usize {
-    let lengths = packing.offsets().windows(2).map(|w| w[1] - w[0]);
-    lengths.max().unwrap_or(0) as usize
+/// Products of a token of the query and one of the document, over all `pairs`.
+pub(super) fn products(queries: &PackedTexts, documents: &PackedTexts, pairs: Pairs<'_>) -> usize {
+    match pairs {
+        Pairs::All => queries.tokens() * documents.tokens(),
+        Pairs::Listed(list) => list
+            .pairs()
+            .iter()
+            .map(|&[q, c]| queries.rows(q as usize).len() * documents.rows(c as usize).len())
+            .sum(),
+    }
 }
 
 /// Copies a row-major matrix as f32.
@@ -138,24 +98,24 @@ pub(super) fn runs(offsets: &[u32], tokens: usize) -> Vec<Range<usize>> {
     runs
 }
 
-/// Rows of a piece of the documents begin at a multiple of this, so that bindings are aligned (at d = 8, 2 KiB of f16).
+/// Rows that are bound begin at a multiple of this, so that bindings are aligned (at d = 8, 2 KiB of f16).
 const ALIGN: usize = 128;
 
 /// Documents whose tokens fit one binding of a wgpu device.
-pub(super) struct Piece {
+pub(super) struct Bound {
     /// Their numbers.
     pub documents: Range<usize>,
-    /// Token rows to bind; the first may belong to the piece before.
+    /// Token rows to bind; the first may belong to the documents before.
     pub rows: Range<usize>,
 }
 
-/// Cuts documents with rows of `row_bytes` bytes into pieces for bindings of at most `max_binding` bytes.
-pub(super) fn pieces(packing: &Packing, row_bytes: usize, max_binding: u64) -> Vec<Piece> {
+/// Cuts documents with rows of `row_bytes` bytes for bindings of at most `max_binding` bytes.
+pub(super) fn bounds(packing: &PackedTexts, row_bytes: usize, max_binding: u64) -> Vec<Bound> {
     let most = usize::try_from(max_binding).unwrap_or(usize::MAX) / row_bytes;
     let offsets = packing.offsets();
     runs(offsets, most.saturating_sub(ALIGN))
         .into_iter()
-        .map(|documents| Piece {
+        .map(|documents| Bound {
             rows: offsets[documents.start] as usize / ALIGN * ALIGN
                 ..offsets[documents.end] as usize,
             documents,
@@ -166,7 +126,7 @@ pub(super) fn pieces(packing: &Packing, row_bytes: usize, max_binding: u64) -> V
 /// Where the maps of listed pairs lie in a buffer: matrices `[l_q, l_c]`, row-major, one behind the other.
 pub struct MapLayout {
     offsets: Vec<u32>,
-    pub(super) device: Buffer<u32>,
+    on_device: Buffer<u32>,
 }
 
 impl MapLayout {
@@ -176,30 +136,27 @@ impl MapLayout {
     /// [`Error::Shape`] for pairs of texts that are not there, [`Error::Invalid`] for 2^32 elements or more.
     pub fn new(
         device: &Device,
-        queries: &Packing,
-        documents: &Packing,
+        queries: &PackedTexts,
+        documents: &PackedTexts,
         pairs: &PairList,
     ) -> Result<Self> {
         let offsets = MapLayout::offsets_of(queries, documents, pairs)?;
         Ok(MapLayout {
-            device: device.upload(&offsets)?,
+            on_device: device.upload(&offsets)?,
             offsets,
         })
     }
 
     pub(super) fn offsets_of(
-        queries: &Packing,
-        documents: &Packing,
+        queries: &PackedTexts,
+        documents: &PackedTexts,
         pairs: &PairList,
     ) -> Result<Vec<u32>> {
-        pairs.check_texts("map layout", queries, documents)?;
-        let length = |packing: &Packing, text: u32| {
-            let span = &packing.offsets()[text as usize..text as usize + 2];
-            u64::from(span[1] - span[0])
-        };
+        pairs.among("map layout", queries.texts(), documents.texts())?;
+        let length = |packing: &PackedTexts, text: u32| packing.rows(text as usize).len() as u64;
         let mut offsets = vec![0];
         let mut total = 0u64;
-        for &[q, c] in &pairs.host {
+        for &[q, c] in pairs.pairs() {
             total += length(queries, q) * length(documents, c);
             offsets.push(u32::try_from(total).map_err(|_| {
                 Error::Invalid(format!(
@@ -214,6 +171,11 @@ impl MapLayout {
     /// Where the maps begin, and where the last one ends, `[p + 1]`.
     pub fn offsets(&self) -> &[u32] {
         &self.offsets
+    }
+
+    /// The offsets where kernels see them.
+    pub(super) fn on_device(&self) -> Slice<'_, u32> {
+        self.on_device.as_slice()
     }
 
     /// Elements of all maps.

@@ -10,7 +10,6 @@ use crate::device::{Device, DeviceChoice};
 use crate::encoder::{Encoder, LoadOptions, token_budget};
 use crate::error::{Error, Result};
 use crate::model::hub::{Backbone, FetchOptions, find_backbone};
-use crate::ops;
 
 /// What a session is opened with.
 #[derive(Clone, Debug)]
@@ -50,18 +49,10 @@ impl Session {
     /// Opens the device, finds or fetches the encoder and loads it.
     ///
     /// # Errors
-    /// What the device, the search and the model folder report; [`Error::Unsupported`] for a device that lacks an
-    /// operator of retrieval.
+    /// What the device, the search and the model folder report.
     pub fn open(options: SessionOptions) -> Result<Self> {
         let progress = Progress::new(options.quiet);
-        let device = Device::open(options.device, ops::RETRIEVAL)?;
-        if let Some(missing) = ops::RETRIEVAL.iter().find(|op| !op.runs_on(device.kind())) {
-            return Err(Error::Unsupported {
-                op: missing.name,
-                device: device.name(),
-                why: "encoding and retrieval need it; use the CPU or a Vulkan device".into(),
-            });
-        }
+        let device = Device::open(options.device)?;
         progress.log(&format!("device: {}", device.name()));
         let fetch = FetchOptions {
             cache_dir: None,

@@ -11,14 +11,20 @@ mod cases;
 mod cli;
 mod halve;
 mod parity;
+mod probe;
 #[path = "../../benches/program.rs"]
 mod program;
+mod run;
 
 const USAGE: &str = "\
 usage: gpu-check COMMAND ...
 
+  run            everything that a pack holds, within a budget of time
   parity         hold every operator on every device of this machine against its reference
   bench          time every operator on one device
+  facts          what a device is
+  limits         a device's bandwidth, matrix-product rate and cost of a launch
+  jit            how long the driver compiles each operator's kernels
   run-study      the study; what follows are its own arguments
   halve-weights  copy a model folder with its weights rounded to f16
 
@@ -34,6 +40,8 @@ fn main() -> ExitCode {
     name.push(&command);
     let rest = std::iter::once::<OsString>(name).chain(arguments);
     match command.to_str() {
+        Some("run") => run::main_with(rest),
+        Some(what @ ("facts" | "limits" | "jit")) => probe::main_with(what, rest),
         Some("parity") => parity::main_with(rest),
         Some("bench") => program::main_with(rest),
         Some("run-study") => cli::main_with(rest),

@@ -55,7 +55,7 @@ pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result
         Pairs::Listed(&pair),
         Reduction::Mean,
         &mut best,
-        Some(&mut winners),
+        Some(winners.as_slice_mut()),
     )?;
 
     let pooled = encoder.embed(&texts, TextKind::Plain).map_err(named)?;

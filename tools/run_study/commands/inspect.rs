@@ -1,6 +1,6 @@
 //! `devices` and `kernel`: what there is on this machine and in this program.
 
-use nearmiss::device::{DeviceKind, template};
+use nearmiss::device::template;
 use nearmiss::{Device, Error, Result, ops};
 
 use super::super::args::Language;
@@ -25,20 +25,10 @@ pub fn devices(json: bool) -> Result<()> {
         };
         text.push_str(&format!("{:<8} {mark:<10} {}\n", line.device, line.detail));
     }
-    let auto = Device::auto(ops::RETRIEVAL);
+    let (auto, passed) = Device::auto_explained();
     text.push_str(&format!("--device auto takes {}\n", auto.name()));
-    for kind in [DeviceKind::Cuda, DeviceKind::Wgpu] {
-        let lacking: Vec<&str> = ops::ALL
-            .iter()
-            .filter(|op| !op.runs_on(kind))
-            .map(|op| op.name)
-            .collect();
-        if !lacking.is_empty() {
-            text.push_str(&format!(
-                "{kind} does not have yet: {}\n",
-                lacking.join(", ")
-            ));
-        }
+    for line in passed {
+        text.push_str(&format!("  not {}: {}\n", line.device, line.detail));
     }
     print(&text)
 }

@@ -1,0 +1,133 @@
+//! `out = softmax(scale q k^T) v` for every text and head, over packed texts
+//!
+//! `qkv` `[t, 3 d]` is the output of one fused projection: columns `0 .. d` are queries, `d .. 2 d` keys, `2 d .. 3 d`
+//! values, each `n_heads` heads of `head_dim`. A token attends to the tokens of its own text only, so nothing is ever
+//! masked or padded. Scores and probabilities are never stored. Cost: `4 d sum_i l_i^2` FLOP for text lengths `l_i`,
+//! against `4 t d` elements read and written.
+//!
+//! The CPU handles one text at a time per thread: keys of a head are transposed once, then four query rows at a time
+//! go through a register-tiled product, softmax and a second product. GPUs stream the keys with an online softmax; on
+//! CUDA both products run on tensor cores, and short texts share a block of threads between heads.
+//! Comes after the fused q, k, v projection ([`mod@super::matmul`]), before the output projection.
+
+mod cpu;
+mod gpu;
+mod reference;
+mod work;
+
+#[doc(hidden)]
+pub use reference::{error_bound, reference};
+pub use work::WorkList;
+
+use super::{OpSpec, PackedTexts};
+use crate::device::{Cost, ElementType, Float, Gpu, Slice, SliceMut, Target};
+use crate::error::{Error, Result};
+
+/// Everything under this operator's name.
+pub const SPEC: OpSpec = OpSpec {
+    name: "attention",
+    formula: "out = softmax(scale q k^T) v, per text and head, packed",
+    kernels: &[gpu::ATTENTION],
+    ptx: gpu::ATTENTION.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::ATTENTION.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
+};
+
+/// Dimensions of a head that one invocation (or one register tile) handles.
+const PART: usize = 32;
+
+/// Largest head dimension; the one of a 768-wide verifier with a single head.
+const MAX_HEAD_DIM: usize = 768;
+
+/// Keys per step of the online softmax in the shader.
+const KEYS: usize = 8;
+
+/// The arguments after checking.
+#[derive(Clone, Copy)]
+struct Args<'a, A: Float> {
+    qkv: Slice<'a, A>,
+    texts: &'a PackedTexts,
+    work: &'a WorkList,
+    n_heads: usize,
+    head_dim: usize,
+}
+
+/// Attention of every text in `texts` over itself: `qkv` `[t, 3 d]` gives `out` `[t, d]`, `d = n_heads head_dim`,
+/// with `scale = 1 / sqrt(head_dim)`. `head_dim` is a multiple of 32, at most 768.
+///
+/// # Errors
+/// [`Error::Shape`] for sizes that do not fit, [`Error::Unsupported`] for element types a device does not have (CUDA
+/// takes f16 activations, the CPU f32).
+///
+/// ```
+/// use nearmiss::{Device, ops::{PackedTexts, attention::{WorkList, attention}}};
+/// let cpu = Device::cpu();
+/// let texts = PackedTexts::new(&cpu, vec![0, 1])?; // one text of one token attends to itself
+/// let qkv: Vec<f32> = (0..96).map(|i| i as f32).collect();
+/// let mut out = cpu.alloc::<f32>(32)?;
+/// attention(&cpu.upload(&qkv)?, &texts, &WorkList::new(&texts)?, 1, 32, &mut out)?;
+/// assert_eq!(out.read()?, qkv[64..]);
+/// # Ok::<(), nearmiss::Error>(())
+/// ```
+pub fn attention<'a, A: Float>(
+    qkv: impl Into<Slice<'a, A>>,
+    texts: &PackedTexts,
+    work: &WorkList,
+    n_heads: usize,
+    head_dim: usize,
+    out: impl Into<SliceMut<'a, A>>,
+) -> Result<()> {
+    let (qkv, mut out) = (qkv.into(), out.into());
+    let device = out.device();
+    let check = SPEC.checks(device);
+    if head_dim == 0 || !head_dim.is_multiple_of(PART) || head_dim > MAX_HEAD_DIM {
+        return Err(Error::shape(
+            SPEC.name,
+            "head_dim",
+            format!("a multiple of {PART}, at most {MAX_HEAD_DIM}"),
+            head_dim,
+        ));
+    }
+    let (t, d) = (texts.tokens(), n_heads * head_dim);
+    check.holds("qkv", &qkv, t * 3 * d)?;
+    check.holds("out", &out, t * d)?;
+    check.holds("texts", &texts.on_device(), texts.texts() + 1)?;
+    work.check(texts, device)?;
+    let args = Args {
+        qkv,
+        texts,
+        work,
+        n_heads,
+        head_dim,
+    };
+    device.run(SPEC.name, cost::<A>(texts, d), |target| match target {
+        Target::Cpu => {
+            let (Some(qkv), Some(out)) = (qkv.host_as::<f32>(), out.host_as::<f32>()) else {
+                return Err(SPEC.unsupported(device, "the CPU computes with f32 activations"));
+            };
+            cpu::attention(qkv, texts.offsets(), n_heads, head_dim, out);
+            Ok(())
+        }
+        Target::Gpu(Gpu::Cuda(_)) if A::TYPE != ElementType::F16 => {
+            Err(SPEC.unsupported(device, "tensor cores multiply f16 activations"))
+        }
+        Target::Gpu(gpu) => gpu::attention(gpu, &args, out),
+    })
+}
+
+fn cost<A: Float>(texts: &PackedTexts, d: usize) -> Cost {
+    let pairs: u64 = texts
+        .offsets()
+        .windows(2)
+        .map(|w| u64::from(w[1] - w[0]).pow(2))
+        .sum();
+    Cost {
+        flop: 4 * d as u64 * pairs,
+        bytes: (4 * texts.tokens() * d * size_of::<A>()) as u64,
+    }
+}
+
+fn scale_of(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}

@@ -1,0 +1,240 @@
+//! Lists of numbers on a device that kernels index memory with: packed texts, pairs of texts.
+//!
+//! A kernel cannot report an index that is out of its table, so these types are checked when they are made, and operators
+//! hold their limits to the tables at hand.
+
+use std::sync::Arc;
+
+use crate::device::{Buffer, Device, Slice};
+use crate::error::{Error, Result};
+
+/// Packed texts: `t` tokens of `n` texts one behind the other, text `i` being rows `offsets[i] .. offsets[i + 1]`.
+pub struct PackedTexts {
+    offsets: Arc<[u32]>,
+    on_device: Buffer<u32>,
+}
+
+impl PackedTexts {
+    /// Checks `offsets` `[n + 1]` and places them on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they do not begin with 0 or fall anywhere. Empty texts are allowed.
+    pub fn new(device: &Device, offsets: Vec<u32>) -> Result<Self> {
+        if offsets.first() != Some(&0) || offsets.windows(2).any(|w| w[0] > w[1]) {
+            return Err(Error::shape(
+                "packed texts",
+                "offsets",
+                "0 first, then never falling",
+                format!("{:?}", &offsets[..offsets.len().min(8)]),
+            ));
+        }
+        Ok(PackedTexts {
+            on_device: device.upload(&offsets)?,
+            offsets: offsets.into(),
+        })
+    }
+
+    /// Number of texts, `n`.
+    pub fn texts(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Number of tokens of all texts, `t`.
+    pub fn tokens(&self) -> usize {
+        *self.offsets.last().expect("never empty") as usize
+    }
+
+    /// The offsets, `[n + 1]`.
+    pub fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+
+    /// The offsets, for who keeps what was made from them.
+    pub(super) fn shared_offsets(&self) -> &Arc<[u32]> {
+        &self.offsets
+    }
+
+    /// The device that holds the offsets.
+    pub fn device(&self) -> &Device {
+        self.on_device.device()
+    }
+
+    /// The rows of one text.
+    pub fn rows(&self, text: usize) -> std::ops::Range<usize> {
+        self.offsets[text] as usize..self.offsets[text + 1] as usize
+    }
+
+    /// Tokens of the longest text.
+    pub fn longest(&self) -> usize {
+        let lengths = self.offsets.windows(2).map(|w| w[1] - w[0]);
+        lengths.max().unwrap_or(0) as usize
+    }
+
+    /// The offsets where kernels see them.
+    pub(super) fn on_device(&self) -> Slice<'_, u32> {
+        self.on_device.as_slice()
+    }
+}
+
+/// Numbers on a device of which each is below a known limit: rows of a table.
+pub struct Indices {
+    on_device: Buffer<u32>,
+    /// The largest one, and one more; 0 of none.
+    end: usize,
+}
+
+impl Indices {
+    /// Places numbers on `device`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and device failures.
+    pub fn new(device: &Device, values: &[u32]) -> Result<Self> {
+        Ok(Indices {
+            on_device: device.upload(values)?,
+            end: end(values),
+        })
+    }
+
+    /// Overwrites all numbers with as many others.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another count, or what the device reports.
+    pub fn write(&mut self, values: &[u32]) -> Result<()> {
+        if values.len() != self.len() {
+            return Err(Error::shape("indices", "values", self.len(), values.len()));
+        }
+        self.on_device.write(0, values)?;
+        self.end = end(values);
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.on_device.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.on_device.is_empty()
+    }
+
+    /// The numbers where kernels see them, if all are below `limit`.
+    pub(super) fn below(
+        &self,
+        op: &'static str,
+        what: &'static str,
+        limit: usize,
+    ) -> Result<Slice<'_, u32>> {
+        if self.end > limit {
+            return Err(Error::shape(
+                op,
+                what,
+                format!("below {limit}"),
+                self.end - 1,
+            ));
+        }
+        Ok(self.on_device.as_slice())
+    }
+}
+
+fn end(values: &[u32]) -> usize {
+    values.iter().max().map_or(0, |&max| max as usize + 1)
+}
+
+/// The tokens of packed texts on a device: ids of words, and each token's position in its text.
+pub struct TokenIds {
+    /// `[t]`, rows of the word table.
+    pub words: Indices,
+    /// `[t]`, rows of the position table.
+    pub positions: Indices,
+}
+
+impl TokenIds {
+    /// Places ids and positions, `[t]` each, on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not as many of either.
+    pub fn new(device: &Device, ids: &[u32], positions: &[u32]) -> Result<Self> {
+        if ids.len() != positions.len() {
+            return Err(Error::shape(
+                "token ids",
+                "positions",
+                ids.len(),
+                positions.len(),
+            ));
+        }
+        Ok(TokenIds {
+            words: Indices::new(device, ids)?,
+            positions: Indices::new(device, positions)?,
+        })
+    }
+
+    /// Number of tokens, `t`.
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+}
+
+/// A list of (query, document) on a device.
+pub struct PairList {
+    pairs: Vec<[u32; 2]>,
+    on_device: Buffer<u32>,
+    /// Queries and documents that there must be at least.
+    texts: [usize; 2],
+}
+
+impl PairList {
+    /// Places a list of (query, document) numbers on `device`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and device failures.
+    pub fn new(device: &Device, pairs: Vec<[u32; 2]>) -> Result<Self> {
+        let texts = [0, 1].map(|side| {
+            let last = pairs.iter().map(|pair| pair[side] as usize + 1).max();
+            last.unwrap_or(0)
+        });
+        Ok(PairList {
+            on_device: device.upload(pairs.as_flattened())?,
+            pairs,
+            texts,
+        })
+    }
+
+    /// Number of pairs, `p`.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// The pairs.
+    pub fn pairs(&self) -> &[[u32; 2]] {
+        &self.pairs
+    }
+
+    /// The pairs where kernels see them, if there are so many queries and documents.
+    pub(super) fn among(
+        &self,
+        op: &'static str,
+        queries: usize,
+        documents: usize,
+    ) -> Result<Slice<'_, u32>> {
+        if self.texts[0] > queries || self.texts[1] > documents {
+            return Err(Error::shape(
+                op,
+                "pairs",
+                format!("numbers of {queries} queries and {documents} documents"),
+                format!("{} and {}", self.texts[0], self.texts[1]),
+            ));
+        }
+        Ok(self.on_device.as_slice())
+    }
+}

@@ -1,0 +1,451 @@
+//! The steps, in order of worth, and what each of them runs.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flate2::read::GzDecoder;
+use nearmiss::{Error, Result, ops};
+use serde_json::Value;
+
+use super::{archive, summary};
+
+/// Kernels that are looked at with the profiler, the farthest from their floor first.
+const PROFILED: usize = 8;
+
+/// Operators in order of what their times are worth: first those that a run spends its time in.
+const ORDER: [&str; 10] = [
+    "matmul",
+    "cosine_topk",
+    "maxsim",
+    "encode",
+    "attention",
+    "similarity_map",
+    "soft_alignment",
+    "layer_norm",
+    "embedding",
+    "pool",
+];
+
+/// Those that PyTorch's compiler can make something of, and those for which a package of kernels exists.
+const COMPILED: [&str; 4] = ["maxsim", "matmul", "layer_norm", "soft_alignment"];
+const PEERS: [&str; 2] = ["maxsim", "cosine_topk"];
+
+/// What a step runs.
+pub struct Job {
+    /// The process.
+    pub command: Command,
+    /// Where its output goes, if not to the step's log.
+    pub out: Option<String>,
+}
+
+/// Makes a step's process, told how many seconds it has, or says why there is nothing to run.
+pub type Make = Box<dyn Fn(&Site, f64) -> Result<Job, String>>;
+
+/// One step.
+pub struct Step {
+    /// Its name; its log is `NAME.log`.
+    pub name: String,
+    /// Seconds that are kept for it.
+    pub least: f64,
+    /// Seconds that it may take.
+    pub most: f64,
+    /// What it runs.
+    pub make: Make,
+}
+
+/// An unpacked pack.
+pub struct Site {
+    /// This program.
+    pub program: PathBuf,
+    /// The pack.
+    pub pack: PathBuf,
+    /// Scratch.
+    pub work: PathBuf,
+    /// What goes into the archive.
+    pub kept: PathBuf,
+    /// The model folder, if one was packed.
+    pub model: Option<PathBuf>,
+    /// The collection, if one was packed.
+    pub data: Option<PathBuf>,
+}
+
+impl Site {
+    /// Unpacks what is needed from `pack` into `work`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is no pack or a damaged one.
+    pub fn unpack(pack: &Path, work: &Path) -> Result<Self> {
+        if !pack.join("program.gz").is_file() {
+            return Err(Error::input(
+                pack,
+                "not made by `gpu-check pack` (program.gz is missing)",
+            ));
+        }
+        let kept = work.join("kept");
+        fs::create_dir_all(&kept).map_err(|e| Error::io("create", &kept, e))?;
+        let mut folders = ["model", "data", "tree", "peers"].map(|name| {
+            let packed = pack.join(format!("{name}.tar.gz"));
+            let to = work.join(name);
+            if !packed.is_file() {
+                return Ok(None);
+            }
+            archive::unpack(&packed, &to)?;
+            Ok(match name {
+                // One folder, named as the model or the collection is.
+                "model" | "data" => fs::read_dir(&to)
+                    .ok()
+                    .and_then(|mut entries| Some(entries.next()?.ok()?.path())),
+                _ => Some(to),
+            })
+        });
+        let mut take = |i: usize| std::mem::replace(&mut folders[i], Ok(None));
+        let (model, data) = (take(0)?, take(1)?);
+        take(2)?;
+        take(3)?;
+        Ok(Site {
+            program: std::env::current_exe().map_err(|e| Error::io("find", "gpu-check", e))?,
+            pack: pack.into(),
+            work: work.into(),
+            kept,
+            model,
+            data,
+        })
+    }
+
+    /// Whether the device is no GPU but an emulator, on which only the smallest shapes end in time.
+    fn quick(&self) -> bool {
+        let facts = fs::read_to_string(self.kept.join("facts.json")).unwrap_or_default();
+        let facts: Value = serde_json::from_str(&facts).unwrap_or_default();
+        facts["software"].as_bool().unwrap_or(false)
+    }
+
+    fn run(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.work)
+            .env("CUDA_CACHE_PATH", self.work.join("compiled"))
+            .env("CUDA_CACHE_MAXSIZE", (1u64 << 30).to_string())
+            .env("PYTHONUNBUFFERED", "1")
+            // For compiled Python and Triton's caches.
+            .env("TRITON_CACHE_DIR", self.work.join("triton"))
+            .env("TORCHINDUCTOR_CACHE_DIR", self.work.join("inductor"));
+        command
+    }
+
+    fn ours(&self, arguments: &[&str]) -> Command {
+        self.run(&self.program, arguments)
+    }
+
+    /// A Python program of the pack; it says itself what it misses.
+    fn python(&self, arguments: &[&str]) -> Result<Command, String> {
+        let python = found("python3").ok_or("python3 is not installed")?;
+        let mut command = self.run(python, &[]);
+        command
+            .arg(self.pack.join("bench_gpu.py"))
+            .args(["--peers".into(), self.work.join("peers")])
+            .args(arguments);
+        if self.quick() {
+            command.args(["--device", "cpu", "--small"]);
+        }
+        Ok(command)
+    }
+
+    /// A program that is packed by itself.
+    fn packed(&self, name: &str) -> Result<Command, String> {
+        let packed = self.pack.join(format!("{name}.gz"));
+        let path = self.work.join(name);
+        let file = File::open(&packed).map_err(|_| "it was not packed".to_string())?;
+        let copied = File::create(&path)
+            .and_then(|mut to| std::io::copy(&mut GzDecoder::new(file), &mut to))
+            .and_then(|_| executable(&path));
+        copied.map_err(|e| format!("{} cannot be unpacked: {e}", packed.display()))?;
+        Ok(self.run(&path, &[]))
+    }
+
+    fn kept(&self, name: &str) -> String {
+        self.kept.join(name).display().to_string()
+    }
+}
+
+#[cfg(unix)]
+fn executable(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+#[cfg(not(unix))]
+fn executable(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// A program on the path.
+fn found(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+fn log(command: Command) -> Result<Job, String> {
+    Ok(Job { command, out: None })
+}
+
+fn rows(command: Command, out: String) -> Result<Job, String> {
+    Ok(Job {
+        command,
+        out: Some(out),
+    })
+}
+
+/// What is asked of the machine; whatever is missing there is passed over.
+const MACHINE: &str = "date -u; uname -a; cat /etc/os-release; lscpu; free -g; nvidia-smi; \
+    nvidia-smi -q -d CLOCK,POWER,TEMPERATURE,PERFORMANCE; ls /usr/local/cuda/bin; \
+    python3 -c 'import torch, triton; print(torch.__version__, torch.version.cuda, triton.__version__)'; \
+    \"$0\" run-study devices; true";
+
+/// All steps for what was packed.
+pub fn steps(site: &Site) -> Vec<Step> {
+    let mut steps = Steps(Vec::new());
+    steps.add("machine", [3.0, 25.0], |site, _| {
+        let mut command = site.run("sh", &["-c", MACHINE]);
+        command.arg(&site.program);
+        log(command)
+    });
+    steps.add("facts", [3.0, 20.0], |site, _| {
+        rows(site.ours(&["facts"]), "facts.json".into())
+    });
+    steps.add("smoke", [6.0, 60.0], |site, _| {
+        let arguments = ["bench", "--device", "cuda", "--quick", "--json"];
+        rows(site.ours(&arguments), "smoke.jsonl".into())
+    });
+    steps.add("ceilings", [6.0, 45.0], |site, _| {
+        let command = site.python(&["--what", "bandwidth", "--what", "product"])?;
+        rows(command, "ceilings.jsonl".into())
+    });
+    steps.add("limits", [4.0, 30.0], |site, _| {
+        let measured = site.kept("ceilings.jsonl");
+        let command = site.ours(&["limits", "--device", "cuda", "--measured", &measured]);
+        rows(command, "limits.json".into())
+    });
+    steps.add("cases", [1.0, 10.0], |site, _| {
+        let scale = if site.quick() { "quick" } else { "gpu" };
+        let command = site.ours(&["bench", "--list", scale]);
+        rows(command, "cases.jsonl".into())
+    });
+    for op in ORDER {
+        steps.add(format!("bench-{op}"), [9.0, 45.0], move |site, _| {
+            let limits = site.kept("limits.json");
+            let filter = format!("{op} ");
+            let mut command =
+                site.ours(&["bench", "--device", "cuda", "--json", "--filter", &filter]);
+            command.args(["--seconds", "0.4", "--limits", &limits]);
+            if site.quick() {
+                command.arg("--quick");
+            }
+            if let Some(model) = &site.model {
+                command.arg("--backbone").arg(model);
+            } else if op == "encode" {
+                return Err("no model was packed".into());
+            }
+            rows(command, format!("bench/{op}.jsonl"))
+        });
+    }
+    for op in ORDER {
+        steps.add(format!("pytorch-{op}"), [5.0, 40.0], move |site, _| {
+            python(site, op, "torch")
+        });
+    }
+    for op in PEERS {
+        steps.add(format!("peers-{op}"), [8.0, 60.0], move |site, _| {
+            python(site, op, "peers")
+        });
+    }
+    for op in COMPILED {
+        steps.add(format!("compiled-{op}"), [5.0, 40.0], move |site, _| {
+            python(site, op, "compile")
+        });
+    }
+    for op in ops::ALL {
+        steps.add(format!("parity-{}", op.name), [5.0, 40.0], |site, _| {
+            let (filter, out) = (format!("{}::", op.name), format!("records/{}", op.name));
+            let arguments = [
+                "parity",
+                "--subject",
+                "cuda",
+                "--require",
+                "cuda",
+                "--filter",
+            ];
+            let mut command = site.ours(&arguments);
+            command.arg(filter).arg("--out").arg(site.kept.join(out));
+            log(command)
+        });
+    }
+    for number in 1..=PROFILED {
+        steps.add(format!("profile-{number}"), [3.0, 20.0], move |site, _| {
+            profile(site, number)
+        });
+    }
+    for (test, require) in [
+        ("graphs", "cuda"),
+        ("self_test", "hardware"),
+        ("instructions", "hardware"),
+        ("faults", "cuda"),
+    ] {
+        steps.add(format!("test-{test}"), [4.0, 40.0], move |site, _| {
+            let mut command = site.packed(&format!("test-{test}"))?;
+            command
+                .arg("--show-output")
+                .env("CARGO_MANIFEST_DIR", site.work.join("tree"))
+                .env("NEARMISS_RUN_STUDY", site.work.join("tree/run-study"))
+                .env("NEARMISS_GPU_CHECK", &site.program);
+            if !site.quick() {
+                command.env("NEARMISS_REQUIRE", require);
+            }
+            log(command)
+        });
+    }
+    for op in ops::ALL {
+        steps.add(format!("jit-{}", op.name), [2.0, 15.0], |site, _| {
+            let mut command = site.ours(&["jit", "--device", "cuda", "--op", op.name]);
+            // Nothing that was compiled before is there.
+            command.env(
+                "CUDA_CACHE_PATH",
+                site.work.join(format!("jit-{}", op.name)),
+            );
+            rows(command, format!("jit/{}.jsonl", op.name))
+        });
+    }
+    // One size of every operator: the tools slow everything down a hundredfold.
+    for tool in ["memcheck", "racecheck", "synccheck"] {
+        steps.add(format!("sanitizer-{tool}"), [4.0, 60.0], move |site, _| {
+            let sanitizer =
+                found("compute-sanitizer").ok_or("compute-sanitizer is not installed")?;
+            let mut command = site.run(sanitizer, &["--tool", tool, "--error-exitcode", "1"]);
+            command.arg(&site.program);
+            command.args([
+                "parity",
+                "--subject",
+                "cuda",
+                "--require",
+                "cuda",
+                "--filter",
+                "33",
+            ]);
+            log(command)
+        });
+    }
+    steps.add("parity-vulkan", [3.0, 40.0], |site, _| {
+        let out = site.kept("records/vulkan");
+        log(site.ours(&["parity", "--subject", "wgpu", "--out", &out]))
+    });
+    if site.model.is_some() {
+        steps.add("study", [12.0, f64::INFINITY], study);
+    }
+    steps.0
+}
+
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn add(
+        &mut self,
+        name: impl Into<String>,
+        [least, most]: [f64; 2],
+        make: impl Fn(&Site, f64) -> Result<Job, String> + 'static,
+    ) {
+        self.0.push(Step {
+            name: name.into(),
+            least,
+            most,
+            make: Box::new(make),
+        });
+    }
+}
+
+/// The cases of one operator, as PyTorch or a package for it does them.
+fn python(site: &Site, op: &str, by: &str) -> Result<Job, String> {
+    let cases = site.kept("cases.jsonl");
+    let mut command = site.python(&["--cases", &cases, "--op", op, "--by", by])?;
+    if let Some(model) = &site.model {
+        command.arg("--model").arg(model);
+    }
+    rows(command, format!("{by}/{op}.jsonl"))
+}
+
+/// The `number`-th worst case under the profiler.
+fn profile(site: &Site, number: usize) -> Result<Job, String> {
+    let ncu = found("ncu").ok_or("ncu is not installed")?;
+    let worst = summary::worst(&site.kept);
+    let case = worst.get(number - 1).ok_or("no more cases were measured")?;
+    let mut command = site.run(ncu, &["--clock-control", "none", "--launch-count", "12"]);
+    for section in ["SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy"] {
+        command.args(["--section", section]);
+    }
+    command
+        .arg(&site.program)
+        .args(["bench", "--device", "cuda", "--once", "--case", case]);
+    log(command)
+}
+
+/// The study, as large as the time allows.
+fn study(site: &Site, limit: f64) -> Result<Job, String> {
+    let preset = match limit {
+        _ if site.quick() || limit < 40.0 => "smoke",
+        _ if limit < 150.0 => "small",
+        _ => "full",
+    };
+    let arguments = [
+        "run-study",
+        "--device",
+        "cuda",
+        "--preset",
+        preset,
+        "--offline",
+        "--profile",
+    ];
+    let mut command = site.ours(&arguments);
+    command.arg("--out").arg(site.kept.join("study"));
+    if let Some(model) = &site.model {
+        command.arg("--backbone").arg(model);
+    }
+    if let Some(data) = site.data.as_ref().filter(|_| preset != "smoke") {
+        command.arg("--data").arg(data);
+    }
+    log(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operator_is_timed_compared_and_compiled() {
+        let site = Site {
+            program: "p".into(),
+            pack: "p".into(),
+            work: "w".into(),
+            kept: "k".into(),
+            model: Some("m".into()),
+            data: None,
+        };
+        let steps = steps(&site);
+        let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+        for op in ops::ALL {
+            for kind in ["bench", "pytorch", "parity", "jit"] {
+                let name = format!("{kind}-{}", op.name);
+                assert!(names.contains(&&name[..]), "{name} is missing");
+            }
+        }
+        let mut unique = names.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), names.len());
+        // What is kept for the steps fits into the time that such a machine is rented for.
+        let least: f64 = steps.iter().map(|step| step.least).sum();
+        assert!(least < 560.0, "{least}");
+        assert!(steps.iter().all(|step| step.least <= step.most));
+    }
+}
