@@ -67,10 +67,10 @@ pub fn load() -> String {
         .unwrap_or_else(|| "unknown".into())
 }
 
-/// The commit, from the build if it was told, else from the checkout.
+/// The commit, as whoever carried the program here says, else from the checkout.
 pub fn commit() -> String {
-    if let Some(commit) = option_env!("NEARMISS_BUILD_COMMIT") {
-        return commit.into();
+    if let Ok(commit) = std::env::var("NEARMISS_BUILD_COMMIT") {
+        return commit;
     }
     let root = env!("CARGO_MANIFEST_DIR");
     let Some(hash) = output("git", &["-C", root, "rev-parse", "--short=12", "HEAD"]) else {
@@ -85,10 +85,10 @@ pub fn commit() -> String {
     }
 }
 
-/// The compiler, from the build if it was told, else the one on the path.
+/// The compiler, as whoever carried the program here says, else the one on the path.
 pub fn rustc() -> String {
-    option_env!("NEARMISS_BUILD_RUSTC")
-        .map(String::from)
+    std::env::var("NEARMISS_BUILD_RUSTC")
+        .ok()
         .or_else(|| output("rustc", &["--version"]))
         .unwrap_or_else(|| "unknown".into())
 }

@@ -53,6 +53,9 @@ struct Options {
     /// Model folder of the case `encode`; default: the tiny models of the tests.
     #[arg(long, value_name = "DIR", env = "NEARMISS_BACKBONE")]
     backbone: Option<PathBuf>,
+    /// Only cases of this operator.
+    #[arg(long, value_name = "NAME")]
+    op: Option<String>,
     /// Only the case of exactly this name.
     #[arg(long = "case", value_name = "NAME")]
     exact: Option<String>,
@@ -204,18 +207,21 @@ fn run(options: Options) -> Result<ExitCode> {
         device,
         scale,
     };
-    let wanted = |name: String| match &options.exact {
-        Some(exact) => name == *exact,
-        None => name.contains(&options.filter),
+    let wanted = |case: &Case| {
+        let name = format!("{} {}", case.op, case.shape);
+        options.op.as_ref().is_none_or(|op| case.op == op)
+            && options.exact.as_ref().is_none_or(|exact| name == *exact)
+            && name.contains(&options.filter)
     };
-    let cases: Vec<Case> = ops::cases(&context)?
-        .into_iter()
-        .filter(|case| wanted(format!("{} {}", case.op, case.shape)))
-        .collect();
+    let cases: Vec<Case> = ops::cases(&context)?.into_iter().filter(wanted).collect();
     if cases.is_empty() {
         return Err(Error::Usage(format!(
-            "no case contains `{}`; names begin with an operator's, as cosine_topk, or encode",
-            options.exact.as_ref().unwrap_or(&options.filter)
+            "no case is called `{}`; names begin with an operator's, as cosine_topk, or encode",
+            [&options.op, &options.exact]
+                .into_iter()
+                .flatten()
+                .next()
+                .unwrap_or(&options.filter)
         )));
     }
     if options.list.is_some() {

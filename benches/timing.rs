@@ -133,7 +133,7 @@ pub fn time(
     let alone = collect(0.2 * seconds, &mut || clocked(1))?;
     let row = |calls: usize| -> Result<()> {
         let mut call = call.borrow_mut();
-        (0..calls).try_for_each(|i| call(i))
+        (0..calls).try_for_each(&mut **call)
     };
     let launched = |seconds: f64| {
         collect(seconds, &mut || {
@@ -149,7 +149,7 @@ pub fn time(
             let enqueue = RefCell::new(enqueue);
             let all = || {
                 let mut enqueue = enqueue.borrow_mut();
-                (0..in_graph).try_for_each(|i| enqueue(i))
+                (0..in_graph).try_for_each(&mut **enqueue)
             };
             Some(device.replay(all)?)
         }

@@ -367,8 +367,9 @@ fn places_that_cannot_be_written() {
     assert_eq!(index.len(), 3);
     assert!(
         index
-            .row(1)
+            .vector(1)
             .unwrap()
+            .expect("the second text")
             .iter()
             .all(|v| f16::from_f32(*v).is_finite())
     );

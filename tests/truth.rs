@@ -102,13 +102,13 @@ fn ranked(device: &Device, collection: &Collection, backbone: &Backbone) -> Resu
     let queries = encoder.embed(&queries, TextKind::Query)?;
     let mut index = VectorIndex::with_capacity(device, encoder.width(), texts.len())?;
     index.append(&documents)?;
-    let hits = index.search(&queries, 10, None)?;
+    let hits = index.search(&queries, 10)?;
     let run = collection
         .queries
         .iter()
         .zip(&hits)
         .map(|(query, hits)| {
-            let id = |hit: &Hit| collection.corpus[hit.row as usize].id.clone();
+            let id = |hit: &Hit| collection.corpus[hit.id as usize].id.clone();
             (query.id.clone(), hits.iter().map(id).collect())
         })
         .collect();
@@ -162,15 +162,12 @@ fn another_device_ranks_the_same_up_to_its_rounding(material: &Material, device:
 
     // Unit vectors: |q.d - q'.d'| <= |q - q'| + |d - d'|. Storing rows in f16 adds 2^-11 of the score on either side.
     let storage = 2.0 * 2f64.powi(-11);
-    let score = |hits: &[Hit], row: u32| {
-        hits.iter()
-            .find(|h| h.row == row)
-            .map(|h| f64::from(h.score))
-    };
+    let score =
+        |hits: &[Hit], id: u64| hits.iter().find(|h| h.id == id).map(|h| f64::from(h.score));
     for (q, (a, b)) in cpu.hits.iter().zip(&other.hits).enumerate() {
         for (rank, (x, y)) in a.iter().zip(b).enumerate() {
-            if x.row == y.row {
-                let allowed = e_q[q] + e_d[x.row as usize] + storage;
+            if x.id == y.id {
+                let allowed = e_q[q] + e_d[x.id as usize] + storage;
                 assert!(
                     f64::from((x.score - y.score).abs()) <= allowed,
                     "query {q}, rank {rank}"
@@ -179,8 +176,8 @@ fn another_device_ranks_the_same_up_to_its_rounding(material: &Material, device:
             }
             // Another document at this rank: on the CPU the two must be as close as the errors of both allow.
             let floor = f64::from(a.last().expect("ten hits").score);
-            let (sx, sy) = (f64::from(x.score), score(a, y.row).unwrap_or(floor));
-            let allowed = 2.0 * e_q[q] + e_d[x.row as usize] + e_d[y.row as usize] + 2.0 * storage;
+            let (sx, sy) = (f64::from(x.score), score(a, y.id).unwrap_or(floor));
+            let allowed = 2.0 * e_q[q] + e_d[x.id as usize] + e_d[y.id as usize] + 2.0 * storage;
             assert!(
                 (sx - sy).abs() <= allowed,
                 "query {q}, rank {rank}: {sx} and {sy}, allowed {allowed:e}"

@@ -19,7 +19,7 @@ use nearmiss::ops::similarity_map::{self, similarity_map};
 use nearmiss::ops::soft_alignment::{self, Alignment, soft_alignment};
 use nearmiss::ops::{MapLayout, Packing, PairList, Pairs, Rounding, Tokens};
 use nearmiss::text::TextKind;
-use nearmiss::verifier::{Penalty, by_name};
+use nearmiss::verifier::{self, VerifierOptions};
 
 /// Token vectors of some texts, on the host.
 struct Texts {
@@ -206,7 +206,7 @@ fn verifiers_match_pytorch(device: Device) {
         ("f1", "maxsim_mean", product),
         ("f2", "soft_alignment", soft_alignment_gain() * product),
     ] {
-        let verifier = by_name(verifier, Penalty::default()).unwrap();
+        let verifier = verifier::open(verifier, &VerifierOptions::default(), &device).unwrap();
         let scores = verifier.score(&q, &c, &list).unwrap();
         let want = file.get_f64(name);
         let worst = hold(name, &scores, &want, &vec![allowed; want.len()]);
@@ -245,7 +245,7 @@ struct Scored {
     /// `[scorers][pairs]`.
     scores: Vec<Vec<f32>>,
     /// MaxSim's ranking per query.
-    ranked: Vec<Vec<u32>>,
+    ranked: Vec<Vec<u64>>,
 }
 
 /// Sentences of words that the tiny model knows: swaps, negations, other relations, longer and shorter ones.
@@ -272,21 +272,12 @@ const VERIFIERS: [&str; 4] = ["none", "f0", "f1", "f2"];
 fn scored(device: Device, texts: &[&str]) -> Scored {
     let folder = golden("tiny-bert-3x96");
     let encoder = Encoder::load(&folder, &device, LoadOptions::default()).unwrap();
-    let mut vectors = None;
-    let keep = |_, all, _: &[f32]| {
-        vectors = Some(all);
-        Ok(())
-    };
-    let kind = TextKind::Plain;
-    encoder
-        .encode_tokens(texts, kind, None, keep, |_, _| {})
-        .unwrap();
-    let vectors: TokenVectors = vectors.expect("few texts are one piece");
+    let vectors = TokenVectors::encode(&encoder, texts, TextKind::Plain).unwrap();
     let n = texts.len() as u32;
     let pairs: Vec<[u32; 2]> = (0..n).flat_map(|q| (0..n).map(move |c| [q, c])).collect();
     let list = PairList::new(&device, pairs).unwrap();
     let of = |name| {
-        let verifier = by_name(name, Penalty::default()).unwrap();
+        let verifier = verifier::open(name, &VerifierOptions::default(), &device).unwrap();
         verifier.score(&vectors, &vectors, &list).unwrap()
     };
     let scores = VERIFIERS.map(of).to_vec();
@@ -301,15 +292,13 @@ fn scored(device: Device, texts: &[&str]) -> Scored {
     };
     let rows = [vectors.tokens(), vectors.means(), vectors.centroids()].map(host);
     let (offsets, d) = (vectors.tokens().packing.offsets().to_vec(), vectors.width());
-    let mut index = TokenIndex::new(&device, d);
+    let mut index = TokenIndex::new(&device, d).unwrap();
     let again = TokenVectors::from_rows(&device, &rows[0], d, offsets.clone()).unwrap();
     index.append(again).unwrap();
-    let hits = index
-        .search(&vectors, texts.len(), Reduction::Mean)
-        .unwrap();
+    let hits = index.search(&vectors, texts.len()).unwrap();
     let ranked = hits
         .iter()
-        .map(|hits| hits.iter().map(|hit| hit.row).collect());
+        .map(|hits| hits.iter().map(|hit| hit.id).collect());
     Scored {
         ranked: ranked.collect(),
         device,
@@ -323,7 +312,7 @@ fn scored(device: Device, texts: &[&str]) -> Scored {
 fn a_text_answers_itself_best() {
     let cpu = scored(Device::cpu(), &TEXTS);
     for (query, ranked) in cpu.ranked.iter().enumerate() {
-        assert_eq!(ranked[0], query as u32);
+        assert_eq!(ranked[0], query as u64);
     }
 }
 

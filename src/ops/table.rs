@@ -128,9 +128,17 @@ impl Subject {
 /// `pass` comes with the number of cases and the largest error in units of its derived bound; `not run` marks an
 /// operator that exists on the device and has no record there; a dash one that does not exist there.
 pub fn markdown() -> String {
+    markdown_with(&BTreeMap::new())
+}
+
+/// The same with other records in place of the stored ones, by the device's name.
+pub fn markdown_with(fresh: &BTreeMap<String, Records>) -> String {
     let columns: Vec<(Subject, Records)> = SUBJECTS
         .iter()
-        .map(|s| (*s, s.records().unwrap_or_default()))
+        .map(|s| {
+            let records = fresh.get(s.name).cloned().or_else(|| s.records());
+            (*s, records.unwrap_or_default())
+        })
         .collect();
     render(ALL, &columns)
 }

@@ -33,7 +33,7 @@ pub struct Limits {
 
 impl Limits {
     /// Takes over what another library measured on this machine: lines of JSON as `tools/reference/bench_gpu.py` prints
-    /// them (`what`: read, copy or product, with `gb_per_s` or `tflop_per_s`); others are passed over.
+    /// them (`what`: read, copy or matmul, with `gb_per_s` or `tflop_per_s`); others are passed over.
     pub fn with(mut self, measured: &str) -> Self {
         let rows = measured
             .lines()
@@ -51,7 +51,7 @@ impl Limits {
                     self.ceilings.bandwidth = rate * 1e9;
                     let _ = write!(self.how, "; {rate:.1} GB/s in PyTorch's {what}");
                 }
-                ("product", _, Some(rate)) if product.is_none_or(|best| rate > best) => {
+                ("matmul", _, Some(rate)) if product.is_none_or(|best| rate > best) => {
                     product = Some(rate);
                 }
                 _ => {}
@@ -307,7 +307,7 @@ mod tests {
     fn what_another_library_measured_counts_where_it_is_a_limit() {
         let measured = "{\"what\": \"machine\"}\n\
             {\"what\": \"read\", \"gb_per_s\": 4000.0}\n{\"what\": \"copy\", \"gb_per_s\": 2000.0}\n\
-            {\"what\": \"product\", \"tflop_per_s\": 20.0}\n{\"what\": \"product\", \"tflop_per_s\": 40.0}\n{\"wha";
+            {\"what\": \"matmul\", \"tflop_per_s\": 20.0}\n{\"what\": \"matmul\", \"tflop_per_s\": 40.0}\n{\"wha";
         let limits = own().with(measured);
         assert_eq!(limits.ceilings.bandwidth, 4e12);
         // Its product is the limit even if our own is faster.

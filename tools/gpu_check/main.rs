@@ -15,11 +15,13 @@ mod probe;
 #[path = "../../benches/program.rs"]
 mod program;
 mod run;
+mod table;
 
 const USAGE: &str = "\
 usage: gpu-check COMMAND ...
 
   run            everything that a pack holds, within a budget of time
+  table          put what a run brought back where it belongs
   parity         hold every operator on every device of this machine against its reference
   bench          time every operator on one device
   facts          what a device is
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     let rest = std::iter::once::<OsString>(name).chain(arguments);
     match command.to_str() {
         Some("run") => run::main_with(rest),
+        Some("table") => table::main_with(rest),
         Some(what @ ("facts" | "limits" | "jit")) => probe::main_with(what, rest),
         Some("parity") => parity::main_with(rest),
         Some("bench") => program::main_with(rest),

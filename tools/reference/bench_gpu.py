@@ -1,23 +1,29 @@
 #!/usr/bin/env python3
-"""What PyTorch reaches on this GPU, for comparison with our kernels on the same card.
+"""What PyTorch, and packages of kernels for it, reach on this GPU, for comparison with our kernels on the same card.
 
 bandwidth  sum of a 10 GB float32 buffer (read), and a copy of it (read and write)
 matmul     f16 product with f32 accumulation, `torch.mm`, at each --shape m,n,k:  [m, k] x [n, k]^T
-topk       exact top-k over 1M x 384 f16 documents: `torch.mm`, then `torch.topk`, for 1, 32 and 512 queries
-maxsim     one query against stored token vectors in f16: einsum, max, sum
 encode     sentence-transformers in f16: the model alone on prepared batches, and end to end from texts
+--cases    the cases of our own benches, at their sizes (`gpu-check bench --list gpu` prints them), by PyTorch as one
+           writes it (`--by torch`), compiled (`compile`), or by other packages (`peers`): flash-maxsim and
+           late-interaction-kernels for MaxSim, flashlib for top-k. What does not import or does not take a size is named.
 
-Times of device work come from CUDA events. A sample is a run of calls, long enough to hide the resolution of the events;
-its inputs rotate through copies that together are several times larger than the L2 cache. Every figure is the median over
-samples after a warm-up. `seconds_alone` is one call started on an idle device, launch included: what one caller
-waits for. One JSON object per line goes to standard output, the first with the facts of the machine.
+Times of device work come from CUDA events. A sample is a run of calls, captured as a graph and replayed where that works,
+long enough to hide the resolution of the events; its inputs rotate through copies that together are several times larger
+than the L2 cache. Every figure is the median over samples after a warm-up. `seconds_alone` is one call started on an idle
+device, launch included: what one caller waits for. One JSON object per line goes to standard output, the first with the
+facts of the machine. Exit status 77: there is nothing to do here, as the last line says (no PyTorch, no GPU, no package).
 
     bench_gpu.py --model MODEL --texts texts-20.txt --texts texts-128.txt
     bench_gpu.py --what matmul --shape 4096,384,1536
-    bench_gpu.py --device cpu --small --what topk          does the program run at all? (no figures worth keeping)
+    bench_gpu.py --cases cases.jsonl --op maxsim --by peers --peers FOLDER
+    bench_gpu.py --device cpu --small --what matmul        does the program run at all? (no figures worth keeping)
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -29,16 +35,26 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-import torch
+NOTHING_TO_DO = 77
 
-PARTS = ["bandwidth", "matmul", "topk", "maxsim", "encode"]
+
+def nothing_to_do(why: str) -> None:
+    print(f"skipped: {why}", file=sys.stderr, flush=True)
+    sys.exit(NOTHING_TO_DO)
+
+
+try:
+    import torch
+except ImportError as missing:
+    if not {"-h", "--help"} & set(sys.argv):
+        nothing_to_do(str(missing))
+
+PARTS = ["bandwidth", "matmul", "encode"]
 # Products of all-MiniLM-L6-v2 over 8192 tokens, and a large square for the peak.
 SHAPES = [(8192, 1152, 384), (8192, 384, 384), (8192, 1536, 384), (8192, 384, 1536), (8192, 8192, 8192)]
-# Tokens of the query, documents, tokens of a document, width: those of the benches of `maxsim`.
-MAPS = [(q, n, t, d) for d in (128, 384) for q, n, t in
-        ((32, 10_000, 128), (32, 10_000, 300), (32, 1_000, 300), (1024, 1_000, 1024))]  # fmt: skip
 SAMPLE_SECONDS = 5e-3  # CUDA events resolve about half a microsecond
 WARM_UP_SECONDS = 0.3  # clocks rise only under load
+CALLS_IN_GRAPH = 256
 CACHE_MULTIPLE = 4  # rotating copies: this many times the L2 cache
 
 
@@ -61,7 +77,7 @@ class Bench:
 
     def copies(self, nbytes: int) -> int:
         """How many copies of an input of `nbytes` make every call find it outside the cache."""
-        return max(2, -(-CACHE_MULTIPLE * self.l2 // nbytes))
+        return max(1, -(-CACHE_MULTIPLE * self.l2 // max(1, nbytes)))
 
     def run(self, function, calls: int) -> float:
         """Seconds for `calls` calls of function(i) in a row."""
@@ -79,8 +95,28 @@ class Bench:
         end.synchronize()
         return begin.elapsed_time(end) * 1e-3
 
-    def time(self, function) -> dict:
-        """Median seconds per call of function(i), i counting the calls, in a row and alone."""
+    def graph(self, function, calls: int):
+        """`calls` calls as one graph; None where they cannot be captured."""
+        try:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                function(0)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for i in range(calls):
+                    function(i)
+            graph.replay()
+            self.wait()
+            return graph
+        except RuntimeError:
+            self.wait()
+            return None
+
+    def time(self, function, waits: bool = False) -> dict:
+        """Median seconds per call of function(i), i counting the calls, in a row and alone; one that waits for its result
+        cannot be part of a graph."""
         for i in range(3):
             function(i)
         estimate = self.run(function, 3) / 3
@@ -88,7 +124,12 @@ class Bench:
         warm_until = time.perf_counter() + (0.0 if self.small else WARM_UP_SECONDS)
         while time.perf_counter() < warm_until:
             self.run(function, calls)
-        row = [self.run(function, calls) / calls for _ in range(self.repeats)]
+        graph = self.graph(function, min(calls, CALLS_IN_GRAPH)) if self.cuda and not waits else None
+        if graph:
+            calls = min(calls, CALLS_IN_GRAPH)
+            row = [self.run(lambda _: graph.replay(), 1) / calls for _ in range(self.repeats)]
+        else:
+            row = [self.run(function, calls) / calls for _ in range(self.repeats)]
         alone = []
         for i in range(self.repeats):
             self.wait()
@@ -101,6 +142,7 @@ class Bench:
             "seconds_min": min(row),
             "seconds_max": max(row),
             "seconds_alone": statistics.median(alone),
+            "method": "graph" if graph else "stream",
             "calls_per_sample": calls,
             "repeats": self.repeats,
         }
@@ -170,78 +212,314 @@ def matmul(bench: Bench, a: argparse.Namespace) -> None:
         del left, right, out
 
 
-def topk(bench: Bench, a: argparse.Namespace) -> None:
-    n_documents, width = (10_000, 64) if bench.small else (a.documents, 384)
-    # Far larger than the cache at the full size, so one copy is enough.
-    documents = random_rows(bench, n_documents, width, 1)
-    for n_queries in [1, 4] if bench.small else [1, 32, 512]:
-        queries = random_rows(bench, n_queries, width, 2)
-        scores = torch.empty(n_queries, n_documents, dtype=torch.float16, device=bench.device)
-        shape = {"documents": n_documents, "width": width, "queries": n_queries, "dtype": "f16"}
+# --- the cases of our own benches ---------------------------------------------------------------------------------------
+#
+# A case is made of `inputs`, as many sets of tensors as rotate, and a function of one set; `exact` holds what a sample of
+# its result has to be, computed in float64, and `bound` how far off it may be, where that can be said: an f16 result of
+# absolute value at most 1 is off by 2^-12, and an f32 sum of n products of such size by less than n 2^-23.
 
-        def product(_: int, queries=queries, scores=scores) -> None:
-            torch.mm(queries, documents.T, out=scores)
 
-        result = bench.time(product)
-        floor = 2 * n_documents * width
-        emit(what="product", **shape, corpus_gb_per_s=1e-9 * floor / result["seconds_median"], **result)
-        for k in a.k:
+class Case:
+    """What to run, on what, and what must come out: `sample` picks the part of the result that `exact` is."""
 
-            def search(i: int, product=product, scores=scores, k=k):
-                product(i)
-                return torch.topk(scores, k, dim=1)
+    def __init__(self, function, inputs, sample, exact, bound=None):
+        self.function, self.inputs, self.sample, self.exact, self.bound = function, inputs, sample, exact, bound
 
-            values, ids = search(0)
-            exact = (queries.double()[:, None] * documents[ids].double()).sum(2)
-            error = (values.double() - exact).abs().max().item()
-            if error > 2.0**-12 + width * 2.0**-23:
-                raise SystemExit(f"torch top-{k} scores are off by {error:.3g}")
-            result = bench.time(search)
-            emit(
-                what="topk",
-                k=k,
-                **shape,
-                queries_per_s=n_queries / result["seconds_median"],
-                corpus_gb_per_s=1e-9 * floor / result["seconds_median"],
-                **result,
+
+def noise(bench: Bench, *shape: int, seed: int, dtype=None) -> torch.Tensor:
+    """Normal numbers, in f16 unless `dtype` is given."""
+    generator = torch.Generator(device=bench.device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=bench.device).to(dtype or torch.float16)
+
+
+def unit(bench: Bench, *shape: int, seed: int) -> torch.Tensor:
+    rows = random_rows(bench, shape[0] if len(shape) == 2 else torch.Size(shape[:-1]).numel(), shape[-1], seed)
+    return rows.view(shape)
+
+
+def case_embedding(bench: Bench, s: dict) -> Case:
+    t, vocab, width = s["tokens"], s["vocab"], s["width"]
+    word, position, kind = (noise(bench, n, width, seed=i) for i, n in enumerate((vocab, 512, 2)))
+    places = torch.arange(t, device=bench.device) % 512
+    ids = [torch.arange(t, device=bench.device).mul(7919).add(i) % vocab for i in range(bench.copies(8 * t * width))]
+
+    def function(ids):
+        embedding = torch.nn.functional.embedding
+        return embedding(ids, word).float() + embedding(places, position).float() + kind[0].float()
+
+    exact = word[ids[0][:8]].double() + position[places[:8]].double() + kind[0].double()
+    return Case(function, [(i,) for i in ids], lambda out: out[:8], exact)
+
+
+def case_layer_norm(bench: Bench, s: dict) -> Case:
+    t, width = s["tokens"], s["width"]
+    weight, bias = (noise(bench, width, seed=i, dtype=torch.float32) for i in (1, 2))
+    inputs = [(noise(bench, t, width, seed=3 + i, dtype=torch.float32), noise(bench, t, width, seed=99 + i))
+              for i in range(bench.copies(12 * t * width))]  # fmt: skip
+
+    def function(x, residual):
+        y = torch.nn.functional.layer_norm(x + residual, (width,), weight, bias, 1e-12)
+        return y, y.half()
+
+    x = inputs[0][0][:8].double() + inputs[0][1][:8].double()
+    exact = torch.nn.functional.layer_norm(x, (width,), weight.double(), bias.double(), 1e-12)
+    return Case(function, inputs, lambda out: out[0][:8], exact)
+
+
+def case_matmul(bench: Bench, s: dict) -> Case:
+    m, n, k = s["m"], s["n"], s["k"]
+    bias = noise(bench, n, seed=1)
+    inputs = [(noise(bench, m, k, seed=2 + i), unit(bench, n, k, seed=99 + i))
+              for i in range(bench.copies(2 * (m * k + n * k + m * n)))]  # fmt: skip
+    gelu = torch.nn.functional.gelu if s["gelu"] else lambda x: x
+
+    def function(a, w):
+        return gelu(torch.nn.functional.linear(a, w, bias))
+
+    exact = gelu(inputs[0][0][:8].double() @ inputs[0][1].double().T + bias.double())
+    return Case(function, inputs, lambda out: out[:8], exact)
+
+
+def case_attention(bench: Bench, s: dict) -> Case:
+    n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
+    inputs = [(noise(bench, n * tokens, 3 * heads * dim, seed=i),)
+              for i in range(bench.copies(8 * n * tokens * heads * dim))]  # fmt: skip
+
+    def function(qkv):
+        q, k, v = qkv.view(-1, tokens, 3, heads, dim).permute(2, 0, 3, 1, 4)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return out.transpose(1, 2).reshape(-1, heads * dim)
+
+    return Case(function, inputs, lambda out: out[:tokens], function(inputs[0][0][:tokens].double()))
+
+
+def case_pool(bench: Bench, s: dict) -> Case:
+    n, tokens, width = s["texts"], s["tokens"], s["width"]
+    inputs = [(noise(bench, n, tokens, width, seed=i, dtype=torch.float32),)
+              for i in range(bench.copies(4 * n * tokens * width))]  # fmt: skip
+
+    def function(h):
+        return torch.nn.functional.normalize(h.mean(1), dim=1)
+
+    return Case(function, inputs, lambda out: out[:8], function(inputs[0][0][:8].double()))
+
+
+def case_cosine_topk(bench: Bench, s: dict) -> Case:
+    n, width, k = s["rows"], s["width"], s["k"]
+    inputs = [(unit(bench, s["queries"], width, seed=2 * i), unit(bench, n, width, seed=2 * i + 1))
+              for i in range(bench.copies(2 * n * width))]  # fmt: skip
+
+    def function(queries, documents):
+        return torch.topk(queries @ documents.T, k, dim=1)
+
+    # How good the rows are that were found; which they are may differ between rows that are level.
+    queries, documents = inputs[0]
+    best = torch.cat([torch.topk((queries[:1].double() @ part.double().T)[0], min(k, len(part))).values
+                      for part in documents.split(1 << 20)])  # fmt: skip
+
+    def sample(out):
+        ids = out if isinstance(out, torch.Tensor) else out[1]
+        found = (documents[ids.reshape(-1, k)[0].long()].double() @ queries[0].double())
+        return found.sort(descending=True).values
+
+    exact = best.sort(descending=True).values[:k]
+    return Case(function, inputs, sample, exact, 2 * (2.0**-12 + width * 2.0**-23))
+
+
+def listed_tokens(bench: Bench, s: dict) -> list:
+    pairs, width = s["pairs"], s["width"]
+    sets = bench.copies(2 * pairs * (s["query"] + s["document"]) * width)
+    return [(unit(bench, pairs, s["query"], width, seed=2 * i), unit(bench, pairs, s["document"], width, seed=2 * i + 1))
+            for i in range(sets)]  # fmt: skip
+
+
+def case_similarity_map(bench: Bench, s: dict) -> Case:
+    inputs = listed_tokens(bench, s)
+
+    def function(queries, documents):
+        return torch.bmm(queries, documents.mT).float()
+
+    exact = inputs[0][0][:8].double() @ inputs[0][1][:8].double().mT
+    return Case(function, inputs, lambda out: out[:8], exact, 2.0**-12 + s["width"] * 2.0**-23)
+
+
+def case_soft_alignment(bench: Bench, s: dict) -> Case:
+    inputs = listed_tokens(bench, s)
+    rows = torch.arange(s["query"], device=bench.device)[:, None]
+    columns = torch.arange(s["document"], device=bench.device)
+    apart = (rows - columns).abs()
+
+    def function(queries, documents):
+        similar = torch.bmm(queries, documents.mT)
+        similar = similar if similar.dtype == torch.float64 else similar.float()
+        share = torch.softmax((similar - 0.1 * apart) / 0.1, dim=-1)
+        place = (share * columns).sum(-1)
+        back = torch.relu(place[:, :-1] - place[:, 1:]).square().mean(-1)
+        return (share * similar).sum(-1).mean(-1) - 0.1 * back
+
+    first = [part[:8].double() for part in inputs[0]]
+    return Case(function, inputs, lambda out: out[:8], function(*first))
+
+
+def case_maxsim(bench: Bench, s: dict) -> Case:
+    n, documents, lq, lc, width = s["queries"], s["documents"], s["query"], s["document"], s["width"]
+    sets = bench.copies(2 * documents * lc * width)
+    asked = [unit(bench, n, lq, width, seed=2 * i) for i in range(sets)]
+    shape = (n, documents // n, lc, width) if s["listed"] else (documents, lc, width)
+    stored = [unit(bench, *shape, seed=2 * i + 1) for i in range(sets)]
+    # Documents whose map of f16 numbers this holds.
+    at_once = max(1, (4 << 30) // (2 * n * lq * lc))
+
+    def function(queries, documents):
+        if documents.dim() == 4:
+            return (queries[:, None] @ documents.mT).amax(-1).sum(-1, dtype=torch.float32)
+        flat = queries.reshape(-1, queries.shape[-1])
+        parts = [torch.einsum("qd,ntd->nqt", flat, part).amax(-1) for part in documents.split(at_once)]
+        best = torch.cat(parts).view(len(documents), len(queries), -1)
+        return best.sum(-1, dtype=torch.float32).T
+
+    few = stored[0][:1, :8] if s["listed"] else stored[0][:8]
+    exact = torch.einsum("id,ntd->nit", asked[0][0].double(), few.double().reshape(-1, lc, width)).amax(-1).sum(-1)
+    bound = lq * (2.0**-12 + (width + lq) * 2.0**-23)
+    return Case(function, list(zip(asked, stored)), lambda out: out.reshape(n, -1)[0, : len(exact)], exact, bound)
+
+
+CASES = {
+    "embedding": case_embedding,
+    "layer_norm": case_layer_norm,
+    "matmul": case_matmul,
+    "attention": case_attention,
+    "pool": case_pool,
+    "cosine_topk": case_cosine_topk,
+    "similarity_map": case_similarity_map,
+    "maxsim": case_maxsim,
+    "soft_alignment": case_soft_alignment,
+}
+
+
+def peers_maxsim(s: dict) -> dict:
+    """Packages of MaxSim kernels, each by the entry point that its documentation names for these sizes."""
+
+    def flash_maxsim():
+        import flash_maxsim as package
+
+        if s["listed"]:
+            return package.flash_maxsim_rerank_padded
+        if s["queries"] == 1:
+            return lambda queries, documents: package.flash_maxsim(queries[0], documents)
+        return package.flash_maxsim_batched
+
+    def flash_maxsim_splitk():
+        import flash_maxsim as package
+
+        if s["listed"] or s["queries"] > 1 or min(s["query"], s["document"]) < 512:
+            return None
+        return lambda queries, documents: package.flash_maxsim(queries[0], documents, splitk=True)
+
+    def late_interaction_kernels():
+        return importlib.import_module("late_interaction_kernels").maxsim
+
+    return {
+        "flash-maxsim": flash_maxsim,
+        "flash-maxsim splitk": flash_maxsim_splitk,
+        "late-interaction-kernels": late_interaction_kernels,
+    }
+
+
+def peers_cosine_topk(s: dict) -> dict:
+    def flashlib():
+        # Of unit vectors the nearest are those of the largest cosine.
+        knn = importlib.import_module("flashlib").flash_knn
+        return lambda queries, documents: knn(queries, documents, s["k"], return_distances=False)
+
+    return {"flashlib": flashlib}
+
+
+PEERS = {"maxsim": peers_maxsim, "cosine_topk": peers_cosine_topk}
+
+
+def implementations(op: str, sizes: dict, by: str) -> dict:
+    """Name and maker of a function of one set of inputs, or of None where the case is not for it."""
+    if by == "peers":
+        return PEERS[op](sizes) if op in PEERS else {}
+    return {"torch.compile" if by == "compile" else "torch": None}
+
+
+def run_case(bench: Bench, op: str, shape: str, sizes: dict, by: str) -> None:
+    makers = implementations(op, sizes, by)
+    case = CASES[op](bench, sizes)
+    for name, make in makers.items():
+        row = {"op": op, "shape": shape, "by": name}
+        try:
+            if make:
+                function = make()
+            elif by == "compile":
+                function = torch.compile(case.function, mode="max-autotune-no-cudagraphs", dynamic=False)
+            else:
+                function = case.function
+            if function is None:
+                continue
+            with torch.inference_mode():
+                got = case.sample(function(*case.inputs[0])).double()
+                error = (got - case.exact).abs().max().item()
+                if not error <= (case.bound if case.bound is not None else float("inf")):
+                    emit(**row, error=error, note=f"off by {error:.3g}, more than its bound {case.bound:.3g}")
+                    continue
+                inputs = case.inputs
+                result = bench.time(lambda i, function=function, inputs=inputs: function(*inputs[i % len(inputs)]))
+            emit(**row, error=error, bound=case.bound, sets=len(case.inputs), **result)
+        except Exception as e:  # whatever a package does not take is its own row, and no end of the others
+            emit(**row, note=f"{type(e).__name__}: {e}".splitlines()[0][:200])
+
+
+def cases(bench: Bench, a: argparse.Namespace) -> None:
+    rows = [json.loads(line) for line in a.cases.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if not a.op or row["op"] == a.op]
+    if not rows:
+        raise SystemExit(f"{a.cases}: no case of {a.op}")
+    for row in rows:
+        if row["op"] == "encode":
+            if a.by == "torch":
+                encode_case(bench, a, row)
+        else:
+            run_case(bench, row["op"], row["shape"], row["sizes"], a.by)
+        if bench.cuda:
+            torch.cuda.empty_cache()
+
+
+def plain_texts(tokenizer, count: int, tokens: int) -> list:
+    """`count` texts of exactly `tokens` tokens, of words that are one token each."""
+    words = sorted(word for word in tokenizer.get_vocab() if len(word) > 1 and word.isascii() and word.isalpha() and word.islower())
+    special = len(tokenizer("")["input_ids"])
+    words = [word for word in words if len(tokenizer(word)["input_ids"]) == special + 1]
+    size = tokens - special
+    return [" ".join(words[(7919 * (size * i + j)) % len(words)] for j in range(size)) for i in range(count)]
+
+
+def encode_case(bench: Bench, a: argparse.Namespace, row: dict) -> None:
+    if not a.model:
+        nothing_to_do("no model was given")
+    try:
+        import sentence_transformers
+    except ImportError as e:
+        nothing_to_do(str(e))
+    sizes = row["sizes"]
+    model = sentence_transformers.SentenceTransformer(
+        str(a.model), device=str(bench.device), model_kwargs={"dtype": torch.float16}
+    ).eval()
+    texts = plain_texts(model.tokenizer, sizes["texts"], sizes["tokens"])
+    out = {"op": "encode", "shape": row["shape"], "by": f"torch {torch.__version__}, sentence-transformers"}
+    with torch.inference_mode():
+        if sizes["from"] == "ids":
+            features = {name: value.to(bench.device) for name, value in model.preprocess(texts).items()
+                        if isinstance(value, torch.Tensor)}  # fmt: skip
+            result = bench.time(lambda _: model(dict(features)))
+        else:
+            batch = min(1024, len(texts))
+            result = bench.time(
+                lambda _: model.encode(texts, batch_size=batch, convert_to_tensor=True, show_progress_bar=False), waits=True
             )
-
-
-def maxsim(bench: Bench, _: argparse.Namespace) -> None:
-    for query_tokens, n_documents, tokens, width in [(32, 100, 17, 64)] if bench.small else MAPS:
-        nbytes = 2 * n_documents * tokens * width
-        sets = bench.copies(nbytes)
-        stored = [random_rows(bench, n_documents * tokens, width, i).view(n_documents, tokens, width) for i in range(sets)]
-        query = random_rows(bench, query_tokens, width, sets)
-        # The map of f16 numbers that this holds.
-        at_once = max(1, min(n_documents, (4 << 30) // (2 * query_tokens * tokens)))
-
-        def call(i: int, stored=stored, query=query, sets=sets, at_once=at_once) -> torch.Tensor:
-            parts = [torch.einsum("qd,ntd->nqt", query, part).amax(-1).sum(-1, dtype=torch.float32)
-                     for part in stored[i % sets].split(at_once)]  # fmt: skip
-            return torch.cat(parts)
-
-        exact = torch.einsum("qd,ntd->nqt", query.double(), stored[0][:10].double()).amax(-1).sum(-1)
-        error = (call(0)[:10].double() - exact).abs().max().item()
-        # Each of the products is rounded to f16 once, and summed in f32.
-        if error > query_tokens * (2.0**-12 + (width + query_tokens) * 2.0**-23):
-            raise SystemExit(f"torch MaxSim is off by {error:.3g}")
-        result = bench.time(call)
-        seconds = result["seconds_median"]
-        emit(
-            what="maxsim",
-            query_tokens=query_tokens,
-            documents=n_documents,
-            tokens=tokens,
-            width=width,
-            dtype="f16",
-            sets=sets,
-            documents_per_s=n_documents / seconds,
-            gb_per_s=1e-9 * nbytes / seconds,
-            tflop_per_s=2e-12 * query_tokens * n_documents * tokens * width / seconds,
-            **result,
-        )
-        del stored
+    emit(**out, **result)
 
 
 def encode(bench: Bench, a: argparse.Namespace) -> None:
@@ -312,24 +590,30 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="tiny sizes and one call per sample: a trial run")
     parser.add_argument("--repeats", type=int, default=21, help="samples, of which the median counts [21]")
     parser.add_argument("--shape", type=shape, action="append", metavar="M,N,K", help="product (matmul; repeatable)")
-    parser.add_argument("--documents", type=int, default=1_000_000, help="corpus size (topk) [1000000]")
-    parser.add_argument("--k", type=int, action="append", help="results per query (topk; repeatable) [10 and 100]")
+    parser.add_argument("--cases", type=Path, help="file of cases, one JSON object a line, in place of the parts")
+    parser.add_argument("--op", choices=[*CASES, "encode"], help="only the cases of this operator [all]")
+    parser.add_argument("--by", choices=["torch", "compile", "peers"], default="torch", help="who does the cases [torch]")
+    parser.add_argument("--peers", type=Path, help="folder with the packages of --by peers, if they are not installed")
     parser.add_argument("--model", type=Path, help="model folder (encode)")
     parser.add_argument("--texts", type=Path, action="append", default=[], help="file, a text a line (encode; repeatable)")
     a = parser.parse_args()
-    a.k = a.k or [10, 100]
-    if a.repeats < 1 or min(a.k) < 1:
-        parser.error("--repeats and --k must be at least 1")
+    if a.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    if a.peers:
+        sys.path.append(str(a.peers))
     if a.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("PyTorch finds no CUDA device here; --device cpu --small makes a trial run without one")
+        nothing_to_do("PyTorch finds no CUDA device here; --device cpu --small makes a trial run without one")
     parts = a.what or [part for part in PARTS if part != "encode" or a.model]
-    if "encode" in parts and not (a.model and a.texts):
+    if "encode" in parts and not a.cases and not (a.model and a.texts):
         parser.error("encode needs --model and --texts")
 
-    bench = Bench(a.device, a.small, a.repeats)
+    bench = Bench(a.device, a.small, 1 if a.small else a.repeats)
     facts(bench)
+    if a.cases:
+        cases(bench, a)
+        return 0
     for part in parts:
-        {"bandwidth": bandwidth, "matmul": matmul, "topk": topk, "maxsim": maxsim, "encode": encode}[part](bench, a)
+        {"bandwidth": bandwidth, "matmul": matmul, "encode": encode}[part](bench, a)
         if bench.cuda:
             torch.cuda.empty_cache()
     return 0

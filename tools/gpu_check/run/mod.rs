@@ -247,5 +247,10 @@ fn last_line(log: &Path) -> String {
         .rev()
         .map(str::trim)
         .find(|line| !line.is_empty());
-    line.unwrap_or_default().chars().take(160).collect()
+    let line = line.unwrap_or_default();
+    line.strip_prefix("skipped: ")
+        .unwrap_or(line)
+        .chars()
+        .take(160)
+        .collect()
 }

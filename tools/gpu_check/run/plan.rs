@@ -68,6 +68,8 @@ pub struct Site {
     pub model: Option<PathBuf>,
     /// The collection, if one was packed.
     pub data: Option<PathBuf>,
+    /// The commit that was packed and the compiler that it was built with, for the records.
+    pub build: [String; 2],
 }
 
 impl Site {
@@ -103,6 +105,8 @@ impl Site {
         let (model, data) = (take(0)?, take(1)?);
         take(2)?;
         take(3)?;
+        let build = fs::read_to_string(pack.join("build")).unwrap_or_default();
+        let mut build = build.lines().map(String::from);
         Ok(Site {
             program: std::env::current_exe().map_err(|e| Error::io("find", "gpu-check", e))?,
             pack: pack.into(),
@@ -110,6 +114,7 @@ impl Site {
             kept,
             model,
             data,
+            build: [(); 2].map(|()| build.next().unwrap_or_else(|| "unknown".into())),
         })
     }
 
@@ -128,6 +133,9 @@ impl Site {
             .env("CUDA_CACHE_PATH", self.work.join("compiled"))
             .env("CUDA_CACHE_MAXSIZE", (1u64 << 30).to_string())
             .env("PYTHONUNBUFFERED", "1")
+            .env("XDG_RUNTIME_DIR", &self.work)
+            .env("NEARMISS_BUILD_COMMIT", &self.build[0])
+            .env("NEARMISS_BUILD_RUSTC", &self.build[1])
             // For compiled Python and Triton's caches.
             .env("TRITON_CACHE_DIR", self.work.join("triton"))
             .env("TORCHINDUCTOR_CACHE_DIR", self.work.join("inductor"));
@@ -144,7 +152,7 @@ impl Site {
         let mut command = self.run(python, &[]);
         command
             .arg(self.pack.join("bench_gpu.py"))
-            .args(["--peers".into(), self.work.join("peers")])
+            .args(["--peers".into(), self.work.join("peers/peers")])
             .args(arguments);
         if self.quick() {
             command.args(["--device", "cpu", "--small"]);
@@ -221,7 +229,14 @@ pub fn steps(site: &Site) -> Vec<Step> {
         rows(site.ours(&arguments), "smoke.jsonl".into())
     });
     steps.add("ceilings", [6.0, 45.0], |site, _| {
-        let command = site.python(&["--what", "bandwidth", "--what", "product"])?;
+        let command = site.python(&[
+            "--what",
+            "bandwidth",
+            "--what",
+            "matmul",
+            "--shape",
+            "8192,8192,8192",
+        ])?;
         rows(command, "ceilings.jsonl".into())
     });
     steps.add("limits", [4.0, 30.0], |site, _| {
@@ -229,7 +244,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
         let command = site.ours(&["limits", "--device", "cuda", "--measured", &measured]);
         rows(command, "limits.json".into())
     });
-    steps.add("cases", [1.0, 10.0], |site, _| {
+    steps.add("cases", [2.0, 10.0], |site, _| {
         let scale = if site.quick() { "quick" } else { "gpu" };
         let command = site.ours(&["bench", "--list", scale]);
         rows(command, "cases.jsonl".into())
@@ -237,9 +252,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
     for op in ORDER {
         steps.add(format!("bench-{op}"), [9.0, 45.0], move |site, _| {
             let limits = site.kept("limits.json");
-            let filter = format!("{op} ");
-            let mut command =
-                site.ours(&["bench", "--device", "cuda", "--json", "--filter", &filter]);
+            let mut command = site.ours(&["bench", "--device", "cuda", "--json", "--op", op]);
             command.args(["--seconds", "0.4", "--limits", &limits]);
             if site.quick() {
                 command.arg("--quick");
@@ -337,7 +350,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
             log(command)
         });
     }
-    steps.add("parity-vulkan", [3.0, 40.0], |site, _| {
+    steps.add("parity-vulkan", [3.0, 20.0], |site, _| {
         let out = site.kept("records/vulkan");
         log(site.ours(&["parity", "--subject", "wgpu", "--out", &out]))
     });
@@ -430,6 +443,7 @@ mod tests {
             kept: "k".into(),
             model: Some("m".into()),
             data: None,
+            build: [String::new(), String::new()],
         };
         let steps = steps(&site);
         let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();

@@ -111,8 +111,29 @@ pub fn others(kept: &Path) -> BTreeMap<(String, String), Vec<Other>> {
     found
 }
 
+/// The packages of which not one case ran, and the first reason.
+fn not_run(kept: &Path) -> BTreeMap<String, String> {
+    let text = |line: &Map<String, Value>, name: &str| {
+        line.get(name).and_then(Value::as_str).map(String::from)
+    };
+    let mut missing = BTreeMap::new();
+    let lines = lines(&kept.join("peers"));
+    for line in &lines {
+        if let (Some(by), Some(why)) = (text(line, "by"), text(line, "note")) {
+            missing.entry(by).or_insert(why);
+        }
+    }
+    missing.retain(|by, _| {
+        let ran = |line: &Map<String, Value>| {
+            line.contains_key("seconds_median") && text(line, "by").as_ref() == Some(by)
+        };
+        !lines.iter().any(ran)
+    });
+    missing
+}
+
 /// The fastest of PyTorch's own, and the fastest of the other packages.
-fn split(others: &[Other]) -> [Option<&Other>; 2] {
+pub fn split(others: &[Other]) -> [Option<&Other>; 2] {
     let torch = |other: &&Other| other.by.starts_with("torch");
     [
         others.iter().find(torch),
@@ -133,15 +154,17 @@ pub fn text(kept: &Path, done: &[Done]) -> String {
     );
     let mut left = MOST.saturating_sub(head.len() + table.len() + legend.len());
     let mut steps = String::new();
-    let others: Vec<&Done> = done.iter().filter(|d| d.status != "passed").collect();
-    for (i, done) in others.iter().enumerate() {
-        let line = line(done) + "\n";
+    let lines = unfinished(done);
+    for (i, line) in lines.iter().enumerate() {
         if line.len() + 80 > left {
-            steps += &format!("and {} more steps, in steps.jsonl\n", others.len() - i);
+            steps += &format!(
+                "and {} more lines on steps, in steps.jsonl\n",
+                lines.len() - i
+            );
             break;
         }
         left -= line.len();
-        steps += &line;
+        steps += line;
     }
     let mut all = format!("{head}{steps}{table}{legend}");
     if all.len() > MOST {
@@ -153,6 +176,25 @@ pub fn text(kept: &Path, done: &[Done]) -> String {
         all += "\n... the rest is in bench.jsonl\n";
     }
     all
+}
+
+/// A line for each step that did not pass; those that were skipped for one reason share theirs.
+fn unfinished(done: &[Done]) -> Vec<String> {
+    let mut skipped: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut lines = Vec::new();
+    for done in done {
+        match &done.status[..] {
+            "passed" => {}
+            "skipped" => match skipped.iter_mut().find(|(why, _)| *why == done.note) {
+                Some((_, steps)) => steps.push(&done.step),
+                None => skipped.push((&done.note, vec![&done.step])),
+            },
+            _ => lines.push(line(done) + "\n"),
+        }
+    }
+    let group = |(why, steps): (&str, Vec<&str>)| format!("skipped: {why}: {}\n", steps.join(", "));
+    lines.extend(skipped.into_iter().map(group));
+    lines
 }
 
 /// Machine and limits.
@@ -231,6 +273,9 @@ fn table(kept: &Path) -> (String, String) {
         ]);
     }
     let mut text = String::new();
+    for (by, why) in not_run(kept) {
+        text += &format!("not compared with {by}: {why}\n");
+    }
     let mut last = String::new();
     for line in &cells {
         // An operator is named once, and no column is padded: room is short.
@@ -281,9 +326,11 @@ pub mod tests {
             "compile/matmul.jsonl",
             &format!("{}\n", other("torch.compile", 1.5e-4)),
         );
+        let missing =
+            r#"{"op":"matmul","shape":"8 x 8","by":"flashlib","note":"ImportError: no triton"}"#;
         put(
             "peers/matmul.jsonl",
-            &format!("{}\n", other("flash-maxsim", 5e-5)),
+            &format!("{}\n{missing}\n", other("flash-maxsim", 5e-5)),
         );
         folder
     }
@@ -301,14 +348,17 @@ pub mod tests {
     #[test]
     fn a_row_says_time_floor_others_ratio_and_error() {
         let kept = kept();
-        let text = text(
-            kept.path(),
-            &[done("a", "passed"), done("b", "cut"), done("c", "skipped")],
-        );
+        let steps = [
+            ("a", "passed"),
+            ("c", "skipped"),
+            ("b", "cut"),
+            ("d", "skipped"),
+        ];
+        let text = text(kept.path(), &steps.map(|(step, status)| done(step, status)));
         assert!(text.contains("device: cuda:0 (NVIDIA H200)"), "{text}");
-        assert!(text.contains("1 of 3 steps passed, 6 s"), "{text}");
+        assert!(text.contains("1 of 4 steps passed, 8 s"), "{text}");
         assert!(
-            text.contains("b cut at 5 s: why not\nc skipped: why not"),
+            text.contains("b cut at 5 s: why not\nskipped: why not: c, d\n"),
             "{text}"
         );
         // The faster of PyTorch's two; the fastest of all, over ours.
@@ -319,6 +369,11 @@ pub mod tests {
             "{text}"
         );
         assert!(text.contains("maxsim | 1 | FAILED: it hangs\n"), "{text}");
+        assert!(
+            text.contains("not compared with flashlib: ImportError: no triton\n"),
+            "{text}"
+        );
+        assert!(!text.contains("not compared with flash-maxsim"), "{text}");
     }
 
     #[test]
@@ -335,7 +390,7 @@ pub mod tests {
         let long = text(kept.path(), &many);
         assert!(long.len() <= MOST, "{}", long.len());
         assert!(
-            long.contains("more steps, in steps.jsonl") && long.contains("matmul | 8 x 8"),
+            long.contains("more lines on steps, in steps.jsonl") && long.contains("matmul | 8 x 8"),
             "{long}"
         );
         let rows = fs::read_to_string(kept.path().join("bench/matmul.jsonl")).unwrap();
