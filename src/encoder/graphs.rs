@@ -59,8 +59,6 @@ pub(super) enum Output {
 struct Shape {
     output: Output,
     offsets: Vec<u32>,
-    /// They follow from the offsets, so a replay need not send them again; a caller's batch may say otherwise.
-    positions: Vec<u32>,
 }
 
 /// What became of the graphs of an [`super::Encoder`].
@@ -162,13 +160,12 @@ impl Graphs {
         let shape = Shape {
             output,
             offsets: batch.offsets.clone(),
-            positions: batch.positions.clone(),
         };
         if let Some(at) = cache.ready.iter().position(|(s, _)| *s == shape) {
             // The most recently used one is the last.
             cache.ready[at..].rotate_left(1);
             let (_, graph) = cache.ready.last_mut().expect("one was found");
-            graph.inputs_mut().ids.words.write(&batch.ids)?;
+            graph.inputs_mut().ids.write(&batch.ids, &batch.positions)?;
         } else if let Some(at) = cache.seen.iter().position(|s| *s == shape) {
             cache.seen.remove(at);
             let recorded =

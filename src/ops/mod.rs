@@ -41,7 +41,7 @@ pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
 #[doc(hidden)]
 pub use texts::PackedTexts as Packing;
-pub use texts::{Indices, PackedTexts, PairList, TokenIds};
+pub use texts::{PackedTexts, PairList, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 use crate::device::template::{Source, Variant};

@@ -44,9 +44,7 @@ fn a_graph_computes_from_what_its_inputs_hold_at_launch() {
     };
     let mut graph = device.record(ids, work).unwrap();
     for ids in [[1u32, 2, 3], [3, 0, 2]] {
-        let inputs = graph.inputs_mut();
-        inputs.words.write(&ids).unwrap();
-        inputs.positions.write(&ids).unwrap();
+        graph.inputs_mut().write(&ids, &ids).unwrap();
         graph.launch().unwrap();
         let plain = look_up(&table, &tokens(&device, &ids)).unwrap();
         let (got, want) = (graph.outputs().read().unwrap(), plain.read().unwrap());

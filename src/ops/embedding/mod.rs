@@ -86,16 +86,15 @@ pub fn embedding<'a, T: Float>(
         rows => Ok(rows),
     };
     rows("token_type", &tables.token_type)?;
+    let limits = [
+        rows("word", &tables.word)?,
+        rows("position", &tables.position)?,
+    ];
+    let [ids, positions] = tokens.below(SPEC.name, limits)?;
     let args = Args {
         tables,
-        ids: tokens
-            .words
-            .below(SPEC.name, "ids", rows("word", &tables.word)?)?,
-        positions: tokens.positions.below(
-            SPEC.name,
-            "positions",
-            rows("position", &tables.position)?,
-        )?,
+        ids,
+        positions,
     };
     check.holds("ids", &args.ids, t)?;
     device.run(SPEC.name, cost::<T>(t, d), |target| match target {
