@@ -359,11 +359,11 @@ fn places_that_cannot_be_written() {
         String::from_utf8_lossy(&good.stderr)
     );
     let index =
-        nearmiss::index::VectorIndex::from_npy(&s.path("x.npy"), &nearmiss::Device::cpu()).unwrap();
+        nearmiss::index::VectorIndex::from_npy(s.path("x.npy"), &nearmiss::Device::cpu()).unwrap();
     assert_eq!((index.len(), index.width()), (3, 64));
     assert!(encode("x.safetensors").status.success());
     let index =
-        nearmiss::index::VectorIndex::open(&s.path("x.safetensors"), &nearmiss::Device::cpu())
+        nearmiss::index::VectorIndex::open(s.path("x.safetensors"), &nearmiss::Device::cpu())
             .unwrap();
     assert_eq!(index.len(), 3);
     assert!(
