@@ -24,9 +24,9 @@
 //! let device = Device::auto();
 //! let encoder = Encoder::load(Path::new("all-MiniLM-L6-v2"), &device, LoadOptions::default())?;
 //! let mut index = VectorIndex::new(&device, encoder.width())?;
-//! index.append(&encoder.embed(&["the dog bites the man", "a quiet street"], TextKind::Document)?)?;
+//! index.append_texts(&encoder, &["the dog bites the man", "a quiet street"], TextKind::Document)?;
 //! let query = encoder.embed(&["who bites the man?"], TextKind::Query)?;
-//! println!("{:?}", index.search(&query, 1, None)?);
+//! println!("{:?}", index.search(&query, 1)?);
 //! # Ok::<(), nearmiss::Error>(())
 //! ```
 //!
@@ -41,6 +41,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 mod random;
+#[cfg(feature = "study")]
 pub mod study;
 pub mod text;
 pub mod verifier;

@@ -1,8 +1,10 @@
 //! Graphs of small batches on CUDA: the bits of a plain run, eviction, switching off, memory; and the switches of the
 //! environment.
 //!
-//! Needs a CUDA device. Where there is none the tests that need it say so and pass, unless `NEARMISS_REQUIRE` names
-//! `cuda`.
+//! Most need a CUDA device.
+
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,26 +12,6 @@ use std::process::Command;
 use nearmiss::Device;
 use nearmiss::encoder::{Encoder, GraphStats, LoadOptions};
 use nearmiss::text::{Batch, TextKind, pack};
-
-/// The device, if there is one; aloud if not.
-fn cuda() -> Option<Device> {
-    let why = match Device::cuda(0) {
-        Ok(device) => return Some(device),
-        Err(why) => why,
-    };
-    let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split([',', ' ']).any(|name| name == "cuda"),
-        "NEARMISS_REQUIRE names cuda, but: {why}"
-    );
-    static SAID: std::sync::Once = std::sync::Once::new();
-    SAID.call_once(|| {
-        // Straight to stderr, which the test harness does not capture.
-        let line = format!("skipped: graphs ({why})\n");
-        std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).ok();
-    });
-    None
-}
 
 fn folder() -> PathBuf {
     // Named when it runs, if the program was carried to another machine.
@@ -61,7 +43,7 @@ fn batch(encoder: &Encoder, lengths: &[usize], seed: usize) -> Batch {
 fn vectors(encoder: &Encoder, batch: &Batch) -> Vec<u32> {
     bits(
         &encoder
-            .token_vectors(batch, None)
+            .hidden_states(batch, None)
             .unwrap()
             .0
             .read()
@@ -98,9 +80,7 @@ const ORDERS: [&str; 4] = [
     "bites the dog the man",
 ];
 
-#[test]
-fn replays_have_the_bits_of_plain_runs() {
-    let Some(device) = cuda() else { return };
+fn replays_have_the_bits_of_plain_runs(device: Device) {
     for caching in [true, false] {
         device.set_memory_caching(caching);
         let (plain, graphed) = (encoder(&device, 0), encoder(&device, 8));
@@ -137,9 +117,7 @@ fn replays_have_the_bits_of_plain_runs() {
     }
 }
 
-#[test]
-fn the_least_recently_used_graph_makes_room() {
-    let Some(device) = cuda() else { return };
+fn the_least_recently_used_graph_makes_room(device: Device) {
     let (plain, graphed) = (encoder(&device, 0), encoder(&device, 3));
     let run = |length: usize, seed| {
         let batch = batch(&plain, &[length], seed);
@@ -164,9 +142,7 @@ fn the_least_recently_used_graph_makes_room() {
     assert_eq!(run(10, 2), [5, 8, 2, 3]);
 }
 
-#[test]
-fn graphs_can_be_switched_off_and_give_their_memory_back() {
-    let Some(device) = cuda() else { return };
+fn graphs_can_be_switched_off_and_give_their_memory_back(device: Device) {
     device.set_memory_caching(true);
     let before = device.memory().in_use;
     let graphed = encoder(&device, 8);
@@ -196,9 +172,7 @@ fn graphs_can_be_switched_off_and_give_their_memory_back() {
     assert_eq!(device.memory().in_use, before);
 }
 
-#[test]
-fn a_batch_that_needs_the_memory_gets_it() {
-    let Some(device) = cuda() else { return };
+fn a_batch_that_needs_the_memory_gets_it(device: Device) {
     let (plain, graphed) = (encoder(&device, 0), encoder(&device, 8));
     let text = ["the dog bites the man"];
     let want = embeddings(&graphed, &text);
@@ -221,9 +195,7 @@ fn a_batch_that_needs_the_memory_gets_it() {
     assert_eq!(counts(&graphed), [2, 2, 1, 1], "graphs are made again");
 }
 
-#[test]
-fn what_is_not_recorded_runs_plainly() {
-    let Some(device) = cuda() else { return };
+fn what_is_not_recorded_runs_plainly(device: Device) {
     let graphed = encoder(&device, 8);
     // One token more than is recorded.
     let lengths: Vec<usize> = std::iter::repeat_n(8, 128).chain([1]).collect();
@@ -240,7 +212,7 @@ fn what_is_not_recorded_runs_plainly() {
             stages += 1;
             Ok(())
         };
-        graphed.token_vectors(&small, Some(&mut count)).unwrap();
+        graphed.hidden_states(&small, Some(&mut count)).unwrap();
         assert_eq!(stages, 1 + graphed.config().n_layers);
     }
     // Profiling times every operator.
@@ -253,9 +225,7 @@ fn what_is_not_recorded_runs_plainly() {
     assert!(totals.iter().all(|t| t.calls > 0), "{totals:?}");
 }
 
-#[test]
-fn operators_count_in_a_graph_as_outside() {
-    let Some(device) = cuda() else { return };
+fn operators_count_in_a_graph_as_outside(device: Device) {
     let graphed = encoder(&device, 8);
     let calls = || -> Vec<(&str, u64, u64)> {
         let totals = device.op_totals();
@@ -276,9 +246,7 @@ fn operators_count_in_a_graph_as_outside() {
     assert_eq!(counts(&graphed), [1, 4, 0, 1]);
 }
 
-#[test]
-fn threads_share_an_encoder_and_its_graphs() {
-    let Some(device) = cuda() else { return };
+fn threads_share_an_encoder_and_its_graphs(device: Device) {
     let (plain, graphed) = (encoder(&device, 0), encoder(&device, 2));
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -299,10 +267,14 @@ fn threads_share_an_encoder_and_its_graphs() {
     assert_eq!(counts(&graphed), [2, 14, 0, 2]);
 }
 
-/// Runs one of the ignored tests below in a process of its own, with a variable set.
+/// Says to this program that it is a child, which has other tests.
+const CHILD: &str = "NEARMISS_TEST_CHILD";
+
+/// Runs one of the children's tests in a process of its own, with a variable set.
 fn child(test: &str, variable: &str, value: &str) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--ignored", "--nocapture"])
+        .args([test, "--exact"])
+        .env(CHILD, "1")
         .env(variable, value)
         .output()
         .unwrap();
@@ -318,11 +290,9 @@ fn child(test: &str, variable: &str, value: &str) -> String {
     text
 }
 
-#[test]
-fn the_environment_switches_graphs() {
-    let Some(_) = cuda() else { return };
+fn the_environment_switches_graphs(_: Device) {
     let recorded = |value| {
-        let text = child("child_records", "NEARMISS_GRAPHS", value);
+        let text = child("cuda::child_records", "NEARMISS_GRAPHS", value);
         let line = text.lines().find_map(|l| l.split_once("child: ")).unwrap();
         line.1.to_string()
     };
@@ -336,10 +306,7 @@ fn the_environment_switches_graphs() {
     );
 }
 
-#[test]
-#[ignore = "run by the_environment_switches_graphs in a process of its own"]
-fn child_records() {
-    let Some(device) = cuda() else { return };
+fn child_records(device: Device) {
     match Encoder::load(&folder(), &device, LoadOptions::default()) {
         Ok(encoder) => {
             for text in ORDERS {
@@ -351,7 +318,6 @@ fn child_records() {
     }
 }
 
-#[test]
 fn the_environment_switches_the_memory_cache() {
     let cached = |value| {
         let text = child("child_frees", "NEARMISS_MEMORY_CACHING", value);
@@ -365,12 +331,32 @@ fn the_environment_switches_the_memory_cache() {
     assert!(!cached("off"));
 }
 
-#[test]
-#[ignore = "run by the_environment_switches_the_memory_cache in a process of its own"]
 fn child_frees() {
     let device = Device::cpu();
     drop(device.alloc::<u32>(100).unwrap());
     if device.memory().cached > 0 {
         println!("child: cached");
     }
+}
+
+fn main() {
+    let mut tests = needs::Tests::default();
+    let cuda = &needs::cuda();
+    if std::env::var_os(CHILD).is_some() {
+        needs::add!(tests, cuda => child_records);
+        needs::add!(tests: child_frees);
+        tests.run()
+    }
+    needs::add!(tests: the_environment_switches_the_memory_cache);
+    needs::add!(tests, cuda =>
+        replays_have_the_bits_of_plain_runs,
+        the_least_recently_used_graph_makes_room,
+        graphs_can_be_switched_off_and_give_their_memory_back,
+        a_batch_that_needs_the_memory_gets_it,
+        what_is_not_recorded_runs_plainly,
+        operators_count_in_a_graph_as_outside,
+        threads_share_an_encoder_and_its_graphs,
+        the_environment_switches_graphs,
+    );
+    tests.run()
 }

@@ -1,5 +1,8 @@
 //! No operator lacks a part, no part lacks an operator, and what is said about them is what was measured.
 
+#[path = "common/needs.rs"]
+mod needs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A folder that holds one file per operator, and which operators must have one.
+/// A folder that holds one file (a large one: one folder) per operator, and which operators must have one.
 struct Part {
     folder: &'static str,
     extension: &'static str,
@@ -23,7 +26,15 @@ const PARTS: &[Part] = &[
         folder: "src/ops",
         extension: "rs",
         required: |_| true,
-        shared: &["mod", "rounding", "simd", "table", "token_pairs"],
+        shared: &[
+            "mod",
+            "kernels_test",
+            "rounding",
+            "simd",
+            "table",
+            "texts",
+            "token_pairs",
+        ],
     },
     Part {
         folder: "shaders",
@@ -41,7 +52,7 @@ const PARTS: &[Part] = &[
         folder: "tests/parity",
         extension: "rs",
         required: |_| true,
-        shared: &["main", "cases"],
+        shared: &["main", "cases", "judge", "outputs", "suite"],
     },
     Part {
         folder: "benches/ops",
@@ -52,12 +63,16 @@ const PARTS: &[Part] = &[
     },
 ];
 
-/// Stems of the files `folder/*.extension`; fragments, which begin with `_`, left out.
+/// Stems of the files `folder/*.extension`, and folders that hold `mod.extension`; fragments, which begin with `_`, left
+/// out.
 fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     entries
         .map(|entry| entry.expect("a folder entry").path())
-        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .filter(|path| {
+            let module = path.join("mod").with_extension(extension);
+            path.extension().is_some_and(|e| e == extension) || module.is_file()
+        })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_string()))
         .filter(|stem| !stem.starts_with('_'))
         .collect()
@@ -82,16 +97,22 @@ fn gaps(folder: &Path, part: &Part, ops: &[&OpSpec]) -> Vec<String> {
     missing.chain(orphans).collect()
 }
 
-#[test]
 fn every_operator_has_all_its_parts_and_no_part_is_an_orphan() {
     let mut wrong = Vec::new();
     for part in PARTS {
         wrong.extend(gaps(&root().join(part.folder), part, ops::ALL));
     }
+    for op in ops::ALL {
+        let folder = root().join("src/ops").join(op.name);
+        let there = |part: &&str| folder.join(part).with_extension("rs").is_file();
+        let parts = ["reference", "cpu"].iter().filter(|part| !there(part));
+        if folder.is_dir() {
+            wrong.extend(parts.map(|part| format!("src/ops/{}/{part}.rs is missing", op.name)));
+        }
+    }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-#[test]
 fn a_missing_part_and_an_orphan_are_found() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let part = &PARTS[1];
@@ -109,7 +130,6 @@ fn a_missing_part_and_an_orphan_are_found() {
     );
 }
 
-#[test]
 fn parts_are_registered_under_the_operators_name() {
     let mut names = BTreeSet::new();
     for op in ops::ALL {
@@ -141,7 +161,6 @@ fn parts_are_registered_under_the_operators_name() {
     }
 }
 
-#[test]
 fn the_table_in_the_readme_is_the_generated_one() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md is readable");
     let (begin, end) = ("<!-- ops:begin -->", "<!-- ops:end -->");
@@ -171,7 +190,6 @@ fn records(folder: &Path) -> BTreeMap<String, table::Records> {
         .collect()
 }
 
-#[test]
 fn stored_records_cover_exactly_the_operators_of_each_device() {
     let stored = records(&root().join("tests/parity/records"));
     for name in stored.keys() {
@@ -206,30 +224,27 @@ fn stored_records_cover_exactly_the_operators_of_each_device() {
     }
 }
 
-/// What differs between a stored file of records and a fresh one. The largest error may differ (another processor,
-/// another driver); what was compared may not.
+/// What differs between a stored file of records and a fresh one. What was compared may not differ; errors may (another
+/// processor, another driver), as long as they do not jump.
 fn differences(name: &str, stored: &table::Records, fresh: &table::Records) -> Vec<String> {
     let counts = |r: &table::Record| (r.cases, r.elements, r.broken_rejected);
     let names: BTreeSet<&String> = stored.keys().chain(fresh.keys()).collect();
     names
         .into_iter()
-        .filter_map(|op| match (stored.get(op), fresh.get(op)) {
-            (Some(s), Some(f)) if counts(s) == counts(f) => None,
-            (s, f) => Some(format!("{op} on {name}: stored {s:?}, fresh {f:?}")),
+        .flat_map(|op| match (stored.get(op), fresh.get(op)) {
+            (Some(s), Some(f)) if counts(s) == counts(f) => s
+                .jumps(f)
+                .into_iter()
+                .map(|jump| format!("{op} on {name}: {jump}"))
+                .collect(),
+            (s, f) => vec![format!("{op} on {name}: stored {s:?}, fresh {f:?}")],
         })
         .collect()
 }
 
-/// With `NEARMISS_FRESH_RECORDS=DIR`, a folder that a complete run of the parity suite has just written.
-#[test]
-fn stored_records_are_what_a_fresh_run_compares() {
-    let Some(folder) = std::env::var_os("NEARMISS_FRESH_RECORDS").map(PathBuf::from) else {
-        let why = "skipped: fresh parity records (NEARMISS_FRESH_RECORDS is not set; tools/check sets it)\n";
-        // Straight to stderr, which the test harness does not capture.
-        std::io::Write::write_all(&mut std::io::stderr(), why.as_bytes()).ok();
-        return;
-    };
-    let fresh = records(&folder);
+/// `folder` is what a complete run of the parity suite has just written.
+fn stored_records_are_what_a_fresh_run_compares(folder: &Path) {
+    let fresh = records(folder);
     assert!(
         fresh.contains_key("cpu"),
         "{}: no cpu.json; run parity with NEARMISS_RECORD set to it",
@@ -252,7 +267,6 @@ fn stored_records_are_what_a_fresh_run_compares() {
     );
 }
 
-#[test]
 fn stale_records_are_found() {
     let stored = table::SUBJECTS[0].records().expect("cpu is recorded");
     assert!(differences("cpu", &stored, &stored).is_empty());
@@ -267,4 +281,37 @@ fn stale_records_are_found() {
     let mut better = stored.clone();
     better.get_mut("matmul").expect("recorded").worst_ratio /= 2.0;
     assert!(differences("cpu", &stored, &better).is_empty());
+    // A jump is, even if the error stays within its bound.
+    let mut worse = stored.clone();
+    let arithmetic = &mut worse.get_mut("matmul").expect("recorded").arithmetic_f32;
+    *arithmetic = 0.02 + 2.0 * *arithmetic;
+    let found = differences("cpu", &stored, &worse);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with("matmul on cpu: f32 outputs"),
+        "{found:?}"
+    );
+}
+
+fn main() {
+    let mut tests = needs::Tests::default();
+    needs::add!(tests:
+        every_operator_has_all_its_parts_and_no_part_is_an_orphan,
+        a_missing_part_and_an_orphan_are_found,
+        parts_are_registered_under_the_operators_name,
+        the_table_in_the_readme_is_the_generated_one,
+        stored_records_cover_exactly_the_operators_of_each_device,
+        stale_records_are_found,
+    );
+    let fresh = std::env::var_os("NEARMISS_FRESH_RECORDS").map(PathBuf::from);
+    let fresh = fresh.ok_or("NEARMISS_FRESH_RECORDS is not set; tools/check sets it");
+    let fresh = needs::Need::new("fresh-records", fresh);
+    tests.with(
+        &fresh,
+        "stored_records_are_what_a_fresh_run_compares",
+        |folder| {
+            stored_records_are_what_a_fresh_run_compares(folder);
+        },
+    );
+    tests.run()
 }

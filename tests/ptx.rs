@@ -1,8 +1,10 @@
 //! Every variant of every PTX kernel assembles, without spills, for the oldest, the main and the newest architecture.
 //!
-//! Needs `ptxas`: `NEARMISS_PTXAS=$(tools/ptxas)` fetches one, else it is looked for on PATH. Where there is none, the
-//! tests that need it say so and pass, unless `NEARMISS_REQUIRE` names `ptxas`. `-- --nocapture` shows the table of
-//! registers and shared memory.
+//! Needs `ptxas`: `NEARMISS_PTXAS=$(tools/ptxas)` fetches one, else it is looked for on PATH. Prints the table of registers
+//! and shared memory.
+
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -42,26 +44,16 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// The assembler, if there is one; aloud if not.
-fn ptxas() -> Option<PathBuf> {
-    let path: PathBuf = std::env::var_os("NEARMISS_PTXAS").map_or("ptxas".into(), Into::into);
+/// The assembler, or why there is none.
+fn ptxas() -> Result<PathBuf, String> {
+    let named = std::env::var_os("NEARMISS_PTXAS");
+    let path: PathBuf = named.as_deref().unwrap_or("ptxas".as_ref()).into();
     match Command::new(&path).arg("--version").output() {
-        Ok(output) if output.status.success() => return Some(path),
+        Ok(output) if output.status.success() => Ok(path),
         // A path that was named must work.
-        _ if std::env::var_os("NEARMISS_PTXAS").is_some() => {
-            panic!("NEARMISS_PTXAS={} does not run", path.display())
-        }
-        _ => {}
+        _ if named.is_some() => panic!("NEARMISS_PTXAS={} does not run", path.display()),
+        _ => Err("not on PATH; NEARMISS_PTXAS=$(tools/ptxas) fetches one".into()),
     }
-    let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split([',', ' ']).any(|name| name == "ptxas"),
-        "NEARMISS_REQUIRE names ptxas, but there is none: set NEARMISS_PTXAS=$(tools/ptxas)"
-    );
-    // Straight to stderr, which the test harness does not capture.
-    let why = "skipped: ptxas (not on PATH; NEARMISS_PTXAS=$(tools/ptxas) fetches one)";
-    std::io::Write::write_all(&mut std::io::stderr(), format!("{why}\n").as_bytes()).ok();
-    None
 }
 
 /// sm_80 (what the text is written for), sm_90, and the newest that this assembler knows.
@@ -156,7 +148,6 @@ fn located(line: &str, expanded: &Expanded) -> String {
         .unwrap_or_else(|| line.to_string())
 }
 
-#[test]
 fn variants_are_different_and_state_what_they_need() {
     let cases = cases();
     assert!(!cases.is_empty());
@@ -177,7 +168,6 @@ fn variants_are_different_and_state_what_they_need() {
     }
 }
 
-#[test]
 fn every_rounding_is_explicit() {
     // Without .rn the assembler may fuse a product and a sum, and error bounds would count what does not run.
     for case in cases() {
@@ -202,7 +192,6 @@ fn every_rounding_is_explicit() {
     }
 }
 
-#[test]
 fn headers_state_every_field() {
     let fields = [
         "Computes",
@@ -238,10 +227,8 @@ fn headers_state_every_field() {
     }
 }
 
-#[test]
-fn every_variant_assembles_without_spills() {
-    let Some(ptxas) = ptxas() else { return };
-    let architectures = architectures(&ptxas);
+fn every_variant_assembles_without_spills(ptxas: &Path) {
+    let architectures = architectures(ptxas);
     let cases = cases();
     let jobs: Vec<(usize, u32)> = (0..cases.len())
         .flat_map(|case| {
@@ -259,7 +246,7 @@ fn every_variant_assembles_without_spills() {
                     jobs.get(next.fetch_add(1, Ordering::Relaxed))
                 {
                     let lines = &cases[case].expanded;
-                    let result = assemble(&ptxas, architecture, &lines.text, lines);
+                    let result = assemble(ptxas, architecture, &lines.text, lines);
                     let at = case * architectures.len()
                         + architectures
                             .iter()
@@ -297,13 +284,11 @@ fn every_variant_assembles_without_spills() {
     assert!(failures.is_empty(), "\n{failures}");
 }
 
-#[test]
-fn an_error_and_a_spill_are_found() {
-    let Some(ptxas) = ptxas() else { return };
+fn an_error_and_a_spill_are_found(ptxas: &Path) {
     let source = ops::matmul::SPEC.ptx.expect("matmul has PTX");
     let variant = (ops::matmul::SPEC.ptx_variants)().swap_remove(0);
     let expanded = expand(source, &variant).expect("expands");
-    assemble(&ptxas, 80, &expanded.text, &expanded).expect("the kernel as it is");
+    assemble(ptxas, 80, &expanded.text, &expanded).expect("the kernel as it is");
 
     let typo = expanded
         .text
@@ -314,7 +299,7 @@ fn an_error_and_a_spill_are_found() {
         .lines()
         .position(|l| l.contains("mov.u32 %r_use, 0;"))
         .expect("there");
-    let why = assemble(&ptxas, 80, &typo, &expanded).expect_err("an unknown register");
+    let why = assemble(ptxas, 80, &typo, &expanded).expect_err("an unknown register");
     assert!(
         why.contains(&format!("matmul.ptx:{line}:")) && why.contains("%r_typo"),
         "{why}"
@@ -325,9 +310,26 @@ fn an_error_and_a_spill_are_found() {
         .text
         .replacen(".minnctapersm 2", ".minnctapersm 5", 1);
     assert_ne!(crowded, expanded.text);
-    let why = assemble(&ptxas, 80, &crowded, &expanded).expect_err("spills");
+    let why = assemble(ptxas, 80, &crowded, &expanded).expect_err("spills");
     assert!(
         why.contains("spill") || why.contains("local memory"),
         "{why}"
     );
+}
+
+fn main() {
+    let mut tests = needs::Tests::default();
+    needs::add!(tests:
+        variants_are_different_and_state_what_they_need,
+        every_rounding_is_explicit,
+        headers_state_every_field,
+    );
+    let ptxas = needs::Need::new("ptxas", ptxas());
+    tests.with(&ptxas, "every_variant_assembles_without_spills", |path| {
+        every_variant_assembles_without_spills(path);
+    });
+    tests.with(&ptxas, "an_error_and_a_spill_are_found", |path| {
+        an_error_and_a_spill_are_found(path);
+    });
+    tests.run()
 }

@@ -2,13 +2,15 @@
 //! sentence-transformers computes them.
 //!
 //! Needs the real data and the real weights: `NEARMISS_DATA` is a folder that holds `beir/scifact` and
-//! `nearmiss/unified_test.csv`, and the backbone is found or fetched as `run-study` does. Without them these tests say aloud that they skip; with
-//! `NEARMISS_REQUIRE=truth` that is a failure.
+//! `nearmiss/unified_test.csv`, and the backbone is found or fetched as `run-study` does. `NEARMISS_REQUIRE=truth` makes
+//! their absence a failure.
+
+#[path = "common/needs.rs"]
+mod needs;
 
 use std::path::PathBuf;
 
 use nearmiss::data::beir::Collection;
-use nearmiss::device::WgpuOptions;
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::index::{Hit, VectorIndex};
 use nearmiss::metrics::near_miss::{Kind, Options};
@@ -21,34 +23,28 @@ use nearmiss::study::retrieve::{RetrieveOptions, retrieve, subset};
 use nearmiss::text::TextKind;
 use nearmiss::verifier::Penalty;
 use nearmiss::{Device, Result};
+use needs::Need;
 
-/// What `read` makes of the folder of real data, and the backbone; or a line that says why not.
-fn material<T>(what: &str, read: impl Fn(PathBuf) -> Result<T>) -> Option<(T, Backbone)> {
-    let found = || -> Result<(T, Backbone), String> {
-        let data = std::env::var_os("NEARMISS_DATA").ok_or("NEARMISS_DATA is not set")?;
-        let read = read(PathBuf::from(data)).map_err(|e| e.to_string())?;
-        let backbone = find_backbone(DEFAULT_BACKBONE, &FetchOptions::default(), &mut |_| {})
-            .map_err(|e| e.to_string())?;
-        Ok((read, backbone))
-    };
-    match found() {
-        Ok(material) => Some(material),
-        Err(why) => {
-            let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
-            assert!(
-                !required.contains("truth"),
-                "the truth test is required: {why}"
-            );
-            eprintln!("skipped: {what} with all-MiniLM-L6-v2 ({why})");
-            None
-        }
-    }
+/// Something of the folder of real data, and the backbone.
+struct Material {
+    path: PathBuf,
+    backbone: Backbone,
 }
 
-fn scifact() -> Option<(Collection, Backbone)> {
-    material("SciFact", |data| {
-        Collection::load(data.join("beir/scifact"), "test")
-    })
+/// `NEARMISS_DATA/NAME` and the backbone, or a line that says why not.
+fn material(name: &str) -> Result<Material, String> {
+    let data = std::env::var_os("NEARMISS_DATA").ok_or("NEARMISS_DATA is not set")?;
+    let path = PathBuf::from(data).join(name);
+    if !path.exists() {
+        return Err(format!("{} is missing", path.display()));
+    }
+    let backbone = find_backbone(DEFAULT_BACKBONE, &FetchOptions::default(), &mut |_| {})
+        .map_err(|e| e.to_string())?;
+    Ok(Material { path, backbone })
+}
+
+fn scifact(material: &Material) -> Collection {
+    Collection::load(&material.path, "test").unwrap()
 }
 
 /// Peak resident memory of this process in bytes, where the system tells.
@@ -58,11 +54,8 @@ fn peak_memory() -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-#[test]
-fn scifact_on_the_cpu_is_what_the_model_card_leads_to_expect() {
-    let Some((collection, backbone)) = scifact() else {
-        return;
-    };
+fn scifact_on_the_cpu_is_what_the_model_card_leads_to_expect(material: &Material) {
+    let (collection, backbone) = (scifact(material), &material.backbone);
     let options = LoadOptions {
         max_length: Some(256),
         ..Default::default()
@@ -109,13 +102,13 @@ fn ranked(device: &Device, collection: &Collection, backbone: &Backbone) -> Resu
     let queries = encoder.embed(&queries, TextKind::Query)?;
     let mut index = VectorIndex::with_capacity(device, encoder.width(), texts.len())?;
     index.append(&documents)?;
-    let hits = index.search(&queries, 10, None)?;
+    let hits = index.search(&queries, 10)?;
     let run = collection
         .queries
         .iter()
         .zip(&hits)
         .map(|(query, hits)| {
-            let id = |hit: &Hit| collection.corpus[hit.row as usize].id.clone();
+            let id = |hit: &Hit| collection.corpus[hit.id as usize].id.clone();
             (query.id.clone(), hits.iter().map(id).collect())
         })
         .collect();
@@ -142,24 +135,12 @@ fn distances(a: &[f32], b: &[f32], d: usize) -> Vec<f64> {
         .collect()
 }
 
-#[test]
-fn another_device_ranks_the_same_up_to_its_rounding() {
-    let Some((collection, backbone)) = scifact() else {
-        return;
-    };
-    let device = match Device::wgpu(WgpuOptions::default()) {
-        Ok(device) => device,
-        Err(e) => {
-            let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
-            assert!(!required.contains("wgpu"), "wgpu is required: {e}");
-            eprintln!("skipped: wgpu ({e})");
-            return;
-        }
-    };
+fn another_device_ranks_the_same_up_to_its_rounding(material: &Material, device: Device) {
+    let (collection, backbone) = (scifact(material), &material.backbone);
     // A software adapter is slow: 100 documents there, 1,000 on hardware.
     let small = subset(&collection, if device.is_software() { 100 } else { 1000 });
-    let cpu = ranked(&Device::cpu(), &small, &backbone).unwrap();
-    let other = ranked(&device, &small, &backbone).unwrap();
+    let cpu = ranked(&Device::cpu(), &small, backbone).unwrap();
+    let other = ranked(&device, &small, backbone).unwrap();
     println!(
         "nDCG@10: cpu {:.4}, {} {:.4}",
         cpu.ndcg,
@@ -181,15 +162,12 @@ fn another_device_ranks_the_same_up_to_its_rounding() {
 
     // Unit vectors: |q.d - q'.d'| <= |q - q'| + |d - d'|. Storing rows in f16 adds 2^-11 of the score on either side.
     let storage = 2.0 * 2f64.powi(-11);
-    let score = |hits: &[Hit], row: u32| {
-        hits.iter()
-            .find(|h| h.row == row)
-            .map(|h| f64::from(h.score))
-    };
+    let score =
+        |hits: &[Hit], id: u64| hits.iter().find(|h| h.id == id).map(|h| f64::from(h.score));
     for (q, (a, b)) in cpu.hits.iter().zip(&other.hits).enumerate() {
         for (rank, (x, y)) in a.iter().zip(b).enumerate() {
-            if x.row == y.row {
-                let allowed = e_q[q] + e_d[x.row as usize] + storage;
+            if x.id == y.id {
+                let allowed = e_q[q] + e_d[x.id as usize] + storage;
                 assert!(
                     f64::from((x.score - y.score).abs()) <= allowed,
                     "query {q}, rank {rank}"
@@ -198,8 +176,8 @@ fn another_device_ranks_the_same_up_to_its_rounding() {
             }
             // Another document at this rank: on the CPU the two must be as close as the errors of both allow.
             let floor = f64::from(a.last().expect("ten hits").score);
-            let (sx, sy) = (f64::from(x.score), score(a, y.row).unwrap_or(floor));
-            let allowed = 2.0 * e_q[q] + e_d[x.row as usize] + e_d[y.row as usize] + 2.0 * storage;
+            let (sx, sy) = (f64::from(x.score), score(a, y.id).unwrap_or(floor));
+            let allowed = 2.0 * e_q[q] + e_d[x.id as usize] + e_d[y.id as usize] + 2.0 * storage;
             assert!(
                 (sx - sy).abs() <= allowed,
                 "query {q}, rank {rank}: {sx} and {sy}, allowed {allowed:e}"
@@ -208,14 +186,9 @@ fn another_device_ranks_the_same_up_to_its_rounding() {
     }
 }
 
-#[test]
-fn near_miss_cosines_are_those_of_sentence_transformers() {
-    let Some((examples, backbone)) = material("near-misses", |data| {
-        let file = data.join("nearmiss/unified_test.csv");
-        Examples::from_files(&file, None, FileOptions::default())
-    }) else {
-        return;
-    };
+fn near_miss_cosines_are_those_of_sentence_transformers(material: &Material) {
+    let Material { path, backbone } = material;
+    let examples = Examples::from_files(path, None, FileOptions::default()).unwrap();
     let near_misses = examples.items.iter().filter(|e| e.kind == Kind::NearMiss);
     assert_eq!(near_misses.count(), 6_394);
     let options = LoadOptions {
@@ -241,4 +214,27 @@ fn near_miss_cosines_are_those_of_sentence_transformers() {
         // Two f32 computations of a cosine differ by some 1e-6; the last printed digit is half of that.
         assert!((cosines.mean - mean).abs() < 1e-5 && (cosines.std - std).abs() < 1e-5);
     }
+}
+
+fn main() {
+    let mut tests = needs::Tests::default();
+    let scifact = Need::new("truth-scifact", material("beir/scifact"));
+    tests.with(
+        &scifact,
+        "scifact_on_the_cpu_is_what_the_model_card_leads_to_expect",
+        scifact_on_the_cpu_is_what_the_model_card_leads_to_expect,
+    );
+    let [_, wgpu, _] = needs::devices();
+    tests.with(
+        &scifact.and(&wgpu),
+        "another_device_ranks_the_same_up_to_its_rounding",
+        |(material, open)| another_device_ranks_the_same_up_to_its_rounding(material, open()),
+    );
+    let near_misses = Need::new("truth-near-misses", material("nearmiss/unified_test.csv"));
+    tests.with(
+        &near_misses,
+        "near_miss_cosines_are_those_of_sentence_transformers",
+        near_miss_cosines_are_those_of_sentence_transformers,
+    );
+    tests.run()
 }

@@ -145,7 +145,7 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
     let (d, pooling) = (encoder.width(), encoder.pooling());
     let mut out = context.device.alloc::<f32>(n * d)?;
     let mut run = move |read: bool| {
-        let (h, packing) = encoder.token_vectors(&batch, None)?;
+        let (h, packing) = encoder.hidden_states(&batch, None)?;
         pool(&h, &packing, pooling.pooling, pooling.normalize, &mut out)?;
         Ok::<_, Error>(if read { out.read()? } else { Vec::new() })
     };

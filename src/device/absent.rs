@@ -18,6 +18,10 @@ macro_rules! absent {
         impl $backend {
             const WHY: &str = concat!("this build was made without the feature `", $feature, "`");
 
+            pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+                match *self {}
+            }
+
             pub fn inventory() -> Vec<InventoryLine> {
                 vec![InventoryLine {
                     device: $feature.into(),

@@ -3,15 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::call::{Call, Geometry, Kernel, Param};
-use super::template::{Source, Variant};
 use super::{Backend, Device, Graph};
+#[cfg(feature = "cuda")]
+use super::{
+    Call, Geometry, Kernel, Param,
+    template::{Source, Variant},
+};
 use crate::error::{Error, Result};
 
 /// A kernel that does nothing.
+#[cfg(feature = "cuda")]
 const NOTHING: Kernel = Kernel {
     entry: "nothing",
-    params: &[Param::u32("unused").ptx()],
+    params: &[Param::u32("unused")],
     ptx: Some(Source {
         file: "nothing.ptx",
         text: ".version 7.0\n.target sm_80\n.address_size 64\n\
@@ -67,12 +71,13 @@ impl Device {
     #[doc(hidden)]
     pub fn launch_nothing(&self) -> Result<()> {
         match self.backend() {
+            #[cfg(feature = "cuda")]
             Backend::Cuda(cuda) => cuda.launch(&Call {
                 kernel: &NOTHING,
                 variant: Variant::new(),
                 args: &[0u32.into()],
                 geometry: Geometry {
-                    grid: [1, 1, 1],
+                    grid: [1; 3],
                     threads: 32,
                     ..Geometry::default()
                 },
@@ -88,8 +93,12 @@ impl Device {
     #[doc(hidden)]
     pub fn compile_time(&self, ptx: &str) -> Result<Duration> {
         match self.backend() {
+            #[cfg(feature = "cuda")]
             Backend::Cuda(cuda) => cuda.compile_time(ptx),
-            _ => Err(self.takes_no_ptx()),
+            _ => {
+                let _ = ptx;
+                Err(self.takes_no_ptx())
+            }
         }
     }
 
@@ -130,11 +139,9 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a CUDA device"]
     fn nothing_is_launched_recorded_and_compiled() {
-        let Ok(device) = Device::cuda(0) else {
-            eprintln!("skipped: launching nothing on cuda (no device)");
-            return;
-        };
+        let device = Device::cuda(0).unwrap();
         device.launch_nothing().unwrap();
         let mut replay = device.replay(|| device.launch_nothing()).unwrap();
         device.device_time(|| replay.launch()).unwrap();

@@ -482,6 +482,17 @@ impl Device {
         self.lock_log().totals()
     }
 
+    /// The kernel variants that this device has compiled so far: their entry, and the values as they print.
+    /// Tests hold them to what the operators list.
+    #[doc(hidden)]
+    pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+        match self.backend() {
+            Backend::Cpu(_) => Vec::new(),
+            Backend::Cuda(d) => d.compiled_variants(),
+            Backend::Wgpu(d) => d.compiled_variants(),
+        }
+    }
+
     /// Runs one operator: counts it, times it when profiling, and keeps its cost.
     pub(crate) fn run(
         &self,

@@ -277,6 +277,13 @@ impl Wgpu {
         self.check()
     }
 
+    /// Entry and values of every variant compiled so far.
+    pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+        let state = self.lock();
+        let name = |(_, entry, variant): &(_, _, Variant)| (*entry, variant.to_string());
+        state.pipelines.keys().map(name).collect()
+    }
+
     fn pipeline(
         &self,
         source: Source,

@@ -1,4 +1,4 @@
-//! The forward pass: token ids to token vectors.
+//! The forward pass: token ids to hidden states.
 //!
 //! ```text
 //! x = embedding(ids)                       f32 [t, d], the residual stream
@@ -17,14 +17,13 @@
 use half::f16;
 
 use super::graphs::Inputs;
-use super::params::{Linear, NormParams, Params};
 use crate::device::{Buffer, Device, Float, Slice};
 use crate::error::Result;
 use crate::model::BertConfig;
+use crate::model::weights::{Layer, Linear, Norm, Weights};
 use crate::ops::embedding::Tables;
-use crate::ops::layer_norm::layer_norm;
-use crate::ops::matmul::{Epilogue, matmul};
-use crate::ops::{attention, embedding};
+use crate::ops::matmul::Epilogue;
+use crate::ops::{attention, embedding, layer_norm, matmul};
 
 /// What a forward pass shows on its way: the stage and the residual stream `[t, d]`.
 pub type Observer<'a> = &'a mut dyn FnMut(Stage, &Buffer<f32>) -> Result<()>;
@@ -39,9 +38,11 @@ pub enum Stage {
 }
 
 /// The residual stream and, where activations are f16, its rounded copy.
-struct Stream {
-    h: Buffer<f32>,
-    rounded: Option<Buffer<f16>>,
+pub struct Stream {
+    /// `[t, d]`.
+    pub h: Buffer<f32>,
+    /// `h` in f16, as the matrix products read it.
+    pub rounded: Option<Buffer<f16>>,
 }
 
 impl Stream {
@@ -63,97 +64,197 @@ impl Stream {
     }
 }
 
-/// Runs the encoder over packed texts that are on the device; returns the last layer's token vectors `[t, d]`.
+/// What a backward pass reads of a forward pass, in the device's activation type.
+pub enum Saved {
+    /// Everything is f32.
+    F32(SavedPass<f32>),
+    /// Activations are f16, the residual stream is f32.
+    Mixed(SavedPass<f16>),
+}
+
+/// What was computed on the way through the encoder: all that a norm, a product or the attention read.
+pub struct SavedPass<A: Float> {
+    /// Sum of the three table rows of each token, `[t, d]`.
+    pub embedded: Buffer<f32>,
+    /// Per layer.
+    pub layers: Vec<SavedLayer<A>>,
+}
+
+/// What was computed on the way through a layer.
+pub struct SavedLayer<A: Float> {
+    /// The stream that the layer was given.
+    pub input: Stream,
+    /// The first half of the layer.
+    pub attention: SavedAttention<A>,
+    /// The stream between its halves.
+    pub middle: Stream,
+    /// The second half.
+    pub feed_forward: SavedFeedForward<A>,
+}
+
+/// What was computed on the way through the attention of a layer.
+pub struct SavedAttention<A: Float> {
+    /// Queries, keys and values, `[t, 3 d]`.
+    pub qkv: Buffer<A>,
+    /// The attention's output, `[t, d]`.
+    pub context: Buffer<A>,
+    /// What is added to the stream before the norm, `[t, d]`.
+    pub branch: Buffer<A>,
+}
+
+/// What was computed on the way through the feed-forward part of a layer.
+pub struct SavedFeedForward<A: Float> {
+    /// After GELU, `[t, d_ff]`.
+    pub inner: Buffer<A>,
+    /// What is added to the stream before the norm, `[t, d]`.
+    pub branch: Buffer<A>,
+}
+
+/// Runs the encoder over packed texts that are on the device; returns the hidden states `[t, d]`.
 pub(super) fn forward<A: Float>(
-    params: &Params<A>,
+    weights: &Weights<A>,
     config: &BertConfig,
     inputs: &Inputs,
     observe: Option<Observer<'_>>,
 ) -> Result<Buffer<f32>> {
-    let pass = Pass {
-        device: params.word.device(),
-        config,
-        t: inputs.ids.len(),
-    };
-    pass.run(params, inputs, observe)
+    let pass = Pass::new(weights, config, inputs);
+    Ok(pass.run(false, observe)?.0.h)
 }
 
-struct Pass<'a> {
-    device: &'a Device,
+/// As [`forward`], and what a backward pass reads.
+pub(super) fn forward_saving<A: Float>(
+    weights: &Weights<A>,
+    config: &BertConfig,
+    inputs: &Inputs,
+) -> Result<(Buffer<f32>, SavedPass<A>)> {
+    let (stream, saved) = Pass::new(weights, config, inputs).run(true, None)?;
+    Ok((stream.h, saved.expect("asked for")))
+}
+
+struct Pass<'a, A: Float> {
+    weights: &'a Weights<A>,
     config: &'a BertConfig,
+    inputs: &'a Inputs,
+    device: &'a Device,
     t: usize,
 }
 
-impl Pass<'_> {
-    fn run<A: Float>(
+impl<'a, A: Float> Pass<'a, A> {
+    fn new(weights: &'a Weights<A>, config: &'a BertConfig, inputs: &'a Inputs) -> Self {
+        Pass {
+            weights,
+            config,
+            inputs,
+            device: weights.device(),
+            t: inputs.ids.len(),
+        }
+    }
+
+    /// The whole encoder. What is not kept is given back as soon as nothing of this pass reads it any more.
+    fn run(
         &self,
-        params: &Params<A>,
-        inputs: &Inputs,
+        keep: bool,
         mut observe: Option<Observer<'_>>,
-    ) -> Result<Buffer<f32>> {
-        let (d, device) = (self.config.d_model, self.device);
-        let mut x = device.alloc::<f32>(self.t * d)?;
-        let tables = Tables {
-            word: params.word.as_slice(),
-            position: params.position.as_slice(),
-            token_type: params.token_type.as_slice(),
-            d,
-        };
-        embedding(&tables, &inputs.ids, &mut x)?;
-        let mut stream = self.norm::<A>(&x, None, &params.embedding_norm)?;
-        drop(x);
+    ) -> Result<(Stream, Option<SavedPass<A>>)> {
         let mut show = |stage, stream: &Stream| match &mut observe {
             Some(observe) => observe(stage, &stream.h),
             None => Ok(()),
         };
+        let (mut stream, embedded) = self.embed()?;
+        let embedded = keep.then_some(embedded);
         show(Stage::Embedding, &stream)?;
-        for (i, layer) in params.layers.iter().enumerate() {
-            let qkv = self.linear(stream.act::<A>(), &layer.qkv, 3 * d, false)?;
-            let mut context = device.alloc::<A>(self.t * d)?;
-            attention(
-                &qkv,
-                &inputs.packing,
-                &inputs.work,
-                self.config.n_heads,
-                self.config.head_dim(),
-                &mut context,
-            )?;
-            drop(qkv);
-            let attended = self.linear(context.as_slice(), &layer.attention_out, d, false)?;
-            stream = self.norm(&stream.h, Some(&attended), &layer.attention_norm)?;
-            let inner = self.linear(stream.act::<A>(), &layer.ff_in, self.config.d_ff, true)?;
-            let outer = self.linear(inner.as_slice(), &layer.ff_out, d, false)?;
-            stream = self.norm(&stream.h, Some(&outer), &layer.ff_norm)?;
+        let mut layers = Vec::new();
+        for (i, layer) in self.weights.table().layers.iter().enumerate() {
+            let (output, saved) = self.layer(layer, stream, keep)?;
+            stream = output;
+            layers.extend(saved);
             show(Stage::Layer(i), &stream)?;
         }
-        Ok(stream.h)
+        let saved = embedded.map(|embedded| SavedPass { embedded, layers });
+        Ok((stream, saved))
     }
 
-    fn linear<A: Float>(
+    /// The first stream, and the sum of which it is the norm.
+    fn embed(&self) -> Result<(Stream, Buffer<f32>)> {
+        let d = self.config.d_model;
+        let mut x = self.device.alloc::<f32>(self.t * d)?;
+        let table = self.weights.table();
+        let tables = Tables {
+            word: self.weights.matrix(table.word),
+            position: self.weights.matrix(table.position),
+            token_type: self.weights.matrix(table.token_type),
+            d,
+        };
+        embedding(&tables, &self.inputs.ids, &mut x)?;
+        Ok((self.norm(&x, None, table.embedding_norm)?, x))
+    }
+
+    fn layer(
         &self,
-        x: Slice<'_, A>,
-        layer: &Linear<A>,
-        n: usize,
-        gelu: bool,
-    ) -> Result<Buffer<A>> {
+        layer: &Layer,
+        input: Stream,
+        keep: bool,
+    ) -> Result<(Stream, Option<SavedLayer<A>>)> {
+        let (middle, attention) = self.attend(layer, &input)?;
+        let first_half = keep.then_some((input, attention));
+        let (output, feed_forward) = self.feed_forward(layer, &middle)?;
+        let saved = first_half.map(|(input, attention)| SavedLayer {
+            input,
+            attention,
+            middle,
+            feed_forward,
+        });
+        Ok((output, saved))
+    }
+
+    fn attend(&self, layer: &Layer, input: &Stream) -> Result<(Stream, SavedAttention<A>)> {
+        let d = self.config.d_model;
+        let qkv = self.linear(input.act(), layer.qkv, 3 * d, false)?;
+        let mut context = self.device.alloc::<A>(self.t * d)?;
+        attention(
+            &qkv,
+            &self.inputs.texts,
+            &self.inputs.work,
+            self.config.n_heads,
+            self.config.head_dim(),
+            &mut context,
+        )?;
+        let branch = self.linear(context.as_slice(), layer.attention_out, d, false)?;
+        let output = self.norm(&input.h, Some(&branch), layer.attention_norm)?;
+        let saved = SavedAttention {
+            qkv,
+            context,
+            branch,
+        };
+        Ok((output, saved))
+    }
+
+    fn feed_forward(&self, layer: &Layer, input: &Stream) -> Result<(Stream, SavedFeedForward<A>)> {
+        let inner = self.linear(input.act(), layer.ff_in, self.config.d_ff, true)?;
+        let branch = self.linear(inner.as_slice(), layer.ff_out, self.config.d_model, false)?;
+        let output = self.norm(&input.h, Some(&branch), layer.ff_norm)?;
+        Ok((output, SavedFeedForward { inner, branch }))
+    }
+
+    fn linear(&self, x: Slice<'_, A>, layer: Linear, n: usize, gelu: bool) -> Result<Buffer<A>> {
         let mut out = self.device.alloc::<A>(self.t * n)?;
         let epilogue = Epilogue {
-            bias: Some(layer.bias.as_slice()),
+            bias: Some(self.weights.vector(layer.bias)),
             gelu,
             residual: None,
         };
-        matmul(x, &layer.weight, &epilogue, &mut out, self.t, n)?;
+        let weight = self.weights.matrix(layer.weight);
+        matmul(x, weight, &epilogue, &mut out, self.t, n)?;
         Ok(out)
     }
 
-    fn norm<A: Float>(
-        &self,
-        x: &Buffer<f32>,
-        residual: Option<&Buffer<A>>,
-        norm: &NormParams,
-    ) -> Result<Stream> {
+    fn norm(&self, x: &Buffer<f32>, residual: Option<&Buffer<A>>, norm: Norm) -> Result<Stream> {
         let mut stream = Stream::alloc::<A>(self.device, x.len())?;
-        let norm = norm.with_eps(self.config.layer_norm_eps);
+        let norm = layer_norm::Norm {
+            weight: self.weights.vector(norm.weight),
+            bias: Some(self.weights.vector(norm.bias)),
+            eps: self.config.layer_norm_eps,
+        };
         layer_norm(
             x,
             residual.map(Buffer::as_slice),

@@ -12,6 +12,7 @@ use crate::device::{Buffer, Device, Graph};
 use crate::error::{Error, Result};
 use crate::ops::attention::WorkList;
 use crate::ops::{PackedTexts, TokenIds};
+use crate::text::Batch;
 
 /// Tokens of a batch up to which launching takes longer than computing.
 pub(super) const MAX_TOKENS: usize = 1024;
@@ -29,22 +30,17 @@ const GRAPHS: &str = "NEARMISS_GRAPHS";
 pub(super) struct Inputs {
     /// `[t]`.
     pub ids: TokenIds,
-    pub packing: PackedTexts,
+    pub texts: PackedTexts,
     pub work: WorkList,
 }
 
 impl Inputs {
-    pub fn upload(
-        device: &Device,
-        ids: &[u32],
-        positions: &[u32],
-        offsets: &[u32],
-    ) -> Result<Self> {
-        let packing = PackedTexts::new(device, offsets.to_vec())?;
+    pub fn upload(device: &Device, batch: &Batch) -> Result<Self> {
+        let texts = PackedTexts::new(device, batch.offsets.clone())?;
         Ok(Inputs {
-            work: WorkList::new(&packing)?,
-            ids: TokenIds::new(device, ids, positions)?,
-            packing,
+            work: WorkList::new(&texts)?,
+            ids: TokenIds::new(device, &batch.ids, &batch.positions)?,
+            texts,
         })
     }
 }
@@ -52,8 +48,8 @@ impl Inputs {
 /// What is computed from a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
-    /// Token vectors, `[t, d]`.
-    Vectors,
+    /// Hidden states, `[t, d]`.
+    Hidden,
     /// Embeddings, `[n, d]`.
     Embeddings,
 }
@@ -144,14 +140,15 @@ impl Graphs {
         &self,
         device: &Device,
         output: Output,
-        [ids, positions, offsets]: [&[u32]; 3],
+        batch: &Batch,
         work: impl Fn(&Inputs) -> Result<Buffer<f32>>,
         take: impl FnOnce(&Buffer<f32>) -> Result<R>,
     ) -> Result<Option<R>> {
         // An empty batch launches nothing; what does not fit together is for the operators to refuse; profiling wants
         // every operator on its own.
-        let t = ids.len();
-        let whole = positions.len() == t && offsets.last().is_some_and(|&end| end as usize == t);
+        let t = batch.ids.len();
+        let ends = batch.offsets.last().is_some_and(|&end| end as usize == t);
+        let whole = batch.positions.len() == t && ends;
         if !device.records() || t == 0 || t > MAX_TOKENS || !whole || device.profiling() {
             return Ok(None);
         }
@@ -162,19 +159,17 @@ impl Graphs {
         }
         let shape = Shape {
             output,
-            offsets: offsets.to_vec(),
+            offsets: batch.offsets.clone(),
         };
         if let Some(at) = cache.ready.iter().position(|(s, _)| *s == shape) {
             // The most recently used one is the last.
             cache.ready[at..].rotate_left(1);
             let (_, graph) = cache.ready.last_mut().expect("one was found");
-            let tokens = &mut graph.inputs_mut().ids;
-            tokens.words.write(ids)?;
-            tokens.positions.write(positions)?;
+            graph.inputs_mut().ids.write(&batch.ids, &batch.positions)?;
         } else if let Some(at) = cache.seen.iter().position(|s| *s == shape) {
             cache.seen.remove(at);
-            let recorded = Inputs::upload(device, ids, positions, offsets)
-                .and_then(|inputs| device.record(inputs, work));
+            let recorded =
+                Inputs::upload(device, batch).and_then(|inputs| device.record(inputs, work));
             match recorded {
                 Ok(graph) => cache.keep(shape, graph),
                 Err(e) => {

@@ -4,9 +4,10 @@
 //! texts -> Tokenizer -> packed batches -> embedding, n x (attention, feed-forward) -> token vectors -> pool -> embeddings
 //! ```
 //!
-//! [`Encoder::load`] reads the usual model folder (see [`config`]); [`Encoder::encode`] streams any number of texts
-//! through in batches that hold a budget of tokens, never padded; [`Encoder::token_vectors`] gives the last layer
-//! itself, [`Encoder::encode_tokens`] streams it for any number of texts. Published pooling, normalisation, length limit and prompts are honoured.
+//! [`Encoder::from_name`] finds or fetches a published model, [`Encoder::load`] reads a model folder; [`Encoder::encode`]
+//! streams any number of texts through in batches that hold a budget of tokens, never padded. [`Encoder::hidden_states`]
+//! gives the last layer itself, [`Encoder::windows`] streams it for any number of texts. Published pooling,
+//! normalisation, length limit and prompts are honoured.
 //!
 //! On CUDA, small batches (up to 1,024 tokens) whose text lengths were met before run as graphs, one call instead of
 //! one per kernel, with the same bits as a result. [`Encoder::set_graphs`] and the environment variable
@@ -14,30 +15,28 @@
 
 mod forward;
 mod graphs;
-mod params;
+mod window;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
 
-pub use forward::{Observer, Stage};
+pub use forward::{
+    Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage, Stream,
+};
 pub use graphs::GraphStats;
+pub use window::{HiddenBatch, Window, WindowOptions};
 
-use crate::device::{Buffer, Device, DeviceKind};
+use crate::device::{Buffer, Device, DeviceKind, Precision};
 use crate::error::{Error, Result};
-use crate::index::{TokenVectors, TokenVectorsBuilder};
 use crate::model::hub::{FetchOptions, find_backbone};
-use crate::model::{BertConfig, PoolingConfig};
-use crate::ops::{Packing, pool};
-use crate::text::{Batch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
+use crate::model::weights::{Table, Weights};
+use crate::model::{BertConfig, Checkpoint, PoolingConfig};
+use crate::ops::{PackedTexts, pool};
+use crate::text::{Batch, TextKind, Tokenizer};
 use graphs::{Graphs, Inputs, Output};
-use params::Params;
-
-/// Texts tokenised and batched together: enough that texts of like length meet, few enough that memory stays small.
-const WINDOW: usize = 2048;
-
-/// Bytes of token vectors that are handed out at a time.
-const PIECE_BYTES: usize = 1 << 28;
+use window::{Pooled, WINDOW};
 
 /// A text encoder on a device.
 pub struct Encoder {
@@ -47,14 +46,16 @@ pub struct Encoder {
     config: BertConfig,
     pooling: PoolingConfig,
     tokenizer: Tokenizer,
-    weights: Weights,
+    weights: Working,
     token_budget: usize,
+    /// Texts of a window.
+    window: usize,
 }
 
-/// The weights in the device's activation type.
-enum Weights {
-    F32(Params<f32>),
-    F16(Params<f16>),
+/// The weights as a device multiplies them.
+enum Working {
+    F32(Weights<f32>),
+    Mixed(Weights<f16>),
 }
 
 /// How an encoder is loaded.
@@ -106,15 +107,16 @@ impl Encoder {
         let config = BertConfig::read(folder)?;
         let pooling = PoolingConfig::read(folder)?;
         let tokenizer = Tokenizer::load(folder, options.max_length)?;
-        let half = device.kind() != DeviceKind::Cpu;
-        let weights = if half {
-            Weights::F16(Params::load(folder, &config, device)?)
-        } else {
-            Weights::F32(Params::load(folder, &config, device)?)
+        let checkpoint = Checkpoint::open(folder)?;
+        let table = Arc::new(Table::new(&config));
+        let weights = match device.precision() {
+            Precision::F32 => Working::F32(Weights::load(table, &checkpoint, device)?),
+            Precision::Mixed => Working::Mixed(Weights::load(table, &checkpoint, device)?),
         };
         Ok(Encoder {
             graphs: Graphs::new()?,
             token_budget: options.token_budget.unwrap_or(default_budget(device)),
+            window: WINDOW,
             device: device.clone(),
             config,
             pooling,
@@ -159,10 +161,17 @@ impl Encoder {
         self.graphs.stats()
     }
 
+    /// The same encoder with windows of at most `texts` texts (2,048 without this call): so many are tokenised and
+    /// batched together, and [`Encoder::encode`] hands out their embeddings at a time.
+    pub fn with_window(mut self, texts: usize) -> Self {
+        self.window = texts.max(1);
+        self
+    }
+
     /// Encodes `texts` in order. `sink` gets the embeddings in pieces: the number of the first text and the rows
     /// `[n, d]` from there on; `progress` hears how many texts and tokens are done.
     ///
-    /// Memory: one batch's activations and one piece of embeddings, whatever the number of texts. If the device runs
+    /// Memory: one batch's activations and one window's embeddings, whatever the number of texts. If the device runs
     /// out of memory the batch is halved and tried again.
     ///
     /// # Errors
@@ -173,76 +182,13 @@ impl Encoder {
         texts: &[S],
         kind: TextKind,
         mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
-        mut progress: impl FnMut(usize, usize),
+        progress: impl FnMut(usize, usize),
     ) -> Result<EncodeStats> {
-        let d = self.width();
-        let mut job = Job::new(self);
-        for (first, window) in (0..).step_by(WINDOW).zip(texts.chunks(WINDOW)) {
-            let tokens = job
-                .tokenize(&self.tokenizer, window, kind)
-                .map_err(|e| e.after_texts(first))?;
-            let mut rows = vec![0f32; window.len() * d];
-            job.run(&tokens, &mut progress, |batch, which| {
-                let pooled = self.pooled(batch)?;
-                for (row, &text) in pooled.chunks_exact(d).zip(which) {
-                    if row.iter().any(|v| !v.is_finite()) {
-                        return Err(Error::text(
-                            first + text,
-                            format!(
-                                "got an embedding that is not finite on {}: its activations overflow; try --device cpu",
-                                self.device.name()
-                            ),
-                        ));
-                    }
-                    rows[text * d..][..d].copy_from_slice(row);
-                }
-                Ok(())
-            })?;
-            sink(first, &rows)?;
-        }
-        Ok(job.stats)
-    }
-
-    /// Encodes `texts` in order into token vectors, cut at `max_length` tokens if that is below the encoder's own
-    /// limit. `sink` gets them in pieces: the number of the first text, up to 2,048 texts or 256 MiB from there on, and
-    /// the embeddings `[n, d]` of these texts, cut like their tokens.
-    ///
-    /// Special tokens and punctuation are tokens like others. Memory: one piece and one batch's activations.
-    ///
-    /// # Errors
-    /// As [`Encoder::encode`]; [`Error::Usage`] for a limit that leaves no room for a word.
-    pub fn encode_tokens<S: AsRef<str> + Sync>(
-        &self,
-        texts: &[S],
-        kind: TextKind,
-        max_length: Option<usize>,
-        mut sink: impl FnMut(usize, TokenVectors, &[f32]) -> Result<()>,
-        mut progress: impl FnMut(usize, usize),
-    ) -> Result<EncodeStats> {
-        let d = self.width();
-        let own = self.tokenizer.max_length();
-        let limit = max_length.map_or(own, |limit| limit.min(own));
-        let tokenizer = self.tokenizer.with_max_length(limit)?;
-        let window = (PIECE_BYTES / (2 * d * limit)).clamp(1, WINDOW);
-        let mut job = Job::new(self);
-        for (first, window) in (0..).step_by(window).zip(texts.chunks(window)) {
-            let tokens = job
-                .tokenize(&tokenizer, window, kind)
-                .map_err(|e| e.after_texts(first))?;
-            let mut builder = TokenVectorsBuilder::new(&self.device, d, &tokens.lengths())?;
-            let mut rows = vec![0f32; window.len() * d];
-            job.run(&tokens, &mut progress, |batch, which| {
-                let (h, packing) = self.token_vectors(batch, None)?;
-                let pooled = self.pool(&h, &packing)?.read()?;
-                for (row, &text) in pooled.chunks_exact(d).zip(which) {
-                    rows[text * d..][..d].copy_from_slice(row);
-                }
-                builder.place(&h, &packing, which)
-            })?;
-            let vectors = builder.finish().map_err(|e| e.after_texts(first))?;
-            sink(first, vectors, &rows)?;
-        }
-        Ok(job.stats)
+        let each = |window: Window<'_>| {
+            let first = window.first();
+            sink(first, &window.embeddings()?)
+        };
+        self.windows(texts, kind, WindowOptions::default(), each, progress)
     }
 
     /// [`Encoder::encode`] into one piece, `[n, d]`.
@@ -263,24 +209,23 @@ impl Encoder {
         Ok(all)
     }
 
-    /// The last layer's token vectors of a packed batch, `[t, d]` on the device, with their packing. `observe` is
-    /// shown the residual stream after the embedding and after every layer.
+    /// The hidden states of a packed batch, `[t, d]` on the device: the last layer's output, with the batch's texts.
+    /// `observe` is shown the residual stream after the embedding and after every layer.
     ///
     /// # Errors
     /// [`Error::Shape`] for ids or lengths beyond the model's tables, or what the device reports.
-    pub fn token_vectors(
+    pub fn hidden_states(
         &self,
         batch: &Batch,
         observe: Option<Observer<'_>>,
-    ) -> Result<(Buffer<f32>, Packing)> {
+    ) -> Result<(Buffer<f32>, PackedTexts)> {
         self.check_batch(batch)?;
-        let input = [&batch.ids[..], &batch.positions, &batch.offsets];
         // An observer wants to see what happens in between.
         if observe.is_none()
             && let Some(h) = self.graphs.run(
                 &self.device,
-                Output::Vectors,
-                input,
+                Output::Hidden,
+                batch,
                 |inputs| self.forward(inputs, None),
                 |h| {
                     let mut copy = self.device.alloc(h.len())?;
@@ -289,49 +234,63 @@ impl Encoder {
                 },
             )?
         {
-            return Ok((h, Packing::new(&self.device, batch.offsets.clone())?));
+            return Ok((h, PackedTexts::new(&self.device, batch.offsets.clone())?));
         }
-        let inputs = self.upload(input)?;
+        let inputs = Inputs::upload(&self.device, batch)?;
         let h = self.forward(&inputs, observe)?;
-        Ok((h, inputs.packing))
+        Ok((h, inputs.texts))
     }
 
-    /// The embeddings of a packed batch, `[n, d]`.
-    fn pooled(&self, batch: &Batch) -> Result<Vec<f32>> {
+    /// As [`Encoder::hidden_states`], and everything computed on the way that a backward pass reads.
+    ///
+    /// # Errors
+    /// As [`Encoder::hidden_states`].
+    pub fn hidden_states_saving(&self, batch: &Batch) -> Result<(Buffer<f32>, Saved)> {
         self.check_batch(batch)?;
-        let input = [&batch.ids[..], &batch.positions, &batch.offsets];
+        let inputs = Inputs::upload(&self.device, batch)?;
+        match &self.weights {
+            Working::F32(weights) => {
+                let (h, saved) = forward::forward_saving(weights, &self.config, &inputs)?;
+                Ok((h, Saved::F32(saved)))
+            }
+            Working::Mixed(weights) => {
+                let (h, saved) = forward::forward_saving(weights, &self.config, &inputs)?;
+                Ok((h, Saved::Mixed(saved)))
+            }
+        }
+    }
+
+    /// The embeddings of a packed batch.
+    fn pooled(&self, batch: &Batch) -> Result<Pooled> {
+        self.check_batch(batch)?;
         let work = |inputs: &Inputs| {
             let h = self.forward(inputs, None)?;
-            self.pool(&h, &inputs.packing)
+            self.pool(&h, &inputs.texts)
         };
         let replayed = self
             .graphs
-            .run(&self.device, Output::Embeddings, input, work, |out| {
+            .run(&self.device, Output::Embeddings, batch, work, |out| {
                 out.read()
             })?;
         match replayed {
-            Some(rows) => Ok(rows),
-            None => work(&self.upload(input)?)?.read(),
+            Some(rows) => Ok(Pooled::OnHost(rows)),
+            None => work(&Inputs::upload(&self.device, batch)?).map(Pooled::OnDevice),
         }
     }
 
     /// The published pooling of token vectors.
-    fn pool(&self, h: &Buffer<f32>, packing: &Packing) -> Result<Buffer<f32>> {
-        let mut out = self.device.alloc::<f32>(packing.texts() * self.width())?;
+    fn pool(&self, h: &Buffer<f32>, texts: &PackedTexts) -> Result<Buffer<f32>> {
+        let mut out = self.device.alloc::<f32>(texts.texts() * self.width())?;
         let PoolingConfig { pooling, normalize } = self.pooling;
-        pool(h, packing, pooling, normalize, &mut out)?;
+        pool(h, texts, pooling, normalize, &mut out)?;
         Ok(out)
     }
 
-    fn upload(&self, [ids, positions, offsets]: [&[u32]; 3]) -> Result<Inputs> {
-        Inputs::upload(&self.device, ids, positions, offsets)
-    }
-
-    /// The token vectors of a batch that is on the device.
+    /// The hidden states of a batch that is on the device.
     fn forward(&self, inputs: &Inputs, observe: Option<Observer<'_>>) -> Result<Buffer<f32>> {
         match &self.weights {
-            Weights::F32(params) => forward::forward(params, &self.config, inputs, observe),
-            Weights::F16(params) => forward::forward(params, &self.config, inputs, observe),
+            Working::F32(weights) => forward::forward(weights, &self.config, inputs, observe),
+            Working::Mixed(weights) => forward::forward(weights, &self.config, inputs, observe),
         }
     }
 
@@ -351,70 +310,6 @@ impl Encoder {
     }
 }
 
-/// Texts on their way through an encoder, in batches that fit the device.
-struct Job<'a> {
-    encoder: &'a Encoder,
-    budget: usize,
-    stats: EncodeStats,
-}
-
-impl<'a> Job<'a> {
-    fn new(encoder: &'a Encoder) -> Self {
-        Job {
-            encoder,
-            budget: encoder.token_budget,
-            stats: EncodeStats::default(),
-        }
-    }
-
-    fn tokenize<S: AsRef<str> + Sync>(
-        &mut self,
-        tokenizer: &Tokenizer,
-        window: &[S],
-        kind: TextKind,
-    ) -> Result<Tokenized> {
-        let tokenized = tokenizer.encode_kind(window, kind)?;
-        self.stats.truncated += tokenized.n_truncated;
-        let empty = window.iter().filter(|t| t.as_ref().trim().is_empty());
-        self.stats.empty += empty.count();
-        Ok(tokenized)
-    }
-
-    /// Runs `work` on batches of the texts, with the numbers of the texts in each. One that runs out of memory is
-    /// repeated in halves, so `work` must stand being called twice for a text.
-    fn run(
-        &mut self,
-        tokens: &Tokenized,
-        progress: &mut impl FnMut(usize, usize),
-        mut work: impl FnMut(&Batch, &[usize]) -> Result<()>,
-    ) -> Result<()> {
-        // A stack, so that a batch that does not fit can be replaced by its halves.
-        let mut todo = plan_batches(&tokens.lengths(), self.budget, usize::MAX);
-        todo.reverse();
-        while let Some(which) = todo.pop() {
-            let batch = pack(&tokens.ids, &which);
-            match work(&batch, &which) {
-                // Graphs hold memory that this batch may need.
-                Err(Error::OutOfMemory { .. }) if self.encoder.graphs.clear() => {
-                    todo.push(which);
-                    continue;
-                }
-                Err(Error::OutOfMemory { .. }) if which.len() > 1 => {
-                    self.budget = (self.budget / 2).max(1);
-                    let (a, b) = which.split_at(which.len() / 2);
-                    todo.extend([b.to_vec(), a.to_vec()]);
-                    continue;
-                }
-                other => other?,
-            }
-            self.stats.texts += which.len();
-            self.stats.tokens += batch.n_tokens();
-            progress(self.stats.texts, self.stats.tokens);
-        }
-        Ok(())
-    }
-}
-
 /// Tokens per batch whose activations fit `memory` bytes for the model in `folder` on `device`; at least one token.
 ///
 /// At its widest a layer holds the residual stream twice, its rounded copies, and either queries, keys, values and
@@ -424,10 +319,9 @@ impl<'a> Job<'a> {
 /// As [`BertConfig::read`].
 pub fn token_budget(folder: &Path, device: &Device, memory: u64) -> Result<usize> {
     let config = BertConfig::read(folder)?;
-    let act = if device.kind() == DeviceKind::Cpu {
-        4
-    } else {
-        2
+    let act = match device.precision() {
+        Precision::F32 => 4,
+        Precision::Mixed => 2,
     };
     let (d, ff) = (config.d_model as u64, config.d_ff as u64);
     let per_token = 2 * d * (4 + act) + act * (4 * d).max(ff + d);

@@ -1,16 +1,24 @@
 //! Texts as their token vectors on a device.
 
+use std::ops::Range;
+
 use half::f16;
 
+use super::check_width;
 use crate::device::{Buffer, Device};
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{Packing, Tokens};
+use crate::ops::{PackedTexts, Tokens};
+use crate::text::TextKind;
+
+/// What errors call them.
+const OP: &str = "token vectors";
 
 /// The token vectors of some texts in f16, with two averages of each text.
 ///
 /// Everything that compares texts by the cosines of their tokens reads these: the rows have unit length, so that a
-/// product of rows is a cosine. Made by [`crate::encoder::Encoder::encode_tokens`], or from vectors of any origin by
+/// product of rows is a cosine. Made by [`TokenVectors::encode`], or from vectors of any origin by
 /// [`TokenVectors::from_rows`].
 ///
 /// Memory: `2 d (t + 2 n)` bytes for `n` texts of `t` tokens together.
@@ -18,13 +26,13 @@ pub struct TokenVectors {
     pub(crate) d: usize,
     /// `[t, d]`, unit length.
     pub(crate) rows: Buffer<f16>,
-    pub(crate) packing: Packing,
+    pub(crate) packing: PackedTexts,
     /// `[n, d]`, unit length.
     pub(crate) means: Buffer<f16>,
     /// `[n, d]`.
     pub(crate) centroids: Buffer<f16>,
     /// Every text a single row, as the averages are.
-    singles: Packing,
+    singles: PackedTexts,
 }
 
 impl TokenVectors {
@@ -40,19 +48,71 @@ impl TokenVectors {
     /// # Ok::<(), nearmiss::Error>(())
     /// ```
     pub fn from_rows(device: &Device, rows: &[f32], d: usize, offsets: Vec<u32>) -> Result<Self> {
-        let lengths: Vec<usize> = offsets
-            .windows(2)
-            .map(|w| w[1].saturating_sub(w[0]) as usize)
-            .collect();
-        let mut builder = Builder::new(device, d, &lengths)?;
-        let texts: Vec<usize> = (0..lengths.len()).collect();
-        let packing = Packing::new(device, offsets)?;
+        check_width(OP, d)?;
+        let packing = PackedTexts::new(device, offsets)?;
         if rows.len() != packing.tokens() * d {
             let expected = format!("{} x {d}", packing.tokens());
-            return Err(Error::shape("token vectors", "rows", expected, rows.len()));
+            return Err(Error::shape(OP, "rows", expected, rows.len()));
         }
+        let lengths = packing.offsets().windows(2).map(|w| (w[1] - w[0]) as usize);
+        let mut builder = Builder::new(device, d, &lengths.collect::<Vec<_>>())?;
+        let texts: Vec<usize> = (0..packing.texts()).collect();
         builder.place(&device.upload(rows)?, &packing, &texts)?;
         builder.finish()
+    }
+
+    /// The token vectors of `texts`, special tokens and punctuation included, up to the encoder's own length limit.
+    ///
+    /// All of them are held at once; a corpus is encoded piece by piece by [`super::TokenIndex::append_texts`].
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_tokens`].
+    pub fn encode<S: AsRef<str> + Sync>(
+        encoder: &Encoder,
+        texts: &[S],
+        kind: TextKind,
+    ) -> Result<Self> {
+        let mut pieces = Vec::new();
+        let keep = |_, piece, _: &[f32]| {
+            pieces.push(piece);
+            Ok(())
+        };
+        encoder.encode_tokens(texts, kind, None, keep, |_, _| {})?;
+        if pieces.len() == 1 {
+            return Ok(pieces.remove(0));
+        }
+        let all: Vec<Part<'_>> = pieces.iter().map(|piece| (piece, 0..piece.len())).collect();
+        Self::gather(encoder.device(), encoder.width(), &all)
+    }
+
+    /// Texts of several, one behind the other.
+    pub(super) fn gather(device: &Device, d: usize, parts: &[Part<'_>]) -> Result<Self> {
+        let lengths: Vec<usize> = parts
+            .iter()
+            .flat_map(|(from, texts)| texts.clone().map(|text| from.span(text..text + 1).len()))
+            .collect();
+        let mut all = Builder::new(device, d, &lengths)?.vectors;
+        let (mut text, mut token) = (0, 0);
+        for (from, texts) in parts {
+            let tokens = from.span(texts.clone());
+            let (rows, averages) = (
+                tokens.start * d..tokens.end * d,
+                texts.start * d..texts.end * d,
+            );
+            all.rows.copy_from(token * d, from.rows.slice(rows))?;
+            let means = from.means.slice(averages.clone());
+            all.means.copy_from(text * d, means)?;
+            let centroids = from.centroids.slice(averages);
+            all.centroids.copy_from(text * d, centroids)?;
+            (text, token) = (text + texts.len(), token + tokens.len());
+        }
+        Ok(all)
+    }
+
+    /// The tokens of some texts.
+    pub(super) fn span(&self, texts: Range<usize>) -> Range<usize> {
+        let [from, to] = [texts.start, texts.end].map(|at| self.packing.offsets()[at] as usize);
+        from..to
     }
 
     pub(crate) fn from_parts(
@@ -66,7 +126,7 @@ impl TokenVectors {
         let singles = singles(&device, offsets.len() - 1)?;
         Ok(TokenVectors {
             d,
-            packing: Packing::new(&device, offsets)?,
+            packing: PackedTexts::new(&device, offsets)?,
             rows,
             means,
             centroids,
@@ -131,8 +191,11 @@ impl TokenVectors {
     }
 }
 
-fn singles(device: &Device, n: usize) -> Result<Packing> {
-    Packing::new(device, (0..=n as u32).collect())
+/// Some texts of token vectors.
+pub(super) type Part<'a> = (&'a TokenVectors, Range<usize>);
+
+fn singles(device: &Device, n: usize) -> Result<PackedTexts> {
+    PackedTexts::new(device, (0..=n as u32).collect())
 }
 
 /// Collects the token vectors of texts whose lengths are known, batch by batch, in any order.
@@ -167,7 +230,7 @@ impl Builder {
     }
 
     /// Takes the hidden states `h` `[t, d]` of a batch, whose text `i` is text `texts[i]` of the whole.
-    pub fn place(&mut self, h: &Buffer<f32>, packing: &Packing, texts: &[usize]) -> Result<()> {
+    pub fn place(&mut self, h: &Buffer<f32>, packing: &PackedTexts, texts: &[usize]) -> Result<()> {
         let (d, device) = (self.vectors.d, h.device());
         let (t, n) = (packing.tokens(), packing.texts());
         if t == 0 {
@@ -203,7 +266,7 @@ impl Builder {
             return Err(Error::text(
                 at / self.vectors.d,
                 format!(
-                    "got token vectors that are not finite on {}: its activations overflow; try --device cpu",
+                    "got token vectors that are not finite on {}: its activations overflow in f16; try the CPU",
                     self.vectors.device().name()
                 ),
             ));
@@ -251,5 +314,16 @@ mod tests {
         rows[17] = f32::NAN;
         let nan = TokenVectors::from_rows(&cpu, &rows, 8, vec![0, 2, 3]);
         assert!(nan.err().unwrap().to_string().starts_with("text 1 got"));
+        // Nothing of the size that is claimed is allocated.
+        assert!(TokenVectors::from_rows(&cpu, &[0.5; 8], 8, vec![0, u32::MAX]).is_err());
+        for (d, offsets) in [
+            (12, vec![0, 2]),
+            (0, vec![0]),
+            (1 << 40, vec![0]),
+            (8, vec![]),
+        ] {
+            let rows = vec![0.5; d % 1000 * 2];
+            assert!(TokenVectors::from_rows(&cpu, &rows, d, offsets).is_err());
+        }
     }
 }

@@ -1,55 +1,51 @@
 //! A corpus of embeddings for exact cosine search.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::ops::Range;
 use std::path::Path;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::Dtype;
 
-use crate::device::{Buffer, Device};
+use super::file::{self, IndexFile, read_f16, read_f32};
+use super::ids::Ids;
+use super::{Hit, IndexOptions, PIECE_BYTES, SearchOptions, check_width};
+use crate::device::{Buffer, Device, DeviceKind, Slice};
+use crate::encoder::{EncodeStats, Encoder};
 use crate::error::{Error, Result};
-use crate::ops::cosine_topk::{Shard, cosine_topk};
-
-use super::file::{self, IndexFile, map, read_f16};
+use crate::ops::cosine_topk::{Shard, cosine_topk, inverse_norms};
+use crate::ops::pool::{Pooling, pool};
+use crate::ops::{PackedTexts, check_device};
+use crate::text::TextKind;
 
 /// What the layout of a saved index is called; a file with another one is refused.
-const LAYOUT: &str = "nearmiss-vector-index-1";
+const LAYOUT: &str = "nearmiss-vector-index";
 
-/// Rows read, converted and appended at a time when an index is built from a file.
-const CHUNK: usize = 8192;
-
-/// Largest piece of device memory for rows; larger corpora are held in several.
-const PIECE_BYTES: usize = 1 << 30;
-
-/// One result of a search.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hit {
-    /// Row number in the index, from 0 in the order of appending.
-    pub row: u32,
-    /// Cosine of the query and the stored (f16) row.
-    pub score: f32,
-}
+/// What errors call it.
+const OP: &str = "vector index";
 
 /// Embeddings of a corpus, held once, in f16, on a device, and searched exactly by cosine.
 ///
-/// Rows are numbered in the order in which they were appended. How they are laid out is this type's own business: it
-/// is built, saved, mapped, appended to and searched through its methods alone.
+/// How they are laid out is this type's own business: it is built, saved, mapped, appended to and searched through its
+/// methods alone. For ids and the order of equal scores see [`crate::index`].
 ///
 /// ```
-/// use nearmiss::{Device, index::VectorIndex};
+/// use nearmiss::{Device, index::{SearchOptions, VectorIndex}};
 /// let mut index = VectorIndex::new(&Device::cpu(), 8)?;
 /// index.append(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])?;
-/// index.append(&[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])?;
-/// let hits = index.search(&[0.1, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1, None)?;
-/// assert_eq!(hits[0][0].row, 1);
+/// index.append_with_ids(&[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[700])?;
+/// let query = [0.1, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+/// assert_eq!(index.search(&query, 1)?[0][0].id, 700);
+/// let others = index.search_with(&query, 1, SearchOptions::only(&|id| id != 700))?;
+/// assert_eq!(others[0][0].id, 0);
 /// # Ok::<(), nearmiss::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct VectorIndex {
     device: Device,
     d: usize,
+    options: IndexOptions,
+    ids: Ids,
     pieces: Vec<Piece>,
 }
 
@@ -63,40 +59,91 @@ struct Piece {
     n: usize,
 }
 
+/// Embeddings `[n, d]` that are appended to a [`VectorIndex`]: f32 or f16 on the host, f32 on the index's device.
+#[derive(Clone, Copy)]
+pub enum Rows<'a> {
+    /// Rounded to f16.
+    F32(&'a [f32]),
+    /// Taken as they are.
+    F16(&'a [f16]),
+    /// Rounded to f16 where they are: rows on a GPU do not come to the host, but for their lengths.
+    Device(Slice<'a, f32>),
+}
+
+impl<'a> From<&'a [f32]> for Rows<'a> {
+    fn from(rows: &'a [f32]) -> Self {
+        Rows::F32(rows)
+    }
+}
+
+impl<'a> From<&'a Vec<f32>> for Rows<'a> {
+    fn from(rows: &'a Vec<f32>) -> Self {
+        Rows::F32(rows)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [f32; N]> for Rows<'a> {
+    fn from(rows: &'a [f32; N]) -> Self {
+        Rows::F32(rows)
+    }
+}
+
+impl<'a> From<&'a [f16]> for Rows<'a> {
+    fn from(rows: &'a [f16]) -> Self {
+        Rows::F16(rows)
+    }
+}
+
+impl<'a> From<&'a Vec<f16>> for Rows<'a> {
+    fn from(rows: &'a Vec<f16>) -> Self {
+        Rows::F16(rows)
+    }
+}
+
+impl<'a> From<&'a Buffer<f32>> for Rows<'a> {
+    fn from(rows: &'a Buffer<f32>) -> Self {
+        Rows::Device(rows.as_slice())
+    }
+}
+
+impl<'a> From<Slice<'a, f32>> for Rows<'a> {
+    fn from(rows: Slice<'a, f32>) -> Self {
+        Rows::Device(rows)
+    }
+}
+
 impl VectorIndex {
     /// An empty index for embeddings of width `d`, a multiple of 8.
     ///
     /// # Errors
     /// [`Error::Shape`] for another width.
     pub fn new(device: &Device, d: usize) -> Result<Self> {
-        if d == 0 || !d.is_multiple_of(8) {
-            return Err(Error::shape(
-                "vector index",
-                "d",
-                "a positive multiple of 8",
-                d,
-            ));
-        }
-        Ok(VectorIndex {
-            device: device.clone(),
-            d,
-            pieces: Vec::new(),
-        })
+        Self::with_options(device, d, IndexOptions::default())
     }
 
     /// An empty index with memory for `n` rows, so that appending up to there never moves or splits anything.
     ///
     /// # Errors
-    /// As [`VectorIndex::new`], and [`Error::OutOfMemory`].
+    /// As [`VectorIndex::new`], [`Error::Invalid`] for more rows than an index holds, and [`Error::OutOfMemory`].
     pub fn with_capacity(device: &Device, d: usize, n: usize) -> Result<Self> {
         let mut index = Self::new(device, d)?;
-        let mut left = n;
-        while left > 0 {
-            let rows = left.min(index.piece_rows());
-            index.add_piece(rows)?;
-            left -= rows;
-        }
+        index.reserve(n)?;
         Ok(index)
+    }
+
+    /// An empty index that uses memory as `options` say.
+    ///
+    /// # Errors
+    /// As [`VectorIndex::new`].
+    pub fn with_options(device: &Device, d: usize, options: IndexOptions) -> Result<Self> {
+        check_width(OP, d)?;
+        Ok(VectorIndex {
+            device: device.clone(),
+            d,
+            options,
+            ids: Ids::default(),
+            pieces: Vec::new(),
+        })
     }
 
     /// Width of the embeddings.
@@ -104,12 +151,12 @@ impl VectorIndex {
         self.d
     }
 
-    /// Number of rows.
+    /// Number of texts.
     pub fn len(&self) -> usize {
-        self.pieces.iter().map(|p| p.n).sum()
+        self.ids.len()
     }
 
-    /// `true` if there is no row.
+    /// `true` if there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -127,41 +174,87 @@ impl VectorIndex {
             .sum()
     }
 
-    /// Appends `rows` `[n, d]`, rounded to f16.
+    /// The ids of its texts, in the order in which they were appended.
+    pub fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.ids.live().map(|row| self.ids.of(row))
+    }
+
+    /// Whether a text of this id is there.
+    pub fn contains(&self, id: u64) -> bool {
+        self.ids.row(id).is_some()
+    }
+
+    /// Makes room for `n` more rows.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for more rows than an index holds, [`Error::OutOfMemory`].
+    pub fn reserve(&mut self, n: usize) -> Result<()> {
+        self.ids.check_room(OP, n)?;
+        self.make_room(n, 0)
+    }
+
+    /// Appends embeddings `[n, d]`, held in f16, under running numbers: the first one's is 0, or one more than the
+    /// largest id so far.
     ///
     /// # Errors
     /// [`Error::Shape`] for a length that is no multiple of `d`; [`Error::Invalid`] naming the row for a number that
     /// is not finite in f16; [`Error::OutOfMemory`]. On an error nothing is appended.
-    pub fn append(&mut self, rows: &[f32]) -> Result<()> {
-        let halves: Vec<f16> = rows.iter().map(|&v| f16::from_f32(v)).collect();
-        self.append_f16(&halves)
+    pub fn append<'a>(&mut self, rows: impl Into<Rows<'a>>) -> Result<()> {
+        self.append_rows(rows.into(), None)
     }
 
-    /// Appends `rows` `[n, d]` as they are.
+    /// Appends embeddings under ids of the caller's own, one for each.
     ///
     /// # Errors
-    /// As [`VectorIndex::append`].
-    pub fn append_f16(&mut self, rows: &[f16]) -> Result<()> {
-        let d = self.d;
-        if !rows.len().is_multiple_of(d) {
-            return Err(Error::shape(
-                "vector index",
-                "rows",
-                format!("rows of {d}"),
-                rows.len(),
-            ));
+    /// As [`VectorIndex::append`]; [`Error::Invalid`] for an id that is there already.
+    pub fn append_with_ids<'a>(&mut self, rows: impl Into<Rows<'a>>, ids: &[u64]) -> Result<()> {
+        self.append_rows(rows.into(), Some(ids))
+    }
+
+    /// Encodes `texts` and appends their embeddings, in order, under running numbers.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`] and [`VectorIndex::append`]; texts before the one that fails may have been appended.
+    pub fn append_texts<S: AsRef<str> + Sync>(
+        &mut self,
+        encoder: &Encoder,
+        texts: &[S],
+        kind: TextKind,
+    ) -> Result<EncodeStats> {
+        encoder.encode(texts, kind, |_, rows| self.append(rows), |_, _| {})
+    }
+
+    fn append_rows(&mut self, rows: Rows<'_>, ids: Option<&[u64]>) -> Result<()> {
+        let len = match rows {
+            Rows::F32(rows) => rows.len(),
+            Rows::F16(rows) => rows.len(),
+            Rows::Device(rows) => {
+                check_device(OP, "rows", rows.device(), &self.device)?;
+                rows.len()
+            }
+        };
+        if !len.is_multiple_of(self.d) {
+            return Err(Error::shape(OP, "rows", format!("rows of {}", self.d), len));
         }
-        if let Some(at) = rows.iter().position(|v| !v.is_finite()) {
-            return Err(Error::Invalid(format!(
-                "row {} of the index: element {} is {} in f16; embeddings must be finite",
-                self.len() + at / d,
-                at % d,
-                rows[at]
-            )));
+        let n = len / self.d;
+        self.ids.check(OP, n, ids)?;
+        match rows {
+            Rows::F32(rows) => self.append_host(&round(rows))?,
+            Rows::F16(rows) => self.append_host(rows)?,
+            Rows::Device(rows) if self.device.kind() == DeviceKind::Cpu => {
+                self.append_host(&round(&rows.read()?))?;
+            }
+            Rows::Device(rows) => self.append_device(rows, n)?,
         }
-        let mut wide = vec![0f32; d];
+        self.ids.push(n, ids);
+        Ok(())
+    }
+
+    fn append_host(&mut self, rows: &[f16]) -> Result<()> {
+        self.check_finite(rows, 0)?;
+        let mut wide = vec![0f32; self.d];
         let norms: Vec<f32> = rows
-            .chunks_exact(d)
+            .chunks_exact(self.d)
             .map(|row| {
                 row.convert_to_f32_slice(&mut wide);
                 let norm = wide
@@ -172,44 +265,133 @@ impl VectorIndex {
                 if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
             })
             .collect();
-        // All memory first, so that an error leaves the index as it was.
-        let room: usize = self.pieces.iter().map(|p| p.capacity() - p.n).sum();
-        let mut missing = norms.len().saturating_sub(room);
-        while missing > 0 {
-            let size = missing.max(self.len() / 2).min(self.piece_rows());
-            self.add_piece(size)?;
-            missing = missing.saturating_sub(size);
+        self.write(rows, &norms)
+    }
+
+    /// Requires appended rows, the first of them being the `first`th, to be finite.
+    fn check_finite(&self, rows: &[f16], first: usize) -> Result<()> {
+        match rows.iter().position(|v| !v.is_finite()) {
+            None => Ok(()),
+            Some(at) => Err(Error::Invalid(format!(
+                "row {} of the index: element {} is {} in f16; embeddings must be finite",
+                self.ids.rows() + first + at / self.d,
+                at % self.d,
+                rows[at]
+            ))),
         }
-        let mut done = 0;
-        for piece in &mut self.pieces {
-            let take = (piece.capacity() - piece.n).min(norms.len() - done);
-            if take == 0 {
-                continue;
-            }
+    }
+
+    /// Puts rows and their inverse norms behind those that are there.
+    fn write(&mut self, rows: &[f16], norms: &[f32]) -> Result<()> {
+        let d = self.d;
+        self.fill(norms.len(), |piece, range| {
+            let at = piece.n;
             piece
                 .rows
-                .write(piece.n * d, &rows[done * d..(done + take) * d])?;
+                .write(at * d, &rows[range.start * d..range.end * d])?;
+            piece.inverse_norms.write(at, &norms[range])
+        })
+    }
+
+    /// [`VectorIndex::append_host`] on a GPU, where only lengths are looked at from the host.
+    fn append_device(&mut self, x: Slice<'_, f32>, n: usize) -> Result<()> {
+        if n == 0 {
+            return Ok(());
+        }
+        let (d, device) = (self.d, self.device.clone());
+        // No element of a row is larger than its length, so a length that f16 can hold says that all can be; one that is
+        // larger, zero or no number leaves it open. The comparison is false for a NaN.
+        let mut inverse = device.alloc::<f32>(n)?;
+        inverse_norms(x, d, &mut inverse)?;
+        let surely_finite = |inverse: &f32| *inverse >= 1.0 / 60_000.0 && inverse.is_finite();
+        for (row, _) in (inverse.read()?.iter().enumerate()).filter(|(_, i)| !surely_finite(i)) {
+            self.check_finite(&round(&x.slice(row * d..(row + 1) * d).read()?), row)?;
+        }
+        let each = PackedTexts::new(&device, (0..=n as u32).collect())?;
+        let mut rows = device.alloc::<f16>(n * d)?;
+        pool(x, &each, Pooling::First, false, &mut rows)?;
+        inverse_norms(&rows, d, &mut inverse)?;
+        self.fill(n, |piece, range| {
+            let at = piece.n;
             piece
-                .inverse_norms
-                .write(piece.n, &norms[done..done + take])?;
-            piece.n += take;
-            done += take;
+                .rows
+                .copy_from(at * d, rows.slice(range.start * d..range.end * d))?;
+            piece.inverse_norms.copy_from(at, inverse.slice(range))
+        })
+    }
+
+    /// Lets `put` place `n` new rows behind the last of each piece that has room, then counts them as there.
+    fn fill(
+        &mut self,
+        n: usize,
+        mut put: impl FnMut(&mut Piece, Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        // All memory first, so that an error leaves the index as it was.
+        self.make_room(n, self.ids.rows() / 2)?;
+        let mut done = 0;
+        let mut taken = vec![0; self.pieces.len()];
+        for (piece, taken) in self.pieces.iter_mut().zip(&mut taken) {
+            *taken = (piece.capacity() - piece.n).min(n - done);
+            if *taken > 0 {
+                put(piece, done..done + *taken)?;
+                done += *taken;
+            }
+        }
+        for (piece, taken) in self.pieces.iter_mut().zip(taken) {
+            piece.n += taken;
         }
         Ok(())
     }
 
-    /// The `k` rows with the largest cosine to each of the `queries` `[n_q, d]`, best first, ties to the lowest row.
-    /// With `filter`, only rows it returns `true` for take part.
+    /// Adds pieces until `n` more rows fit, of `at_least` rows if a piece holds as many.
+    fn make_room(&mut self, n: usize, at_least: usize) -> Result<()> {
+        let room: usize = self.pieces.iter().map(|p| p.capacity() - p.n).sum();
+        let mut missing = n.saturating_sub(room);
+        while missing > 0 {
+            let size = missing.max(at_least).min(self.piece_rows());
+            self.pieces.push(Piece {
+                rows: self.device.alloc(size * self.d)?,
+                inverse_norms: self.device.alloc(size)?,
+                n: 0,
+            });
+            missing = missing.saturating_sub(size);
+        }
+        Ok(())
+    }
+
+    /// Rows of one piece at most.
+    fn piece_rows(&self) -> usize {
+        let most = PIECE_BYTES.min(self.options.piece_bytes.unwrap_or(PIECE_BYTES));
+        (most / (2 * self.d)).max(1)
+    }
+
+    /// The `k` texts with the largest cosine to each of the `queries` `[n_q, d]`, best first; of equal ones, those that
+    /// were appended first.
     ///
     /// # Errors
     /// [`Error::Shape`] for a wrong query length or `k` = 0, [`Error::Invalid`] naming a query that is not finite, or
     /// what the device reports.
-    pub fn search(
+    pub fn search(&self, queries: &[f32], k: usize) -> Result<Vec<Vec<Hit>>> {
+        self.search_with(queries, k, SearchOptions::default())
+    }
+
+    /// [`VectorIndex::search`] with more to say.
+    ///
+    /// # Errors
+    /// As [`VectorIndex::search`].
+    pub fn search_with(
         &self,
         queries: &[f32],
         k: usize,
-        filter: Option<&dyn Fn(usize) -> bool>,
+        options: SearchOptions<'_>,
     ) -> Result<Vec<Vec<Hit>>> {
+        if k == 0 {
+            return Err(Error::shape(OP, "k", "at least 1", k));
+        }
+        if !queries.len().is_multiple_of(self.d) {
+            let expected = format!("rows of {}", self.d);
+            return Err(Error::shape(OP, "queries", expected, queries.len()));
+        }
         if let Some(at) = queries.iter().position(|v| !v.is_finite()) {
             return Err(Error::Invalid(format!(
                 "query {}: element {} is {}; embeddings must be finite",
@@ -218,19 +400,12 @@ impl VectorIndex {
                 queries[at]
             )));
         }
-        let n = self.len();
-        let filter = filter
-            .map(|keep| {
-                let words: Vec<u32> = (0..n.div_ceil(32))
-                    .map(|w| {
-                        (0..32)
-                            .filter(|bit| w * 32 + bit < n && keep(w * 32 + bit))
-                            .fold(0, |word, bit| word | 1 << bit)
-                    })
-                    .collect();
-                self.device.upload(&words)
-            })
-            .transpose()?;
+        let n_q = queries.len() / self.d;
+        if self.is_empty() || n_q == 0 {
+            return Ok(vec![Vec::new(); n_q]);
+        }
+        let mask = self.ids.mask(options.filter);
+        let mask = mask.map(|words| self.device.upload(&words)).transpose()?;
         let shards: Vec<Shard<'_>> = self
             .pieces
             .iter()
@@ -241,71 +416,114 @@ impl VectorIndex {
             })
             .collect();
         let queries = self.device.upload(queries)?;
+        let k = k.min(self.len());
         let found = cosine_topk(
             &queries,
             self.d,
             &shards,
-            filter.as_ref().map(Buffer::as_slice),
+            mask.as_ref().map(Buffer::as_slice),
             k,
         )?;
-        let n_q = queries.len() / self.d;
-        Ok((0..n_q)
-            .map(|q| found.of(q).map(|(row, score)| Hit { row, score }).collect())
-            .collect())
+        let hit = |(row, score)| Hit {
+            id: self.ids.of(row as usize),
+            score,
+        };
+        Ok((0..n_q).map(|q| found.of(q).map(hit).collect()).collect())
     }
 
-    /// Stored row `row`, in f32.
+    /// The stored embedding of a text, in f32; `None` if no such text is there.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a row that does not exist, or what the device reports.
-    pub fn row(&self, row: usize) -> Result<Vec<f32>> {
-        let mut local = row;
+    /// What the device reports.
+    pub fn vector(&self, id: u64) -> Result<Option<Vec<f32>>> {
+        let Some(mut local) = self.ids.row(id) else {
+            return Ok(None);
+        };
         for piece in &self.pieces {
             if local < piece.n {
-                let halves = piece
-                    .rows
-                    .read_range(local * self.d..(local + 1) * self.d)?;
-                return Ok(halves.to_f32_vec());
+                let range = local * self.d..(local + 1) * self.d;
+                return Ok(Some(piece.rows.read_range(range)?.to_f32_vec()));
             }
             local -= piece.n;
         }
-        Err(Error::shape(
-            "vector index",
-            "row",
-            format!("below {}", self.len()),
-            row,
-        ))
+        unreachable!("every row is in a piece")
     }
 
-    /// Writes the index to `path` (a safetensors file) by way of a temporary file beside it, so that an interrupted
-    /// run leaves either the old file or the new one.
+    /// Removes texts; the number of those that were there. Their memory stays until [`VectorIndex::compact`]; their ids
+    /// can be given to others.
+    pub fn remove(&mut self, ids: &[u64]) -> usize {
+        self.ids.remove(ids)
+    }
+
+    /// Frees the memory of removed texts. Takes, until it is done, memory for what is left of the pieces that hold any.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and device failures; the index is then as it was.
+    pub fn compact(&mut self) -> Result<()> {
+        let mut compacted: Vec<Option<Piece>> = Vec::new();
+        for (piece, live) in self.pieces.iter().zip(self.live_runs()) {
+            let n = live.iter().map(Range::len).sum();
+            if n == piece.n {
+                compacted.push(None);
+                continue;
+            }
+            let mut new = Piece {
+                rows: self.device.alloc(n * self.d)?,
+                inverse_norms: self.device.alloc(n)?,
+                n: 0,
+            };
+            for run in live {
+                let rows = piece.rows.slice(run.start * self.d..run.end * self.d);
+                new.rows.copy_from(new.n * self.d, rows)?;
+                let norms = piece.inverse_norms.slice(run);
+                new.inverse_norms.copy_from(new.n, norms)?;
+                new.n += norms.len();
+            }
+            compacted.push(Some(new));
+        }
+        for (piece, new) in self.pieces.iter_mut().zip(compacted) {
+            if let Some(new) = new {
+                *piece = new;
+            }
+        }
+        self.pieces.retain(|piece| piece.capacity() > 0);
+        self.ids.compact();
+        Ok(())
+    }
+
+    /// Per piece the runs of its rows that are there.
+    fn live_runs(&self) -> Vec<Vec<Range<usize>>> {
+        let ends = self.pieces.iter().scan(0, |end, piece| {
+            *end += piece.n;
+            Some(*end - piece.n..*end)
+        });
+        ends.map(|rows| self.ids.live_runs(rows)).collect()
+    }
+
+    /// Writes the index to `path` (a safetensors file), removed texts left out, by way of a temporary file beside it, so
+    /// that an interrupted run leaves either the old file or the new one.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file, a full disk included.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut rows: Vec<f16> = Vec::with_capacity(self.len() * self.d);
-        let mut norms: Vec<f32> = Vec::with_capacity(self.len());
-        for piece in &self.pieces {
-            rows.extend(piece.rows.read_range(0..piece.n * self.d)?);
-            norms.extend(piece.inverse_norms.read_range(0..piece.n)?);
+        let n = self.len();
+        let mut rows: Vec<f16> = Vec::with_capacity(n * self.d);
+        let mut norms: Vec<f32> = Vec::with_capacity(n);
+        for (piece, live) in self.pieces.iter().zip(self.live_runs()) {
+            for run in live {
+                let range = run.start * self.d..run.end * self.d;
+                rows.extend(piece.rows.read_range(range)?);
+                norms.extend(piece.inverse_norms.read_range(run)?);
+            }
         }
-        let n = norms.len();
+        let (rows, norms) = (bytemuck::cast_slice(&rows), bytemuck::cast_slice(&norms));
         file::write(
             path,
             LAYOUT,
+            &self.ids,
             &[
-                (
-                    "rows",
-                    Dtype::F16,
-                    vec![n, self.d],
-                    bytemuck::cast_slice(&rows),
-                ),
-                (
-                    "inverse_norms",
-                    Dtype::F32,
-                    vec![n],
-                    bytemuck::cast_slice(&norms),
-                ),
+                ("rows", Dtype::F16, vec![n, self.d], rows),
+                ("inverse_norms", Dtype::F32, vec![n], norms),
             ],
         )
     }
@@ -317,162 +535,56 @@ impl VectorIndex {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no complete index of this layout.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
+        Self::open_with(path, device, IndexOptions::default())
+    }
+
+    /// [`VectorIndex::open`], using memory as `options` say.
+    ///
+    /// # Errors
+    /// As [`VectorIndex::open`].
+    pub fn open_with(path: &Path, device: &Device, options: IndexOptions) -> Result<Self> {
         let advice = "build it again, or load it as plain safetensors";
         let file = IndexFile::open(path, LAYOUT, advice)?;
         let tensors = file.tensors()?;
-        let rows = file.get(&tensors, "rows", Dtype::F16)?;
+        let (rows, n, d) = file.rows(&tensors, "rows")?;
         let norms = file.get(&tensors, "inverse_norms", Dtype::F32)?;
-        let &[n, d] = rows.shape() else {
-            return Err(file.refuse(format!(
-                "tensor rows: expected two dimensions, got {:?}",
-                rows.shape()
-            )));
-        };
         if norms.shape() != [n] {
             return Err(file.refuse(
                 "tensors rows and inverse_norms do not fit together; build it again".into(),
             ));
         }
-        let mut index = Self::new(device, d)?;
-        if n == 0 {
-            return Ok(index);
-        }
+        let ids = file.ids(&tensors, n)?;
+        let mut index = Self::with_options(device, d, options)?;
         let mapped = file
             .mapped(device, &rows, 0, n * d)
             .zip(file.mapped(device, &norms, 0, n));
         match mapped {
-            Some((rows, inverse_norms)) => index.pieces.push(Piece {
+            Some((rows, inverse_norms)) if n > 0 => index.pieces.push(Piece {
                 rows,
                 inverse_norms,
                 n,
             }),
-            None => {
-                let row_bytes = 2 * d;
-                for chunk in rows.data().chunks(CHUNK * row_bytes) {
-                    index.append_f16(&read_f16(chunk))?;
+            _ => {
+                index.make_room(n, 0)?;
+                let at_once = index.chunk_rows();
+                let rows = rows.data().chunks(at_once * 2 * d);
+                let norms = norms.data().chunks(at_once * 4);
+                for (first, (rows, norms)) in (0..).step_by(at_once).zip(rows.zip(norms)) {
+                    let rows = read_f16(rows);
+                    index
+                        .check_finite(&rows, first)
+                        .map_err(|e| file.refuse(e.to_string()))?;
+                    index.write(&rows, &read_f32(norms))?;
                 }
             }
         }
+        index.ids = ids;
         Ok(index)
     }
 
-    /// Builds an index from a `.npy` file of shape `[n, d]`, f16 or f32.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Input`] for another shape or type or a file that ends early.
-    pub fn from_npy(path: &Path, device: &Device) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-        let refuse = |what: String| Error::input(path, what);
-        let npy = npyz::NpyFile::new(BufReader::new(file))
-            .map_err(|e| refuse(format!("not a .npy file: {e}")))?;
-        let &[n, d] = npy.shape() else {
-            return Err(refuse(format!(
-                "expected shape [n, d], got {:?}",
-                npy.shape()
-            )));
-        };
-        if npy.order() != npyz::Order::C {
-            return Err(refuse(
-                "stored column by column; save it with numpy.ascontiguousarray".into(),
-            ));
-        }
-        let kind = npy.dtype().descr();
-        let mut index = Self::with_capacity(device, d as usize, n as usize)?;
-        let mut fill = |values: &mut dyn Iterator<Item = std::io::Result<f32>>| -> Result<()> {
-            let mut chunk = Vec::with_capacity(CHUNK * d as usize);
-            loop {
-                chunk.clear();
-                for value in (&mut *values).take(CHUNK * d as usize) {
-                    chunk
-                        .push(value.map_err(|e| refuse(format!("ends early or is damaged: {e}")))?);
-                }
-                if chunk.is_empty() {
-                    return Ok(());
-                }
-                index.append(&chunk)?;
-            }
-        };
-        if kind.contains("f2") {
-            let values = npy.data::<f16>().map_err(|e| refuse(e.to_string()))?;
-            fill(&mut values.map(|v| v.map(f16::to_f32)))?;
-        } else if kind.contains("f4") {
-            let values = npy.data::<f32>().map_err(|e| refuse(e.to_string()))?;
-            fill(&mut values.into_iter())?;
-        } else {
-            return Err(refuse(format!(
-                "its type is {kind}; convert it to float16 or float32"
-            )));
-        }
-        Ok(index)
-    }
-
-    /// Builds an index from tensor `name` (`None`: the only one) of a safetensors file, shape `[n, d]`, f16 or f32.
-    ///
-    /// # Errors
-    /// As [`VectorIndex::from_npy`], naming the tensor.
-    pub fn from_safetensors(path: &Path, name: Option<&str>, device: &Device) -> Result<Self> {
-        let map = map(path)?;
-        let refuse = |what: String| Error::input(path, what);
-        let tensors = SafeTensors::deserialize(&map)
-            .map_err(|e| refuse(format!("not a complete safetensors file: {e}")))?;
-        let names = tensors.names();
-        let name = match (name, &names[..]) {
-            (Some(name), _) => name,
-            (None, [only]) => only,
-            (None, _) => {
-                return Err(refuse(format!(
-                    "holds {} tensors ({}); name one",
-                    names.len(),
-                    names.join(", ")
-                )));
-            }
-        };
-        let tensor = tensors
-            .tensor(name)
-            .map_err(|e| refuse(format!("tensor {name}: {e}")))?;
-        let &[n, d] = tensor.shape() else {
-            return Err(refuse(format!(
-                "tensor {name}: expected shape [n, d], got {:?}",
-                tensor.shape()
-            )));
-        };
-        let mut index = Self::with_capacity(device, d, n)?;
-        match tensor.dtype() {
-            Dtype::F16 => {
-                for chunk in tensor.data().chunks(CHUNK * d * 2) {
-                    index.append_f16(&read_f16(chunk))?;
-                }
-            }
-            Dtype::F32 => {
-                for chunk in tensor.data().chunks(CHUNK * d * 4) {
-                    let values: Vec<f32> = chunk
-                        .chunks_exact(4)
-                        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                        .collect();
-                    index.append(&values)?;
-                }
-            }
-            other => {
-                return Err(refuse(format!(
-                    "tensor {name}: its type is {other:?}; convert it to F16 or F32"
-                )));
-            }
-        }
-        Ok(index)
-    }
-
-    /// Rows of one piece at most.
-    fn piece_rows(&self) -> usize {
-        PIECE_BYTES / (2 * self.d)
-    }
-
-    fn add_piece(&mut self, rows: usize) -> Result<()> {
-        self.pieces.push(Piece {
-            rows: self.device.alloc(rows * self.d)?,
-            inverse_norms: self.device.alloc(rows)?,
-            n: 0,
-        });
-        Ok(())
+    /// Rows that are read from a file, converted and uploaded at a time.
+    pub(super) fn chunk_rows(&self) -> usize {
+        (self.options.chunk / self.d).max(1)
     }
 }
 
@@ -482,102 +594,9 @@ impl Piece {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use safetensors::tensor::TensorView;
-
-    use super::*;
-
-    fn rows(n: usize, d: usize) -> Vec<f32> {
-        (0..n * d)
-            .map(|i| ((i * 37 + i / d * 11) % 101) as f32 / 50.0 - 1.0)
-            .collect()
-    }
-
-    #[test]
-    fn appends_across_pieces_and_survives_a_round_trip() {
-        let (cpu, dir) = (Device::cpu(), tempfile::tempdir().unwrap());
-        let (all, path) = (rows(50, 16), dir.path().join("index.safetensors"));
-        let mut index = VectorIndex::with_capacity(&cpu, 16, 10).unwrap();
-        for part in all.chunks(7 * 16) {
-            index.append(part).unwrap();
-        }
-        assert_eq!(index.len(), 50);
-        let queries = &all[3 * 16..5 * 16];
-        let hits = index.search(queries, 5, None).unwrap();
-        assert_eq!((hits[0][0].row, hits[1][0].row), (3, 4));
-        index.save(&path).unwrap();
-        let mut opened = VectorIndex::open(&path, &cpu).unwrap();
-        assert_eq!(opened.search(queries, 5, None).unwrap(), hits);
-        opened.append(&all[..16]).unwrap();
-        assert_eq!(opened.len(), 51);
-        let again = opened.search(&all[..16], 2, None).unwrap();
-        assert_eq!(
-            (again[0][0].row, again[0][1].row),
-            (0, 50),
-            "equal rows, lowest first"
-        );
-        let odd = opened
-            .search(&all[..16], 3, Some(&|row| row % 2 == 1))
-            .unwrap();
-        assert!(odd[0].iter().all(|hit| hit.row % 2 == 1));
-        assert_eq!(opened.row(50).unwrap(), opened.row(0).unwrap());
-    }
-
-    #[test]
-    fn reads_npy_and_safetensors() {
-        let (cpu, dir) = (Device::cpu(), tempfile::tempdir().unwrap());
-        let all = rows(9, 8);
-        let npy = dir.path().join("x.npy");
-        {
-            use npyz::WriterBuilder;
-            let file = File::create(&npy).unwrap();
-            let mut writer = npyz::WriteOptions::new()
-                .default_dtype()
-                .shape(&[9, 8])
-                .writer(file)
-                .begin_nd()
-                .unwrap();
-            writer.extend(all.iter().copied()).unwrap();
-            writer.finish().unwrap();
-        }
-        let index = VectorIndex::from_npy(&npy, &cpu).unwrap();
-        assert_eq!((index.len(), index.width()), (9, 8));
-        let st = dir.path().join("x.safetensors");
-        let view = TensorView::new(Dtype::F32, vec![9, 8], bytemuck::cast_slice(&all)).unwrap();
-        std::fs::write(&st, safetensors::serialize([("e", view)], None).unwrap()).unwrap();
-        let other = VectorIndex::from_safetensors(&st, None, &cpu).unwrap();
-        assert_eq!(
-            other.search(&all[..8], 9, None).unwrap(),
-            index.search(&all[..8], 9, None).unwrap()
-        );
-        // The same file is no index of ours, and a truncated one is nothing at all.
-        let error = VectorIndex::open(&st, &cpu).unwrap_err().to_string();
-        assert!(error.contains("layout `none`"), "{error}");
-        let bytes = std::fs::read(&npy).unwrap();
-        std::fs::write(&npy, &bytes[..bytes.len() - 5]).unwrap();
-        let error = VectorIndex::from_npy(&npy, &cpu).unwrap_err().to_string();
-        assert!(error.contains("ends early"), "{error}");
-    }
-
-    #[test]
-    fn refuses_what_is_not_finite() {
-        let mut index = VectorIndex::new(&Device::cpu(), 8).unwrap();
-        let mut bad = vec![0f32; 16];
-        bad[11] = 1e6;
-        let error = index.append(&bad).unwrap_err().to_string();
-        assert!(
-            error.contains("row 1") && error.contains("element 3"),
-            "{error}"
-        );
-        assert!(index.is_empty());
-        assert!(
-            index
-                .search(&[f32::NAN; 8], 1, None)
-                .unwrap_err()
-                .to_string()
-                .contains("query 0")
-        );
-        assert!(VectorIndex::new(&Device::cpu(), 12).is_err());
-    }
+fn round(rows: &[f32]) -> Vec<f16> {
+    rows.iter().map(|&v| f16::from_f32(v)).collect()
 }
+
+#[cfg(test)]
+mod tests;

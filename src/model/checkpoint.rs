@@ -162,6 +162,11 @@ impl Checkpoint {
         })
     }
 
+    /// The name of a tensor in the file without what a task head's checkpoint puts before it.
+    pub(super) fn plain_name<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(self.prefix).unwrap_or(name)
+    }
+
     fn stored(&self, name: &str) -> Option<Tensor<'_>> {
         let info = self.metadata.info(name)?;
         let (from, to) = info.data_offsets;

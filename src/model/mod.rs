@@ -1,10 +1,12 @@
 //! What a model folder is: where it comes from ([`hub`]), what it says ([`config`], [`folder`]), and its weights
-//! ([`checkpoint`]). All of it is read and written.
+//! ([`checkpoint`]
+//! as a file, [`weights`] as a table over flat memory). All of it is read and written.
 
 pub mod checkpoint;
 pub mod config;
 pub mod folder;
 pub mod hub;
+pub mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use config::{BertConfig, PoolingConfig};

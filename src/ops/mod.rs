@@ -22,6 +22,8 @@ pub mod table;
 
 #[cfg(test)]
 mod kernels_test;
+#[cfg(all(test, feature = "cuda"))]
+mod recording_test;
 mod rounding;
 mod simd;
 mod texts;
@@ -39,7 +41,7 @@ pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
 #[doc(hidden)]
 pub use texts::PackedTexts as Packing;
-pub use texts::{Indices, PackedTexts, PairList, TokenIds};
+pub use texts::{PackedTexts, PairList, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 use crate::device::template::{Source, Variant};

@@ -21,11 +21,44 @@ pub struct Record {
     pub elements: u64,
     /// Largest error, in units of the derived bound.
     pub worst_ratio: f64,
+    /// Largest error of the arithmetic by itself, over outputs stored as f32, in units of its bound; 0 without such.
+    pub arithmetic_f32: f64,
+    /// The same over outputs stored as f16, the rounding to nearest discounted: what remains of the error, over the bound
+    /// without its term for storing. `worst_ratio`, near 1 by that rounding alone, cannot show how far the arithmetic went
+    /// astray; this does.
+    pub arithmetic_f16: f64,
     /// Broken variants that the comparison rejected.
     pub broken_rejected: u64,
 }
 
+/// How many times its stored value an error of the arithmetic may be before it counts as a jump. Inputs are the same in
+/// every run, so on one machine the numbers repeat; another processor may add in another number of lanes, or have no
+/// fused multiply-add, each of which changes a sum of roundings by about the square root of two, either way. What is to
+/// be found (an intermediate value kept in f16, a coarser approximation) changes it by orders of magnitude.
+const JUMP: f64 = 2.0;
+
+/// Below this share of its bound an error is no jump: bounds count up to some thousand roundings at their worst, so this is
+/// a few of them, and which element is the worst is chance.
+const FLOOR: f64 = 0.01;
+
 impl Record {
+    /// What in `fresh` has become worse than this record allows for; one line each.
+    pub fn jumps(&self, fresh: &Record) -> Vec<String> {
+        // Of an f16 output only the few elements next to where rounding turns show anything, which is chance; of an f32
+        // output, made by the same arithmetic, all do.
+        let either = self.arithmetic_f16.max(self.arithmetic_f32);
+        [
+            ("f32", self.arithmetic_f32, fresh.arithmetic_f32),
+            ("f16", either, fresh.arithmetic_f16),
+        ]
+        .into_iter()
+        .filter(|&(_, stored, now)| now.is_nan() || now > (JUMP * stored).max(FLOOR))
+        .map(|(element, stored, now)| {
+            format!("{element} outputs: error {now:.4} of the bound, recorded {stored:.4}")
+        })
+        .collect()
+    }
+
     /// Whether this shows anything: something was compared, the comparison was able to fail, and it did not.
     pub fn passes(&self) -> bool {
         self.elements > 0 && self.broken_rejected > 0 && self.worst_ratio <= 1.0
@@ -155,6 +188,8 @@ mod tests {
         cases: 2,
         elements: 10,
         worst_ratio: 0.25,
+        arithmetic_f32: 0.25,
+        arithmetic_f16: 0.002,
         broken_rejected: 1,
     };
 
@@ -181,6 +216,31 @@ mod tests {
             assert_eq!(cell(Some(&bad)), "not run");
         }
         assert_eq!(cell(None), "not run");
+    }
+
+    #[test]
+    fn a_jump_is_twice_the_record_and_more_than_a_few_roundings() {
+        let fresh = |arithmetic_f32, arithmetic_f16| Record {
+            arithmetic_f32,
+            arithmetic_f16,
+            ..GOOD
+        };
+        for (f32s, f16s, jumps) in [
+            (0.25, 0.002, 0),
+            (0.5, 0.5, 0),
+            (0.51, 0.002, 1),
+            (0.25, 0.51, 1),
+            (0.9, 0.9, 2),
+            (f64::NAN, 0.0, 1),
+            // Better is no jump.
+            (0.0, 0.0, 0),
+        ] {
+            let found = GOOD.jumps(&fresh(f32s, f16s));
+            assert_eq!(found.len(), jumps, "{f32s}, {f16s}: {found:?}");
+        }
+        // Where there are only outputs of f16 they are held to their own.
+        assert!(fresh(0.0, 0.002).jumps(&fresh(0.0, 0.01)).is_empty());
+        assert_eq!(fresh(0.0, 0.006).jumps(&fresh(0.0, 0.013)).len(), 1);
     }
 
     #[test]

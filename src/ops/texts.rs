@@ -76,77 +76,13 @@ impl PackedTexts {
     }
 }
 
-/// Numbers on a device of which each is below a known limit: rows of a table.
-pub struct Indices {
-    on_device: Buffer<u32>,
-    /// The largest one, and one more; 0 of none.
-    end: usize,
-}
-
-impl Indices {
-    /// Places numbers on `device`.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] and device failures.
-    pub fn new(device: &Device, values: &[u32]) -> Result<Self> {
-        Ok(Indices {
-            on_device: device.upload(values)?,
-            end: end(values),
-        })
-    }
-
-    /// Overwrites all numbers with as many others.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for another count, or what the device reports.
-    pub fn write(&mut self, values: &[u32]) -> Result<()> {
-        if values.len() != self.len() {
-            return Err(Error::shape("indices", "values", self.len(), values.len()));
-        }
-        self.on_device.write(0, values)?;
-        self.end = end(values);
-        Ok(())
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.on_device.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.on_device.is_empty()
-    }
-
-    /// The numbers where kernels see them, if all are below `limit`.
-    pub(super) fn below(
-        &self,
-        op: &'static str,
-        what: &'static str,
-        limit: usize,
-    ) -> Result<Slice<'_, u32>> {
-        if self.end > limit {
-            return Err(Error::shape(
-                op,
-                what,
-                format!("below {limit}"),
-                self.end - 1,
-            ));
-        }
-        Ok(self.on_device.as_slice())
-    }
-}
-
-fn end(values: &[u32]) -> usize {
-    values.iter().max().map_or(0, |&max| max as usize + 1)
-}
-
-/// The tokens of packed texts on a device: ids of words, and each token's position in its text.
+/// The tokens of packed texts on a device: ids of words, and each token's position in its text. They go there together.
 pub struct TokenIds {
-    /// `[t]`, rows of the word table.
-    pub words: Indices,
-    /// `[t]`, rows of the position table.
-    pub positions: Indices,
+    /// `[t]` ids, rows of the word table; then, where views may begin, `[t]` positions, rows of the position table.
+    on_device: Buffer<u32>,
+    len: usize,
+    /// Of either the largest number, and one more; 0 of none.
+    ends: [usize; 2],
 }
 
 impl TokenIds {
@@ -155,6 +91,32 @@ impl TokenIds {
     /// # Errors
     /// [`Error::Shape`] if there are not as many of either.
     pub fn new(device: &Device, ids: &[u32], positions: &[u32]) -> Result<Self> {
+        Ok(TokenIds {
+            on_device: device.upload(&Self::both(ids, positions)?)?,
+            len: ids.len(),
+            ends: [end(ids), end(positions)],
+        })
+    }
+
+    /// Overwrites all of them with as many others.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another count, or what the device reports.
+    pub fn write(&mut self, ids: &[u32], positions: &[u32]) -> Result<()> {
+        if ids.len() != self.len {
+            return Err(Error::shape("token ids", "ids", self.len, ids.len()));
+        }
+        self.on_device.write(0, &Self::both(ids, positions)?)?;
+        self.ends = [end(ids), end(positions)];
+        Ok(())
+    }
+
+    /// Where the positions begin behind `t` ids: at a multiple of 256 bytes.
+    fn second(t: usize) -> usize {
+        t.next_multiple_of(64)
+    }
+
+    fn both(ids: &[u32], positions: &[u32]) -> Result<Vec<u32>> {
         if ids.len() != positions.len() {
             return Err(Error::shape(
                 "token ids",
@@ -163,21 +125,42 @@ impl TokenIds {
                 positions.len(),
             ));
         }
-        Ok(TokenIds {
-            words: Indices::new(device, ids)?,
-            positions: Indices::new(device, positions)?,
-        })
+        let mut both = Vec::with_capacity(Self::second(ids.len()) + ids.len());
+        both.extend_from_slice(ids);
+        both.resize(Self::second(ids.len()), 0);
+        both.extend_from_slice(positions);
+        Ok(both)
     }
 
     /// Number of tokens, `t`.
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.len
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.len == 0
     }
+
+    /// Ids and positions where kernels see them, if there are tables of so many words and positions.
+    pub(super) fn below(
+        &self,
+        op: &'static str,
+        limits: [usize; 2],
+    ) -> Result<[Slice<'_, u32>; 2]> {
+        for ((what, end), limit) in ["ids", "positions"].into_iter().zip(self.ends).zip(limits) {
+            if end > limit {
+                return Err(Error::shape(op, what, format!("below {limit}"), end - 1));
+            }
+        }
+        let second = Self::second(self.len);
+        Ok([0, second].map(|start| self.on_device.slice(start..start + self.len)))
+    }
+}
+
+/// The largest number, and one more; 0 of none.
+fn end(values: &[u32]) -> usize {
+    values.iter().max().map_or(0, |&max| max as usize + 1)
 }
 
 /// A list of (query, document) on a device.

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::explain::cosine;
 use super::progress::Progress;
+use crate::device::Device;
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::Result;
 use crate::index::{TokenIndex, TokenVectors};
 use crate::text::TextKind;
-use crate::verifier::{self, Penalty, Verifier};
+use crate::verifier::{self, Penalty, Verifier, VerifierOptions};
 
 /// Name of the encoder's own cosine among scorers.
 pub const POOLED: &str = "pooled";
@@ -28,14 +29,22 @@ impl Scorers {
     /// The verifiers that the study compares.
     pub const NAMES: [&str; 4] = ["none", "f0", "f1", "f2"];
 
-    /// Verifiers by name (see [`verifier::by_name`]), which see at most `max_length` tokens of a text; their token
+    /// Verifiers by name (see [`verifier::open`]), which see at most `max_length` tokens of a text; their token
     /// vectors may take two GiB.
     ///
     /// # Errors
     /// [`Error::Usage`] for a name that no verifier has.
     pub fn named<S: AsRef<str>>(names: &[S], max_length: usize, penalty: Penalty) -> Result<Self> {
         let names = names.iter().map(AsRef::as_ref);
-        let verifiers: Result<_> = names.map(|name| verifier::by_name(name, penalty)).collect();
+        let options = VerifierOptions {
+            penalty,
+            ..VerifierOptions::default()
+        };
+        // None of them has weights, which would have to be on the encoder's device.
+        let cpu = Device::cpu();
+        let verifiers: Result<_> = names
+            .map(|name| verifier::open(name, &options, &cpu))
+            .collect();
         Ok(Scorers {
             verifiers: verifiers?,
             max_length,
@@ -198,13 +207,14 @@ impl Turn<'_> {
         for (&[a, b], &at) in self.pairs.iter().zip(self.at) {
             found.scores[0][at] = cosine(row(a), row(b));
         }
-        let mut index = TokenIndex::new(encoder.device(), d);
+        let mut index = TokenIndex::new(encoder.device(), d)?;
         for piece in pieces {
             index.append(piece)?;
         }
+        let pairs: Vec<[u64; 2]> = self.pairs.iter().map(|p| p.map(u64::from)).collect();
         for (v, verifier) in verifiers.iter().enumerate() {
             let start = Instant::now();
-            let scores = index.score_within(&**verifier, &self.pairs)?;
+            let scores = verifier.score_within(&index, &pairs)?;
             found.scoring[v] += start.elapsed();
             for (score, &at) in scores.into_iter().zip(self.at) {
                 found.scores[v + 1][at] = f64::from(score);

@@ -1,11 +1,30 @@
 //! Second-stage scorers: what says whether a candidate really matches, and not only shares its words.
+//!
+//! [`open`] makes one by its name. It scores pairs of texts by their token vectors, see [`Verifier`].
+//!
+//! ```
+//! use nearmiss::{Device, index::{TokenIndex, TokenVectors}, verifier::{self, VerifierOptions}};
+//! let cpu = Device::cpu();
+//! let mut index = TokenIndex::new(&cpu, 8)?;
+//! index.append_with_ids(TokenVectors::from_rows(&cpu, &[0.5; 24], 8, vec![0, 1, 3])?, &[20, 10])?;
+//! let query = TokenVectors::from_rows(&cpu, &[0.5; 8], 8, vec![0, 1])?;
+//! let verifier = verifier::open("f2", &VerifierOptions::default(), &cpu)?;
+//! let scores = verifier.score_index(&index, &query, &[(0, 10), (0, 20)])?;
+//! assert_eq!(scores.len(), 2);
+//! # Ok::<(), nearmiss::Error>(())
+//! ```
 
+mod fixed;
+mod penalty;
+
+pub use fixed::{BagOfSimilarities, MaxSim, MeanCosine, SoftAlignment};
+pub use penalty::{ConditionalPenalty, Penalty, conditional_penalty};
+
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::ops::maxsim::{Reduction, maxsim};
-use crate::ops::soft_alignment::{Alignment, soft_alignment};
-use crate::ops::{PairList, Pairs, Tokens};
-
-use crate::index::TokenVectors;
+use crate::index::{TokenIndex, TokenVectors};
+use crate::ops::PairList;
+use crate::ops::soft_alignment::Alignment;
 
 /// Tokens that a verifier sees of a text, special ones included, unless it is told otherwise.
 pub const MAX_LENGTH: usize = 128;
@@ -27,6 +46,42 @@ pub trait Verifier: Send + Sync {
         pairs: &PairList,
     ) -> Result<Vec<f32>>;
 
+    /// The scores of pairs of a query and a text of an index, named by its id.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an id that is not there, [`Error::Shape`] for such a query, or what the device reports.
+    fn score_index(
+        &self,
+        index: &TokenIndex,
+        queries: &TokenVectors,
+        pairs: &[(u32, u64)],
+    ) -> Result<Vec<f32>> {
+        let place = |&(query, id): &(u32, u64)| {
+            let (piece, text) = index.place(id)?;
+            Ok((piece, [query, text]))
+        };
+        let placed = pairs.iter().map(place).collect::<Result<Vec<_>>>()?;
+        by_piece(&placed, |piece, pairs| {
+            let pairs = PairList::new(index.device(), pairs)?;
+            self.score(queries, index.piece(piece), &pairs)
+        })
+    }
+
+    /// The scores of pairs of texts of an index, named by their ids; the first of a pair is the query.
+    ///
+    /// # Errors
+    /// As [`Verifier::score_index`].
+    fn score_within(&self, index: &TokenIndex, pairs: &[[u64; 2]]) -> Result<Vec<f32>> {
+        let place = |&[query, id]: &[u64; 2]| {
+            let (piece, text) = index.place(query)?;
+            Ok((piece, (text, id)))
+        };
+        let placed = pairs.iter().map(place).collect::<Result<Vec<_>>>()?;
+        by_piece(&placed, |piece, pairs| {
+            self.score_index(index, index.piece(piece), &pairs)
+        })
+    }
+
     /// Learned parameters.
     fn parameters(&self) -> usize {
         0
@@ -43,232 +98,84 @@ pub trait Verifier: Send + Sync {
     }
 }
 
-/// `none`: the cosine of the mean token vectors. For an encoder that pools by the mean this is the encoder's own score.
-pub struct MeanCosine;
+/// Scores pairs, each given with the piece of an index that it needs, piece by piece; scores are in the pairs' order.
+fn by_piece<P: Copy>(
+    placed: &[(usize, P)],
+    mut score: impl FnMut(usize, Vec<P>) -> Result<Vec<f32>>,
+) -> Result<Vec<f32>> {
+    let mut scores = vec![0.0; placed.len()];
+    let mut order: Vec<usize> = (0..placed.len()).collect();
+    order.sort_by_key(|&i| placed[i].0);
+    for here in order.chunk_by(|&a, &b| placed[a].0 == placed[b].0) {
+        let pairs = here.iter().map(|&i| placed[i].1).collect();
+        for (&i, found) in here.iter().zip(score(placed[here[0]].0, pairs)?) {
+            scores[i] = found;
+        }
+    }
+    Ok(scores)
+}
 
-/// `f0`, a bag of similarities: the mean of the similarity map over all pairs of tokens.
-///
-/// The map is not computed, since its mean is the product of two averages, see [`TokenVectors::centroids`].
-pub struct BagOfSimilarities;
-
-/// `f1`: the mean over the query's tokens of the largest cosine with a token of the candidate (late interaction,
-/// ColBERT, arXiv 2004.12832, there as a sum).
-pub struct MaxSim;
-
-/// `f2`: every query token is aligned softly with candidate tokens, near positions preferred; the score is the mean of
-/// the aligned cosines (see [`mod@crate::ops::soft_alignment`]).
-#[derive(Default)]
-pub struct SoftAlignment {
-    /// Distance cost, temperature, band and monotonicity.
+/// What verifiers are opened with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VerifierOptions {
+    /// Constants of conditional penalties.
+    pub penalty: Penalty,
+    /// Constants of `f2`.
     pub alignment: Alignment,
 }
 
-/// A base scorer whose high scores must be confirmed by a verifier, see [`conditional_penalty`]; named `BASE-VERIFIER`,
-/// as in `f1-f2`.
-pub struct ConditionalPenalty {
-    /// Scores everything.
-    pub base: Box<dyn Verifier>,
-    /// Is asked where the base score is high.
-    pub verifier: Box<dyn Verifier>,
-    /// What the penalty weighs and where it sets in.
-    pub penalty: Penalty,
+/// How a verifier is opened; one that has weights places them on the device.
+type Open = fn(&VerifierOptions, &Device) -> Result<Box<dyn Verifier>>;
+
+/// Every verifier that has a name of its own.
+const NAMED: &[(&str, Open)] = &[
+    ("none", |_, _| Ok(Box::new(MeanCosine))),
+    ("f0", |_, _| Ok(Box::new(BagOfSimilarities))),
+    ("f1", |_, _| Ok(Box::new(MaxSim))),
+    ("f2", |options, _| {
+        let alignment = options.alignment;
+        Ok(Box::new(SoftAlignment { alignment }))
+    }),
+];
+
+/// The names that [`open`] knows, beside combinations of two.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMED.iter().map(|(name, _)| *name)
 }
 
-/// The constants of [`conditional_penalty`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Penalty {
-    /// Base score at which half of the penalty applies, tau.
-    pub threshold: f64,
-    /// The most that is taken off per unit of doubt, beta, 0 or more.
-    pub weight: f64,
-}
-
-impl Default for Penalty {
-    fn default() -> Self {
-        Penalty {
-            threshold: 0.9,
-            weight: 0.5,
-        }
-    }
-}
-
-/// `s - beta sigmoid(20 (s - tau)) (1 - clamp(v, -1, 1))` of a base score `s` and a verifier's score `v`: a pair that
-/// the base scorer finds nearly identical loses up to `2 beta`, the more the verifier disagrees.
-///
-/// ```
-/// use nearmiss::verifier::{Penalty, conditional_penalty};
-/// let confirmed = conditional_penalty(0.95, 1.0, Penalty::default());
-/// let doubted = conditional_penalty(0.95, 0.2, Penalty::default());
-/// assert!(confirmed == 0.95 && (doubted - 0.657_576_568_5).abs() < 1e-9);
-/// ```
-pub fn conditional_penalty(s: f64, v: f64, penalty: Penalty) -> f64 {
-    let gate = 1.0 / (1.0 + (-20.0 * (s - penalty.threshold)).exp());
-    s - penalty.weight * gate * (1.0 - v.clamp(-1.0, 1.0))
-}
-
-/// Checks that both sides have one width and says how wide they are.
-fn width(queries: &TokenVectors, documents: &TokenVectors) -> Result<usize> {
-    if queries.d != documents.d {
-        return Err(Error::shape(
-            "verifier",
-            "documents",
-            format!("token vectors {} wide, as the queries", queries.d),
-            documents.d,
-        ));
-    }
-    Ok(queries.d)
-}
-
-/// The mean of maxima, which for texts of one row is their product.
-fn mean_of_maxima(
-    queries: Tokens<'_, half::f16>,
-    documents: Tokens<'_, half::f16>,
-    d: usize,
-    pairs: &PairList,
-) -> Result<Vec<f32>> {
-    let mut scores = queries.rows.device().alloc::<f32>(pairs.len())?;
-    maxsim(
-        queries,
-        documents,
-        d,
-        Pairs::Listed(pairs),
-        Reduction::Mean,
-        &mut scores,
-        None,
-    )?;
-    scores.read()
-}
-
-impl Verifier for MeanCosine {
-    fn name(&self) -> String {
-        "none".into()
-    }
-
-    fn is_cosine(&self) -> bool {
-        true
-    }
-
-    fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        mean_of_maxima(q.means(), c.means(), width(q, c)?, pairs)
-    }
-}
-
-impl Verifier for BagOfSimilarities {
-    fn name(&self) -> String {
-        "f0".into()
-    }
-
-    fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        mean_of_maxima(q.centroids(), c.centroids(), width(q, c)?, pairs)
-    }
-}
-
-impl Verifier for MaxSim {
-    fn name(&self) -> String {
-        "f1".into()
-    }
-
-    fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        mean_of_maxima(q.tokens(), c.tokens(), width(q, c)?, pairs)
-    }
-}
-
-impl Verifier for SoftAlignment {
-    fn name(&self) -> String {
-        "f2".into()
-    }
-
-    fn constants(&self) -> Vec<(String, f64)> {
-        let Alignment {
-            distance,
-            temperature,
-            band,
-            monotonicity,
-        } = self.alignment;
-        let always = [
-            ("distance", distance),
-            ("temperature", temperature),
-            ("monotonicity", monotonicity),
-        ];
-        let always = always.map(|(name, value)| (name.to_string(), f64::from(value)));
-        let band = band.map(|band| ("band".to_string(), f64::from(band)));
-        always.into_iter().chain(band).collect()
-    }
-
-    fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        let mut scores = q.device().alloc::<f32>(pairs.len())?;
-        let (queries, documents, d) = (q.tokens(), c.tokens(), width(q, c)?);
-        soft_alignment(queries, documents, d, pairs, self.alignment, &mut scores)?;
-        scores.read()
-    }
-}
-
-impl Verifier for ConditionalPenalty {
-    fn name(&self) -> String {
-        format!("{}-{}", self.base.name(), self.verifier.name())
-    }
-
-    fn parameters(&self) -> usize {
-        self.base.parameters() + self.verifier.parameters()
-    }
-
-    fn constants(&self) -> Vec<(String, f64)> {
-        let Penalty { threshold, weight } = self.penalty;
-        let mut all = vec![
-            ("threshold".to_string(), threshold),
-            ("weight".to_string(), weight),
-        ];
-        for (whose, verifier) in [("base", &self.base), ("verifier", &self.verifier)] {
-            let constants = verifier.constants().into_iter();
-            all.extend(constants.map(|(name, value)| (format!("{whose} {name}"), value)));
-        }
-        all
-    }
-
-    fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        let base = self.base.score(q, c, pairs)?;
-        let doubts = self.verifier.score(q, c, pairs)?;
-        Ok(base
-            .into_iter()
-            .zip(doubts)
-            .map(|(s, v)| conditional_penalty(f64::from(s), f64::from(v), self.penalty) as f32)
-            .collect())
-    }
-}
-
-/// The verifier called `name`: `none`, `f0`, `f1`, `f2`, or two of them as `BASE-VERIFIER`, which take `penalty`.
+/// The verifier called `name`, for token vectors on `device`: one of [`names`], or two of them as `BASE-VERIFIER`, a
+/// [`ConditionalPenalty`].
 ///
 /// # Errors
 /// [`Error::Usage`] for another name.
-pub fn by_name(name: &str, penalty: Penalty) -> Result<Box<dyn Verifier>> {
-    let simple = |name: &str| -> Option<Box<dyn Verifier>> {
-        Some(match name {
-            "none" => Box::new(MeanCosine),
-            "f0" => Box::new(BagOfSimilarities),
-            "f1" => Box::new(MaxSim),
-            "f2" => Box::new(SoftAlignment::default()),
-            _ => return None,
-        })
+pub fn open(name: &str, options: &VerifierOptions, device: &Device) -> Result<Box<dyn Verifier>> {
+    let find = |name: &str| {
+        let found = NAMED.iter().find(|(known, _)| *known == name);
+        found.map(|(_, open)| *open)
     };
-    let combined = || {
-        let (base, verifier) = name.split_once('-')?;
-        Some(Box::new(ConditionalPenalty {
-            base: simple(base)?,
-            verifier: simple(verifier)?,
-            penalty,
-        }) as Box<dyn Verifier>)
+    if let Some(open) = find(name) {
+        return open(options, device);
+    }
+    let both = name.split_once('-');
+    let both = both.and_then(|(base, verifier)| find(base).zip(find(verifier)));
+    let Some((base, verifier)) = both else {
+        let known: Vec<&str> = names().collect();
+        return Err(Error::Usage(format!(
+            "there is no verifier `{name}`: choose from {}, or BASE-VERIFIER as in f1-f2 for the conditional penalty",
+            known.join(", ")
+        )));
     };
-    simple(name).or_else(combined).ok_or_else(|| {
-        Error::Usage(format!(
-            "there is no verifier `{name}`: choose from none, f0, f1, f2, or BASE-VERIFIER as in f1-f2 for the conditional penalty"
-        ))
-    })
+    Ok(Box::new(ConditionalPenalty {
+        base: base(options, device)?,
+        verifier: verifier(options, device)?,
+        penalty: options.penalty,
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Device;
+    use crate::ops::maxsim::{self, Reduction};
 
     /// Query tokens (1, 0), (0, 1) and candidate tokens (1, 0), (0.6, 0.8), so that the map is [[1, 0.6], [0, 0.8]];
     /// and the candidate read backwards.
@@ -284,80 +191,110 @@ mod tests {
         )
     }
 
-    fn scores(verifier: &dyn Verifier) -> Vec<f32> {
+    pub(super) fn scores(verifier: &dyn Verifier) -> Vec<f32> {
         let (queries, documents) = texts();
         let pairs = PairList::new(queries.device(), vec![[0, 0], [0, 1]]).unwrap();
         verifier.score(&queries, &documents, &pairs).unwrap()
     }
 
-    /// In f16 numbers between 0.25 and 1 are off by 2^-12 at most, and no score here has a slope above 4 in one of them:
-    /// the steepest is f2, whose softmax of temperature 0.1 adds up to `p (1 - p) / 0.1` to the weight of a cosine.
-    const TOLERANCE: f64 = 4.0 / 4096.0;
-
-    #[test]
-    fn known_values() {
-        let f0_f1_f2: [(&dyn Verifier, [f64; 2]); 3] = [
-            (&BagOfSimilarities, [0.6, 0.6]),
-            (&MaxSim, [0.9, 0.9]),
-            (
-                &SoftAlignment::default(),
-                [0.898_612_072_0, 0.890_150_404_9],
-            ),
-        ];
-        for (verifier, expected) in f0_f1_f2 {
-            for (got, want) in scores(verifier).into_iter().zip(expected) {
-                let error = (f64::from(got) - want).abs();
-                assert!(error <= TOLERANCE, "{}: {got} {want}", verifier.name());
-            }
-        }
-        // Means (0.5, 0.5) and (0.8, 0.4).
-        let cosine = (0.5 * 0.8 + 0.5 * 0.4) / (0.5f64.sqrt() * 0.8f64.sqrt());
-        for got in scores(&MeanCosine) {
-            assert!((f64::from(got) - cosine).abs() <= TOLERANCE, "{got}");
-        }
-    }
-
-    #[test]
-    fn the_penalty_is_that_of_its_formula() {
-        let with = |weight| Penalty {
-            weight,
-            ..Penalty::default()
-        };
-        for (s, v, weight, expected) in [
-            (0.95, 0.2, 1.0, 0.365_153_137_1),
-            (0.95, 0.2, 0.5, 0.657_576_568_5),
-            (0.5, 0.2, 1.0, 0.499_731_719_9),
-            // Beyond [-1, 1] a verifier's score counts as the nearer end.
-            (0.9, 7.0, 1.0, 0.9),
-            (0.9, -7.0, 1.0, -0.1),
-        ] {
-            let got = conditional_penalty(s, v, with(weight));
-            assert!((got - expected).abs() < 1e-10, "{s} {v} {weight}: {got}");
-        }
-    }
-
     #[test]
     fn names_lead_back() {
-        for name in ["none", "f0", "f1", "f2", "f1-f2", "none-f1"] {
-            let verifier = by_name(name, Penalty::default()).unwrap();
+        let cpu = Device::cpu();
+        let options = VerifierOptions::default();
+        for name in names().chain(["f1-f2", "none-f1"]) {
+            let verifier = open(name, &options, &cpu).unwrap();
             assert_eq!(verifier.name(), name);
         }
         let (base, doubt) = (scores(&MaxSim)[0], scores(&SoftAlignment::default())[0]);
-        let combined = by_name("f1-f2", Penalty::default()).unwrap();
+        let combined = open("f1-f2", &options, &cpu).unwrap();
         let expected = conditional_penalty(base.into(), doubt.into(), Penalty::default());
         assert_eq!(scores(&*combined)[0], expected as f32);
         for name in ["", "f9", "f1-", "f1-f2-f0"] {
-            let error = by_name(name, Penalty::default()).err().unwrap();
+            let error = open(name, &options, &cpu).err().unwrap();
             assert_eq!(error.exit_code(), 2, "{error}");
         }
     }
 
     #[test]
-    fn widths_must_agree() {
+    fn options_reach_the_verifier() {
+        let mut options = VerifierOptions::default();
+        options.penalty.weight = 0.0;
+        options.alignment.temperature *= 2.0;
         let cpu = Device::cpu();
-        let narrow = TokenVectors::from_rows(&cpu, &[1.0; 8], 8, vec![0, 1]).unwrap();
-        let wide = TokenVectors::from_rows(&cpu, &[1.0; 16], 16, vec![0, 1]).unwrap();
-        let pairs = PairList::new(&cpu, vec![[0, 0]]).unwrap();
-        assert!(MaxSim.score(&narrow, &wide, &pairs).is_err());
+        let opened = |name| scores(&*open(name, &options, &cpu).unwrap());
+        assert_eq!(opened("f1-f2"), scores(&MaxSim), "no weight, no penalty");
+        let alignment = options.alignment;
+        assert_eq!(opened("f2"), scores(&SoftAlignment { alignment }));
+        assert_ne!(opened("f2"), scores(&SoftAlignment::default()));
+    }
+
+    /// An index of nine texts of 1 to 3 tokens in pieces of 4 and 5, with ids that fall, and its texts as stored.
+    fn index() -> (TokenIndex, Vec<Vec<f32>>) {
+        let (cpu, d) = (Device::cpu(), 8);
+        let mut index = TokenIndex::new(&cpu, d).unwrap();
+        let mut stored = Vec::new();
+        for texts in [0..4u32, 4..9] {
+            let lengths = texts.clone().map(|text| 1 + text % 3);
+            let offsets = lengths.scan(0, |end, length| {
+                *end += length;
+                Some(*end)
+            });
+            let offsets: Vec<u32> = [0].into_iter().chain(offsets).collect();
+            let n = *offsets.last().unwrap() as usize * d;
+            let wave = |i: usize| ((i + texts.start as usize * 100) as f32 * 0.7).sin();
+            let rows: Vec<f32> = (0..n).map(wave).collect();
+            let ids: Vec<u64> = texts.map(|text| 90 - u64::from(text)).collect();
+            let vectors = TokenVectors::from_rows(&cpu, &rows, d, offsets.clone()).unwrap();
+            let rows = vectors.tokens().rows.read().unwrap();
+            stored.extend(offsets.windows(2).map(|w| {
+                let rows = &rows[w[0] as usize * d..w[1] as usize * d];
+                rows.iter().map(|v| v.to_f32()).collect()
+            }));
+            index.append_with_ids(vectors, &ids).unwrap();
+        }
+        (index, stored)
+    }
+
+    #[test]
+    fn scores_of_an_index_come_back_in_the_order_of_their_pairs() {
+        let (mut index, stored) = index();
+        let of = |id: u64| &stored[(90 - id) as usize];
+        let exact = |a: &[f32], b: &[f32]| maxsim::reference::<f64>(a, b, 8, Reduction::Mean).0;
+        // Products of eight terms whose magnitudes add up to 1, the sum of three and its division: eleven roundings.
+        let near = |got: f32, want: f64| {
+            assert!(
+                (f64::from(got) - want).abs() < 12.0 * 2f64.powi(-24),
+                "{got} {want}"
+            );
+        };
+        let asked = [0.5, 1.0, -0.5, 0.25, 0.0, -1.0, 0.75, 1.0];
+        let queries = TokenVectors::from_rows(index.device(), &asked, 8, vec![0, 1]).unwrap();
+        let rows = queries.tokens().rows.read().unwrap();
+        let asked: Vec<f32> = rows.iter().map(|v| v.to_f32()).collect();
+        let pairs = [(0, 84), (0, 90), (0, 85), (0, 84)];
+        let scores = MaxSim.score_index(&index, &queries, &pairs).unwrap();
+        for (score, (_, id)) in scores.iter().zip(pairs) {
+            near(*score, exact(&asked, of(id)));
+        }
+        let pairs = [[84, 90], [90, 84], [85, 84], [90, 90], [84, 90]];
+        let within = MaxSim.score_within(&index, &pairs).unwrap();
+        for (score, [q, c]) in within.iter().zip(pairs) {
+            near(*score, exact(of(q), of(c)));
+        }
+        assert!(MaxSim.score_index(&index, &queries, &[(1, 84)]).is_err());
+        index.remove(&[85]);
+        for id in [85, 0] {
+            let error = MaxSim
+                .score_index(&index, &queries, &[(0, id)])
+                .unwrap_err();
+            let expected = format!("none of its 8 texts has id {id}");
+            assert!(error.to_string().contains(&expected), "{error}");
+            assert!(MaxSim.score_within(&index, &[[90, id]]).is_err());
+            assert!(MaxSim.score_within(&index, &[[id, 90]]).is_err());
+        }
+        assert_eq!(
+            MaxSim.score_within(&index, &pairs[..2]).unwrap(),
+            within[..2]
+        );
     }
 }

@@ -3,28 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use nearmiss::Device;
-use nearmiss::device::WgpuOptions;
 use safetensors::{Dtype, SafeTensors};
-
-/// Devices under test: the CPU, and wgpu and CUDA where there are such.
-pub fn devices() -> Vec<Device> {
-    let required = std::env::var("NEARMISS_REQUIRE").unwrap_or_default();
-    let mut devices = vec![Device::cpu()];
-    for (name, device) in [
-        ("wgpu", Device::wgpu(WgpuOptions::default())),
-        ("cuda", Device::cuda(0)),
-    ] {
-        match device {
-            Ok(device) => devices.push(device),
-            Err(e) => {
-                assert!(!required.contains(name), "{name} is required: {e}");
-                eprintln!("skipped: {name} ({e})");
-            }
-        }
-    }
-    devices
-}
 
 /// A file of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {

@@ -1,12 +1,15 @@
 //! Cases of `attention`; broken variant: the boundary between the last two texts is ignored.
 
 use nearmiss::Device;
-use nearmiss::device::{DeviceKind, Float};
+use nearmiss::device::Float;
 use nearmiss::ops::Packing;
 use nearmiss::ops::attention::WorkList;
 use nearmiss::ops::attention::{attention, error_bound, reference};
 
-use super::{Case, Noise, Outcome, activations, cast, judge, line, rounding, sum, with_type};
+use super::{
+    Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, each, judge, line, on_cuda,
+    rounding, twice, with_type,
+};
 
 pub fn cases() -> Vec<Case> {
     let packings: [&[usize]; 6] = [
@@ -29,22 +32,21 @@ pub fn cases() -> Vec<Case> {
             cases.push(Case {
                 op: "attention",
                 name: format!("lengths={lengths:?},heads={n_heads}x{head_dim}"),
+                on: anywhere,
                 run: Box::new(move |device| {
-                    let outcomes: Result<Vec<Outcome>, String> = activations(device)
-                        .iter()
-                        .map(|&element| with_type!(element, A => case::<A>(device, &lengths, n_heads, head_dim, 1.0)))
-                        .collect();
-                    Ok(sum(outcomes?))
+                    each(activations(device), |element| {
+                        with_type!(element, A => case::<A>(device, &lengths, n_heads, head_dim, 1.0))
+                    })
                 }),
             });
         }
     }
-    cases.extend(cuda_cases());
+    cases.extend(cases_by_size());
     cases
 }
 
-/// What the PTX kernel does differently by the size of its input.
-fn cuda_cases() -> Vec<Case> {
+/// What the PTX kernel does differently by the size of its input; the widest heads are a matter of all devices.
+fn cases_by_size() -> Vec<Case> {
     // A block takes 1, 2 or 4 heads by the length of the text (more than 64 rows, 64, 32), keys come 64 at a time and
     // then 32, into a ring of three stages; the number of heads need not divide.
     let mixed = [64, 65, 32, 20, 0, 128, 2, 191, 16, 63];
@@ -71,11 +73,11 @@ fn cuda_cases() -> Vec<Case> {
             Case {
                 op: "attention",
                 name: format!("lengths={lengths:?},heads={n_heads}x{head_dim},size={size}"),
+                on: if head_dim < 512 { on_cuda } else { anywhere },
                 run: Box::new(move |device| {
-                    if device.kind() != DeviceKind::Cuda {
-                        return Ok(None);
-                    }
-                    case::<half::f16>(device, &lengths, n_heads, head_dim, size).map(Some)
+                    each(activations(device), |element| {
+                        with_type!(element, A => case::<A>(device, &lengths, n_heads, head_dim, size))
+                    })
                 }),
             }
         })
@@ -97,37 +99,31 @@ fn case<A: Float>(
     let d = n_heads * head_dim;
     let mut noise = Noise::new(t * 31 + d);
     let qkv = noise.normal(t * 3 * d, size);
-    let run = |offsets: &[u32]| {
+    let run = |poison, offsets: &[u32]| {
         let packing = Packing::new(device, offsets.to_vec())?;
         let work = WorkList::new(&packing)?;
-        let mut out = device.alloc::<A>(t * d)?;
+        let mut out = Output::<A>::new(device, t * d, poison)?;
         attention(
             &device.upload(&cast::<A>(&qkv))?,
             &packing,
             &work,
             n_heads,
             head_dim,
-            &mut out,
+            out.target(),
         )?;
         out.read()
     };
-    let got = run(&offsets).map_err(line)?;
+    let got = twice(|poison| run(poison, &offsets))?;
     let broken = match offsets[..] {
         [.., before, boundary, last] if before < boundary && boundary < last => {
             let mut merged = offsets.clone();
             merged.remove(offsets.len() - 2);
-            Some(run(&merged).map_err(line)?)
+            Some(run(POISONS[0], &merged).map_err(line)?)
         }
         _ => None,
     };
     let want = reference::<f64>(&qkv, &offsets, n_heads, head_dim);
-    let bound = error_bound(
-        &qkv,
-        &offsets,
-        n_heads,
-        head_dim,
-        size_of::<A>(),
-        &rounding(device),
-    );
-    judge(&got, broken.as_deref(), &want, &bound)
+    let rounding = rounding(device);
+    let bound = |bytes| error_bound(&qkv, &offsets, n_heads, head_dim, bytes, &rounding);
+    judge(&got, broken.as_deref(), &want, bound, &rounding)
 }

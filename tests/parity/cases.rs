@@ -1,27 +1,41 @@
 //! The parity suite: every operator, on a device, against its reference in f64, within its derived bound.
 //!
-//! A case draws random inputs, runs the operator, and compares each output element with the reference; it also runs a
-//! **broken variant** (a tile dropped, a mask ignored, two rows exchanged) through the same device and the same
-//! comparison, and fails unless that is rejected. What was compared is kept as a [`Record`], from which the operator
-//! table is made.
+//! A case draws random inputs, runs the operator twice into outputs that held something else (see [`outputs`]), and
+//! compares each output element with the reference (see [`judge`](mod@judge)); it also runs a **broken variant** (a tile
+//! dropped, a mask ignored, two rows exchanged) through the same device and the same comparison, and fails unless that is
+//! rejected. What was compared is kept as a [`Record`], from which the operator table is made. A case fails, too, if its
+//! errors have jumped against the stored record, or if it ran a kernel variant that the operator does not list.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use half::f16;
-use nearmiss::device::{Device, DeviceKind, ElementType, Float, WgpuOptions};
-use nearmiss::ops::Rounding;
+use nearmiss::device::{Device, DeviceKind, ElementType, Float, Tier, WgpuOptions};
+use nearmiss::ops::table::SUBJECTS;
 pub use nearmiss::ops::table::{Record, Records};
+use nearmiss::ops::{ALL, Rounding};
 
 mod attention;
 mod cosine_topk;
 mod embedding;
+mod judge;
 mod layer_norm;
 mod matmul;
 mod maxsim;
+mod outputs;
 mod pool;
 mod similarity_map;
 mod soft_alignment;
 
+pub use judge::{judge, worst_ratio};
+#[allow(
+    unused_imports,
+    reason = "of the tests of the suite, which are not in every program"
+)]
+pub use outputs::{Bits, Output, POISONS, filled, inside, twice};
+
 /// Runs a case on a device.
-pub type Run = Box<dyn Fn(&Device) -> Result<Option<Outcome>, String> + Send + Sync>;
+pub type Run = Box<dyn Fn(&Device) -> Result<Outcome, String> + Send + Sync>;
 
 /// One case of one operator.
 pub struct Case {
@@ -29,8 +43,25 @@ pub struct Case {
     pub op: &'static str,
     /// Sizes and element types, readable.
     pub name: String,
-    /// Runs it; `Ok(None)` where the device does not take these element types.
+    /// Whether there is anything to compare on a device.
+    pub on: fn(&Device) -> bool,
+    /// Runs it.
     pub run: Run,
+}
+
+/// A case for every device.
+pub fn anywhere(_: &Device) -> bool {
+    true
+}
+
+/// A case for what only the PTX kernel does.
+pub fn on_cuda(device: &Device) -> bool {
+    device.kind() == DeviceKind::Cuda
+}
+
+/// A case for devices whose kernels see no more than a part of a large buffer.
+pub fn where_bindings_end(device: &Device) -> bool {
+    device.max_binding() < u64::MAX
 }
 
 /// What a case compared.
@@ -40,6 +71,10 @@ pub struct Outcome {
     pub elements: u64,
     /// Largest `error / bound`; at most 1 in a passing case.
     pub worst: f64,
+    /// The same for the arithmetic alone, over outputs stored as f32.
+    pub arithmetic_f32: f64,
+    /// The same for the arithmetic alone, over outputs stored as f16.
+    pub arithmetic_f16: f64,
     /// Broken variants that were rejected.
     pub rejected: u64,
 }
@@ -49,11 +84,50 @@ pub fn add(record: &mut Record, outcome: Outcome) {
     record.cases += 1;
     record.elements += outcome.elements;
     record.worst_ratio = record.worst_ratio.max(outcome.worst);
+    record.arithmetic_f32 = record.arithmetic_f32.max(outcome.arithmetic_f32);
+    record.arithmetic_f16 = record.arithmetic_f16.max(outcome.arithmetic_f16);
     record.broken_rejected += outcome.rejected;
 }
 
+/// The cases for a device that is recorded as `name`, with all checks. Errors are held to the stored record, too, unless a
+/// new one is being made (`recording`), or there is none of a device like this: those of wgpu are of a software adapter,
+/// and hardware may round otherwise.
+pub fn of(name: &str, device: &Device, recording: bool) -> Vec<Case> {
+    let foreign = device.kind() == DeviceKind::Wgpu && !device.is_software();
+    let stored = SUBJECTS
+        .iter()
+        .find(|subject| subject.name == name && !recording && !foreign)
+        .and_then(|subject| subject.records())
+        .unwrap_or_default();
+    let mut cases = all();
+    cases.retain(|case| {
+        let spec = ALL.iter().find(|op| op.name == case.op);
+        spec.is_some_and(|op| op.runs_on(device.kind())) && (case.on)(device)
+    });
+    let checked = |case: Case| {
+        let stored = stored.get(case.op).copied();
+        Case {
+            run: Box::new(move |device| {
+                let outcome = (case.run)(device)?;
+                listed(device)?;
+                let mut fresh = Record::default();
+                add(&mut fresh, outcome);
+                match stored
+                    .map(|stored| stored.jumps(&fresh))
+                    .unwrap_or_default()
+                {
+                    jumps if jumps.is_empty() => Ok(outcome),
+                    jumps => Err(jumps.join("; ")),
+                }
+            }),
+            ..case
+        }
+    };
+    cases.into_iter().map(checked).collect()
+}
+
 /// All cases of all operators.
-pub fn all() -> Vec<Case> {
+fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(embedding::cases());
     cases.extend(layer_norm::cases());
@@ -67,6 +141,70 @@ pub fn all() -> Vec<Case> {
     cases
 }
 
+/// Every kernel variant that the device has compiled is one that its operator lists.
+fn listed(device: &Device) -> Result<(), String> {
+    static LISTED: [OnceLock<BTreeSet<(&str, String)>>; 2] = [const { OnceLock::new() }; 2];
+    let cuda = device.kind() == DeviceKind::Cuda;
+    let listed = LISTED[usize::from(cuda)].get_or_init(|| {
+        let mut all = BTreeSet::new();
+        for op in ALL {
+            let variants = if cuda {
+                (op.ptx_variants)()
+            } else {
+                (op.wgsl_variants)()
+            };
+            for kernel in op.kernels {
+                all.extend(variants.iter().map(|v| (kernel.entry, v.to_string())));
+            }
+        }
+        all
+    });
+    unlisted(&device.compiled_variants(), listed)
+}
+
+/// An error if a variant is not among those listed.
+pub fn unlisted(
+    compiled: &[(&'static str, String)],
+    listed: &BTreeSet<(&'static str, String)>,
+) -> Result<(), String> {
+    match compiled.iter().find(|variant| !listed.contains(variant)) {
+        Some((entry, variant)) => Err(format!(
+            "{entry} [{variant}] is compiled, but its operator does not list it"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Runs a case on a wgpu device of the same tier that is opened with other options.
+pub fn reopened(
+    device: &Device,
+    options: WgpuOptions,
+    run: impl Fn(&Device) -> Result<Outcome, String>,
+) -> Result<Outcome, String> {
+    let core = device.name().contains("core tier");
+    let other = Device::wgpu(WgpuOptions {
+        tier: core.then_some(Tier::Core),
+        ..options
+    })
+    .map_err(line)?;
+    other.set_memory_caching(false);
+    let outcome = run(&other)?;
+    listed(&other)?;
+    Ok(outcome)
+}
+
+/// Runs a case on a device whose bindings hold at most 64 KiB.
+pub fn with_small_bindings(
+    device: &Device,
+    run: impl Fn(&Device) -> Result<Outcome, String>,
+) -> Result<Outcome, String> {
+    let options = WgpuOptions {
+        max_binding: Some(64 * 1024),
+        ..Default::default()
+    };
+    reopened(device, options, run)
+}
+
 /// A device under test and the name it is recorded under.
 pub struct Subject {
     /// `cpu`, `wgpu-core`, `wgpu-f16`, `cuda`.
@@ -77,7 +215,6 @@ pub struct Subject {
 
 /// Every device the suite knows; wgpu in both tiers. The PTX emulator takes the place of a GPU, and has its own records.
 pub fn subjects() -> Vec<Subject> {
-    use nearmiss::device::Tier;
     let wgpu = |tier| {
         let device = Device::wgpu(WgpuOptions {
             tier: Some(tier),
@@ -167,52 +304,6 @@ pub fn cast<T: Float>(values: &[f32]) -> Vec<T> {
     values.iter().map(|&v| T::from_f32(v)).collect()
 }
 
-/// Largest `|got - want| / bound`; infinite for a NaN, a missing element, or an error where the bound is 0.
-pub fn worst_ratio<T: Float>(got: &[T], want: &[f64], bound: &[f64]) -> f64 {
-    if got.len() != want.len() || want.len() != bound.len() {
-        return f64::INFINITY;
-    }
-    got.iter()
-        .zip(want.iter().zip(bound))
-        .map(|(got, (want, bound))| {
-            let error = (f64::from(got.to_f32()) - want).abs();
-            if error == 0.0 {
-                0.0
-            } else if error.is_finite() && *bound > 0.0 {
-                error / bound
-            } else {
-                f64::INFINITY
-            }
-        })
-        .fold(0.0, f64::max)
-}
-
-/// Judges a result and, if there is one, its broken variant.
-pub fn judge<T: Float>(
-    got: &[T],
-    broken: Option<&[T]>,
-    want: &[f64],
-    bound: &[f64],
-) -> Result<Outcome, String> {
-    let worst = worst_ratio(got, want, bound);
-    if worst > 1.0 {
-        return Err(format!("error is {worst:.3} times the bound"));
-    }
-    if let Some(broken) = broken {
-        let ratio = worst_ratio(broken, want, bound);
-        if ratio <= 1.0 {
-            return Err(format!(
-                "the broken variant passes ({ratio:.3} times the bound): the test cannot fail"
-            ));
-        }
-    }
-    Ok(Outcome {
-        elements: want.len() as u64,
-        worst,
-        rejected: u64::from(broken.is_some()),
-    })
-}
-
 /// The rounding rules of a device.
 pub fn rounding(device: &Device) -> Rounding {
     Rounding::of(device.kind())
@@ -241,10 +332,24 @@ macro_rules! with_type {
 pub(crate) use with_type;
 
 /// Adds up the outcomes of several runs of one case.
-pub fn sum(outcomes: impl IntoIterator<Item = Outcome>) -> Option<Outcome> {
-    outcomes.into_iter().reduce(|a, b| Outcome {
-        elements: a.elements + b.elements,
-        worst: a.worst.max(b.worst),
-        rejected: a.rejected + b.rejected,
-    })
+pub fn sum(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+    outcomes
+        .into_iter()
+        .fold(Outcome::default(), |a, b| Outcome {
+            elements: a.elements + b.elements,
+            worst: a.worst.max(b.worst),
+            arithmetic_f32: a.arithmetic_f32.max(b.arithmetic_f32),
+            arithmetic_f16: a.arithmetic_f16.max(b.arithmetic_f16),
+            rejected: a.rejected + b.rejected,
+        })
+}
+
+/// Runs a case with every element type and adds up.
+pub fn each(
+    types: &[ElementType],
+    run: impl Fn(ElementType) -> Result<Outcome, String>,
+) -> Result<Outcome, String> {
+    let outcomes: Result<Vec<Outcome>, String> =
+        types.iter().map(|&element| run(element)).collect();
+    Ok(sum(outcomes?))
 }

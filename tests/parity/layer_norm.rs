@@ -6,7 +6,8 @@ use nearmiss::device::Float;
 use nearmiss::ops::layer_norm::{Norm, error_bound, layer_norm, reference};
 
 use super::{
-    AWKWARD, Case, Noise, Outcome, activations, cast, judge, line, rounding, sum, with_type,
+    AWKWARD, Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, each, judge, line,
+    rounding, sum, twice, with_type,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -14,7 +15,8 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![Case {
         op: "layer_norm",
         name: "rows=70001,d=8".into(),
-        run: Box::new(|device| case::<f32>(device, 70_001, 8, true, true, false).map(Some)),
+        on: anywhere,
+        run: Box::new(|device| case::<f32>(device, 70_001, 8, true, true, false)),
     }];
     for (i, rows) in AWKWARD.into_iter().enumerate() {
         for (j, d) in [8, 64, 384, 1024].into_iter().enumerate() {
@@ -23,12 +25,11 @@ pub fn cases() -> Vec<Case> {
             cases.push(Case {
                 op: "layer_norm",
                 name: format!("rows={rows},d={d},residual={residual},bias={bias},act={act}"),
+                on: anywhere,
                 run: Box::new(move |device| {
-                    let outcomes: Result<Vec<Outcome>, String> = activations(device)
-                        .iter()
-                        .map(|&element| with_type!(element, A => case::<A>(device, rows, d, residual, bias, act)))
-                        .collect();
-                    Ok(sum(outcomes?))
+                    each(activations(device), |element| {
+                        with_type!(element, A => case::<A>(device, rows, d, residual, bias, act))
+                    })
                 }),
             });
         }
@@ -54,7 +55,7 @@ fn case<A: Float>(
     let weight: Vec<f32> = noise.normal(d, 0.3).iter().map(|v| 1.0 + v).collect();
     let shift = noise.normal(d, 0.3);
     let eps = 1e-12;
-    let run = |add: &[f32]| {
+    let run = |poison, add: &[f32]| {
         let x = device.upload(&x)?;
         let add = device.upload(&cast::<A>(add))?;
         let (weight, shift) = (device.upload(&weight)?, device.upload(&shift)?);
@@ -63,34 +64,35 @@ fn case<A: Float>(
             bias: bias.then(|| shift.as_slice()),
             eps,
         };
-        let mut y = device.alloc::<f32>(rows * d)?;
-        let mut y_act = device.alloc::<f16>(rows * d)?;
+        let mut y = Output::<f32>::new(device, rows * d, poison)?;
+        let mut y_act = Output::<f16>::new(device, rows * d, poison)?;
         layer_norm(
             &x,
             residual.then(|| add.as_slice()),
             &norm,
-            &mut y,
-            act.then(|| y_act.as_slice_mut()),
+            y.target(),
+            act.then(|| y_act.target()),
         )?;
         Ok((y.read()?, if act { y_act.read()? } else { Vec::new() }))
     };
-    let (y, y_act) = run(&add).map_err(line)?;
+    let (y, y_act) = twice(|poison| run(poison, &add))?;
     let broken = if residual && rows > 0 {
         let mut wrong = add.clone();
         wrong[(rows - 1) * d..].fill(0.0);
-        Some(run(&wrong).map_err(line)?)
+        Some(run(POISONS[0], &wrong).map_err(line)?)
     } else {
         None
     };
     let add = residual.then_some(&add[..]);
     let shift = bias.then_some(&shift[..]);
     let want = reference::<f64>(&x, add, &weight, shift, eps);
-    let bound = |bytes| error_bound(&x, add, &weight, shift, eps, bytes, &rounding(device));
+    let rounding = rounding(device);
+    let bound = |bytes| error_bound(&x, add, &weight, shift, eps, bytes, &rounding);
     let broken = broken.as_ref();
-    let main = judge(&y, broken.map(|b| &b.0[..]), &want, &bound(4))?;
+    let main = judge(&y, broken.map(|b| &b.0[..]), &want, bound, &rounding)?;
     if !act {
         return Ok(main);
     }
-    let second = judge(&y_act, broken.map(|b| &b.1[..]), &want, &bound(2))?;
-    Ok(sum([main, second]).expect("two outcomes"))
+    let second = judge(&y_act, broken.map(|b| &b.1[..]), &want, bound, &rounding)?;
+    Ok(sum([main, second]))
 }

@@ -2,11 +2,12 @@
 
 use half::f16;
 use nearmiss::Device;
-use nearmiss::device::{DeviceKind, Float, Tier, WgpuOptions};
+use nearmiss::device::{DeviceKind, Float, WgpuOptions};
 use nearmiss::ops::matmul::{Epilogue, error_bound, matmul, reference};
 
 use super::{
-    AWKWARD, Case, Noise, Outcome, activations, cast, judge, line, rounding, sum, with_type,
+    AWKWARD, Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, judge, line,
+    reopened, rounding, sum, twice, with_type,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -23,6 +24,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(Case {
                 op: "matmul",
                 name: format!("m={m},n={n},k={k},bias={bias},gelu={gelu},residual={residual}#{epilogue}"),
+                on: anywhere,
                 run: Box::new(move |device| {
                     let mut outcomes = Vec::new();
                     for &input in activations(device) {
@@ -51,21 +53,18 @@ pub fn cases() -> Vec<Case> {
             cases.push(Case {
                 op: "matmul",
                 name: format!("the other tiles: m={m},n={n},k={k},epilogue={epilogue}"),
+                on: |device| device.kind() == DeviceKind::Wgpu,
                 run: Box::new(move |device| {
-                    if device.kind() != DeviceKind::Wgpu {
-                        return Ok(None);
-                    }
-                    let core = device.name().contains("core tier");
-                    let other = Device::wgpu(WgpuOptions {
-                        tier: core.then_some(Tier::Core),
+                    let options = WgpuOptions {
                         staged: Some(device.is_software()),
                         ..Default::default()
+                    };
+                    reopened(device, options, |other| {
+                        Ok(sum([
+                            case::<f16, f16>(other, m, n, k, flag, flag, flag)?,
+                            case::<f32, f32>(other, m, n, k, flag, flag, flag)?,
+                        ]))
                     })
-                    .map_err(line)?;
-                    Ok(sum([
-                        case::<f16, f16>(&other, m, n, k, flag, flag, flag)?,
-                        case::<f32, f32>(&other, m, n, k, flag, flag, flag)?,
-                    ]))
                 }),
             });
         }
@@ -87,7 +86,7 @@ fn case<A: Float, C: Float>(
     let w = noise.normal(n * k, 1.0 / (k as f32).sqrt());
     let shift = noise.normal(n, 0.5);
     let add = noise.normal(m * n, 1.0);
-    let run = |a: &[f32]| {
+    let run = |poison, a: &[f32]| {
         let (a, w) = (
             device.upload(&cast::<A>(a))?,
             device.upload(&cast::<A>(&w))?,
@@ -98,29 +97,21 @@ fn case<A: Float, C: Float>(
             gelu,
             residual: residual.then(|| add.as_slice()),
         };
-        let mut c = device.alloc::<C>(m * n)?;
-        matmul(&a, &w, &epilogue, &mut c, m, n)?;
+        let mut c = Output::<C>::new(device, m * n, poison)?;
+        matmul(&a, &w, &epilogue, c.target(), m, n)?;
         c.read()
     };
-    let got = run(&a).map_err(line)?;
+    let got = twice(|poison| run(poison, &a))?;
     let broken = if m > 0 {
         let mut wrong = a.clone();
         wrong.chunks_mut(k).for_each(|row| row[k - 8..].fill(0.0));
-        Some(run(&wrong).map_err(line)?)
+        Some(run(POISONS[0], &wrong).map_err(line)?)
     } else {
         None
     };
     let (shift, add) = (bias.then_some(&shift[..]), residual.then_some(&add[..]));
     let want = reference::<f64>(&a, &w, shift, gelu, add, n);
-    let bound = error_bound(
-        &a,
-        &w,
-        shift,
-        gelu,
-        add,
-        n,
-        size_of::<C>(),
-        &rounding(device),
-    );
-    judge(&got, broken.as_deref(), &want, &bound)
+    let rounding = rounding(device);
+    let bound = |bytes| error_bound(&a, &w, shift, gelu, add, n, bytes, &rounding);
+    judge(&got, broken.as_deref(), &want, bound, &rounding)
 }

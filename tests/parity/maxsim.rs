@@ -1,11 +1,14 @@
 //! Cases of `maxsim`: scores within their bound, and winners that are as good as any up to what the bounds leave open.
 //! Broken variant: the document token that won for a query token turns away from it.
 
-use nearmiss::device::{Device, DeviceKind, ElementType, Float, WgpuOptions};
+use nearmiss::device::{Device, DeviceKind, ElementType, Float};
 use nearmiss::ops::maxsim::{NO_WINNER, Reduction, error_bound, maxsim, reference};
 use nearmiss::ops::{Packing, PairList, Pairs, Tokens};
 
-use super::{Case, Noise, Outcome, cast, line, rounding, sum, with_type, worst_ratio};
+use super::{
+    Case, Noise, Outcome, Output, POISONS, anywhere, cast, each, line, rounding, sum, twice,
+    where_bindings_end, with_small_bindings, with_type, worst_ratio,
+};
 
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -115,6 +118,7 @@ pub fn cases() -> Vec<Case> {
         .map(|shape| Case {
             op: "maxsim",
             name: format!("{shape:?}"),
+            on: anywhere,
             run: Box::new(move |device| all_types(device, shape)),
         })
         .collect();
@@ -122,10 +126,8 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case {
         op: "maxsim",
         name: "larger than one binding".into(),
+        on: where_bindings_end,
         run: Box::new(|device| {
-            let Some(small) = small_bindings(device)? else {
-                return Ok(None);
-            };
             let shape = |listed| Shape {
                 queries: &[5, 9],
                 documents: &[100, 90, 0, 80, 120, 33, 101, 44],
@@ -133,12 +135,12 @@ pub fn cases() -> Vec<Case> {
                 listed,
                 ..PLAIN
             };
-            Ok(sum([
-                all_types(&small, shape(0))?,
-                all_types(&small, shape(2))?,
-            ]
-            .into_iter()
-            .flatten()))
+            with_small_bindings(device, |small| {
+                Ok(sum([
+                    all_types(small, shape(0))?,
+                    all_types(small, shape(2))?,
+                ]))
+            })
         }),
     });
     cases
@@ -152,24 +154,11 @@ pub fn token_types(device: &Device) -> &'static [ElementType] {
     }
 }
 
-/// The device with bindings of at most 64 KiB, if it has such a limit.
-pub fn small_bindings(device: &Device) -> Result<Option<Device>, String> {
-    if device.max_binding() == u64::MAX {
-        return Ok(None);
-    }
-    let options = WgpuOptions {
-        max_binding: Some(64 * 1024),
-        ..Default::default()
-    };
-    Device::wgpu(options).map(Some).map_err(line)
-}
-
-fn all_types(device: &Device, shape: Shape) -> Result<Option<Outcome>, String> {
-    let mut outcomes = Vec::new();
-    for &element in token_types(device) {
-        outcomes.push(with_type!(element, T => case::<T>(device, shape)?));
-    }
-    Ok(sum(outcomes))
+fn all_types(device: &Device, shape: Shape) -> Result<Outcome, String> {
+    each(
+        token_types(device),
+        |element| with_type!(element, T => case::<T>(device, shape)),
+    )
 }
 
 /// Random token vectors of about unit length, and their offsets.
@@ -207,15 +196,15 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         pairs = pairs.into_iter().rev().step_by(shape.listed).collect();
     }
     let longest = shape.queries.iter().max().unwrap_or(&0) + shape.winners.unwrap_or(0);
-    let run = |documents: &[f32]| -> nearmiss::Result<(Vec<f32>, Option<Vec<u32>>)> {
+    let run = |poison, documents: &[f32]| -> nearmiss::Result<(Vec<f32>, Vec<u32>)> {
         let q_packing = Packing::new(device, q_offsets.clone())?;
         let c_packing = Packing::new(device, c_offsets.clone())?;
         let asked = device.upload(&cast::<T>(&queries))?;
         let stored = device.upload(&cast::<T>(documents))?;
         let list = PairList::new(device, pairs.clone())?;
-        let mut scores = device.alloc::<f32>(pairs.len())?;
+        let mut scores = Output::<f32>::new(device, pairs.len(), poison)?;
         let mut winners = match shape.winners {
-            Some(_) => Some(device.alloc::<u32>(pairs.len() * longest)?),
+            Some(_) => Some(Output::<u32>::new(device, pairs.len() * longest, poison)?),
             None => None,
         };
         maxsim(
@@ -234,17 +223,17 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
                 Pairs::All
             },
             shape.reduction,
-            &mut scores,
-            winners.as_mut().map(|w| w.as_slice_mut()),
+            scores.target(),
+            winners.as_mut().map(Output::target),
         )?;
         let winners = winners.map(|w| w.read()).transpose()?;
-        Ok((scores.read()?, winners))
+        Ok((scores.read()?, winners.unwrap_or_default()))
     };
     let text = |rows: &'_ [f32], offsets: &[u32], i: u32| {
         rows[offsets[i as usize] as usize * d..offsets[i as usize + 1] as usize * d].to_vec()
     };
     let rules = rounding(device);
-    let (got, winners) = run(&documents).map_err(line)?;
+    let (got, winners) = twice(|poison| run(poison, &documents))?;
     let (mut want, mut bounds) = (Vec::new(), Vec::new());
     // A row of the documents to break, with what it is to become.
     let mut target = None;
@@ -257,7 +246,7 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         let (bound, of_product) = error_bound(&query, &document, d, shape.reduction, &rules);
         want.push(score);
         bounds.push(bound);
-        if let Some(winners) = &winners {
+        if shape.winners.is_some() {
             let found = &winners[p * longest..(p + 1) * longest];
             judge_winners(found, &query, &document, d, of_product)
                 .map_err(|e| format!("query {q}, document {c}: {e}"))?;
@@ -276,14 +265,15 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
     let mut outcome = Outcome {
         elements: want.len() as u64,
         worst,
-        rejected: 0,
+        arithmetic_f32: worst,
+        ..Outcome::default()
     };
     if let Some((row, query)) = target {
         let mut wrong = documents.clone();
         for (v, q) in wrong[row as usize * d..][..d].iter_mut().zip(&query) {
             *v = -q;
         }
-        let broken = run(&wrong).map_err(line)?.0;
+        let broken = run(POISONS[0], &wrong).map_err(line)?.0;
         if worst_ratio(&broken, &want, &bounds) <= 1.0 {
             return Err("the broken variant passes: the test cannot fail".into());
         }

@@ -6,7 +6,9 @@ use nearmiss::device::Float;
 use nearmiss::ops::Packing;
 use nearmiss::ops::pool::{Pooling, error_bound, pool, reference};
 
-use super::{Case, Noise, Outcome, judge, line, rounding, sum};
+use super::{
+    Case, Noise, Outcome, Output, POISONS, anywhere, judge, line, on_cuda, rounding, sum, twice,
+};
 
 pub fn cases() -> Vec<Case> {
     let packings: [&[usize]; 5] = [&[], &[1], &[31, 1, 0, 33], &[257, 127], &[2, 0, 511]];
@@ -20,6 +22,7 @@ pub fn cases() -> Vec<Case> {
                         name: format!(
                             "lengths={lengths:?},d={d},{pooling:?},normalize={normalize}"
                         ),
+                        on: anywhere,
                         run: Box::new(move |device| {
                             Ok(sum([
                                 case::<f16>(device, lengths, d, pooling, normalize)?,
@@ -31,7 +34,74 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    cases.extend([8, 384, 1032].map(|d| Case {
+        op: "pool",
+        name: format!("the same bits in any batch: d={d}"),
+        on: anywhere,
+        run: Box::new(move |device| {
+            Ok(sum([
+                in_any_batch(device, d, true)?,
+                in_any_batch(device, d, false)?,
+            ]))
+        }),
+    }));
+    cases.push(Case {
+        op: "pool",
+        name: "rows that are too wide are refused".into(),
+        on: on_cuda,
+        run: Box::new(too_wide),
+    });
     cases
+}
+
+/// Alone, a text this long takes two stages on a GPU; among so many others it takes one.
+fn in_any_batch(device: &Device, d: usize, normalize: bool) -> Result<Outcome, String> {
+    let (long, others) = (1001, 300);
+    let h = Noise::new(d).normal((long + others) * d, 1.0);
+    let alone = vec![0, long as u32];
+    let among: Vec<u32> = std::iter::once(0)
+        .chain((0..=others).map(|i| (long + i) as u32))
+        .collect();
+    let run = |rows: &[f32], offsets: &[u32]| {
+        twice(|poison| {
+            let packing = Packing::new(device, offsets.to_vec())?;
+            let mut out = Output::<f32>::new(device, packing.texts() * d, poison)?;
+            let h = device.upload(rows)?;
+            pool(&h, &packing, Pooling::Mean, normalize, out.target())?;
+            out.read()
+        })
+    };
+    let got = run(&h[..long * d], &alone)?;
+    if got != run(&h, &among)?[..d] {
+        return Err(format!("other bits among others, normalize = {normalize}"));
+    }
+    let (h, rounding) = (&h[..long * d], rounding(device));
+    let want = reference::<f64>(h, &alone, Pooling::Mean, normalize, d);
+    let bound = |bytes| error_bound(h, &alone, Pooling::Mean, normalize, d, bytes, &rounding);
+    judge(&got, None, &want, bound, &rounding)
+}
+
+/// The widest row that the PTX kernel takes, and one that is wider.
+fn too_wide(device: &Device) -> Result<Outcome, String> {
+    let run = |d: usize| {
+        let packing = Packing::new(device, vec![0, 2])?;
+        let h = device.upload(&vec![1.0f32; 2 * d])?;
+        let mut out = Output::<f32>::new(device, d, POISONS[0])?;
+        pool(&h, &packing, Pooling::Mean, false, out.target())?;
+        out.read()
+    };
+    let widest = 12_280;
+    if run(widest).map_err(line)? != vec![1.0; widest] {
+        return Err("the mean of ones is not one".into());
+    }
+    match run(widest + 8) {
+        Err(e) if e.to_string().contains("at most 12280") => Ok(Outcome {
+            elements: widest as u64,
+            ..Outcome::default()
+        }),
+        Err(e) => Err(e.to_string()),
+        Ok(_) => Err(format!("width {} is not refused", widest + 8)),
+    }
 }
 
 fn case<T: Float>(
@@ -49,13 +119,19 @@ fn case<T: Float>(
     let mut noise = Noise::new(t * 13 + d);
     let h = noise.normal(t * d, 1.0);
     let n = lengths.len();
-    let run = |h: &[f32]| {
+    let run = |poison, h: &[f32]| {
         let packing = Packing::new(device, offsets.clone())?;
-        let mut out = device.alloc::<T>(n * d)?;
-        pool(&device.upload(h)?, &packing, pooling, normalize, &mut out)?;
+        let mut out = Output::<T>::new(device, n * d, poison)?;
+        pool(
+            &device.upload(h)?,
+            &packing,
+            pooling,
+            normalize,
+            out.target(),
+        )?;
         out.read()
     };
-    let got = run(&h).map_err(line)?;
+    let got = twice(|poison| run(poison, &h))?;
     let broken = match lengths.last() {
         Some(&l) if l > 0 => {
             let mut wrong = h.clone();
@@ -65,19 +141,12 @@ fn case<T: Float>(
             };
             // A single token that is dropped leaves nothing; reversing it is wrong in either mode.
             wrong[row * d..][..d].reverse();
-            Some(run(&wrong).map_err(line)?)
+            Some(run(POISONS[0], &wrong).map_err(line)?)
         }
         _ => None,
     };
     let want = reference::<f64>(&h, &offsets, pooling, normalize, d);
-    let bound = error_bound(
-        &h,
-        &offsets,
-        pooling,
-        normalize,
-        d,
-        size_of::<T>(),
-        &rounding(device),
-    );
-    judge(&got, broken.as_deref(), &want, &bound)
+    let rounding = rounding(device);
+    let bound = |bytes| error_bound(&h, &offsets, pooling, normalize, d, bytes, &rounding);
+    judge(&got, broken.as_deref(), &want, bound, &rounding)
 }

@@ -4,8 +4,11 @@ use nearmiss::device::{Device, Float};
 use nearmiss::ops::similarity_map::{error_bound, reference, similarity_map};
 use nearmiss::ops::{MapLayout, Packing, PairList, Tokens};
 
-use super::maxsim::{small_bindings, token_types, tokens};
-use super::{Case, Noise, Outcome, cast, judge, line, rounding, sum, with_type};
+use super::maxsim::{token_types, tokens};
+use super::{
+    Case, Noise, Outcome, Output, POISONS, anywhere, cast, each, judge, line, rounding, twice,
+    where_bindings_end, with_small_bindings, with_type,
+};
 
 /// Tokens of each query, of each document, their width, and which pairs.
 type Shape = (
@@ -43,46 +46,44 @@ pub fn cases() -> Vec<Case> {
                 "queries={:?},documents={:?},d={},pairs={:?}",
                 shape.0, shape.1, shape.2, shape.3
             ),
+            on: anywhere,
             run: Box::new(move |device| all_types(device, shape)),
         })
         .collect();
     cases.push(Case {
         op: "similarity_map",
         name: "larger than one binding".into(),
-        run: Box::new(|device| match small_bindings(device)? {
-            Some(small) => all_types(
-                &small,
-                (
-                    &[5, 9],
-                    &[100, 90, 0, 80, 120, 33, 101, 44],
-                    64,
-                    &[[1, 7], [0, 0], [0, 4], [1, 5], [0, 2], [1, 3]],
-                ),
-            ),
-            None => Ok(None),
+        on: where_bindings_end,
+        run: Box::new(|device| {
+            let shape: Shape = (
+                &[5, 9],
+                &[100, 90, 0, 80, 120, 33, 101, 44],
+                64,
+                &[[1, 7], [0, 0], [0, 4], [1, 5], [0, 2], [1, 3]],
+            );
+            with_small_bindings(device, |small| all_types(small, shape))
         }),
     });
     cases
 }
 
-fn all_types(device: &Device, shape: Shape) -> Result<Option<Outcome>, String> {
-    let mut outcomes = Vec::new();
-    for &element in token_types(device) {
-        outcomes.push(with_type!(element, T => case::<T>(device, shape)?));
-    }
-    Ok(sum(outcomes))
+fn all_types(device: &Device, shape: Shape) -> Result<Outcome, String> {
+    each(
+        token_types(device),
+        |element| with_type!(element, T => case::<T>(device, shape)),
+    )
 }
 
 fn case<T: Float>(device: &Device, (n_q, n_c, d, pairs): Shape) -> Result<Outcome, String> {
     let mut noise = Noise::new(d * 7 + pairs.len());
     let (queries, q_offsets) = tokens(&mut noise, n_q, d, 0);
     let (documents, c_offsets) = tokens(&mut noise, n_c, d, 0);
-    let run = |documents: &[f32]| -> nearmiss::Result<Vec<f32>> {
+    let run = |poison, documents: &[f32]| -> nearmiss::Result<Vec<f32>> {
         let q_packing = Packing::new(device, q_offsets.clone())?;
         let c_packing = Packing::new(device, c_offsets.clone())?;
         let list = PairList::new(device, pairs.to_vec())?;
         let layout = MapLayout::new(device, &q_packing, &c_packing, &list)?;
-        let mut maps = device.upload(&vec![f32::NAN; layout.elements()])?;
+        let mut maps = Output::new(device, layout.elements(), poison)?;
         let asked = device.upload(&cast::<T>(&queries))?;
         let stored = device.upload(&cast::<T>(documents))?;
         let asked = Tokens {
@@ -93,9 +94,10 @@ fn case<T: Float>(device: &Device, (n_q, n_c, d, pairs): Shape) -> Result<Outcom
             rows: stored.as_slice(),
             packing: &c_packing,
         };
-        similarity_map(asked, stored, d, &list, &layout, &mut maps)?;
+        similarity_map(asked, stored, d, &list, &layout, maps.target())?;
         maps.read()
     };
+    let rounding = rounding(device);
     let (mut want, mut bounds) = (Vec::new(), Vec::new());
     // A document of two tokens at least that a map of at least one row shows.
     let mut target = None;
@@ -106,7 +108,7 @@ fn case<T: Float>(device: &Device, (n_q, n_c, d, pairs): Shape) -> Result<Outcom
         let query = &queries[span(&q_offsets, q)];
         let document = &documents[span(&c_offsets, c)];
         want.extend(reference::<f64>(query, document, d));
-        bounds.extend(error_bound(query, document, d, &rounding(device)));
+        bounds.extend(error_bound(query, document, d, &rounding));
         if !query.is_empty() && document.len() >= 2 * d {
             target = Some(span(&c_offsets, c));
         }
@@ -115,14 +117,16 @@ fn case<T: Float>(device: &Device, (n_q, n_c, d, pairs): Shape) -> Result<Outcom
         Some(rows) => {
             let mut wrong = documents.clone();
             wrong[rows].rotate_left(d);
-            Some(run(&wrong).map_err(line)?)
+            Some(run(POISONS[0], &wrong).map_err(line)?)
         }
         None => None,
     };
+    let got = twice(|poison| run(poison, &documents))?;
     judge(
-        &run(&documents).map_err(line)?,
+        &got,
         broken.as_deref(),
         &want,
-        &bounds,
+        |_| bounds.clone(),
+        &rounding,
     )
 }

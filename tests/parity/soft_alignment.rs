@@ -4,8 +4,11 @@ use nearmiss::device::{Device, Float};
 use nearmiss::ops::soft_alignment::{Alignment, error_bound, reference, soft_alignment};
 use nearmiss::ops::{Packing, PairList, Tokens};
 
-use super::maxsim::{small_bindings, token_types, tokens};
-use super::{Case, Noise, Outcome, cast, judge, line, rounding, sum, with_type};
+use super::maxsim::{token_types, tokens};
+use super::{
+    Case, Noise, Outcome, Output, POISONS, anywhere, cast, each, judge, line, rounding, twice,
+    where_bindings_end, with_small_bindings, with_type,
+};
 
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -71,29 +74,27 @@ pub fn cases() -> Vec<Case> {
         .map(|shape| Case {
             op: "soft_alignment",
             name: format!("{shape:?}"),
+            on: anywhere,
             run: Box::new(move |device| all_types(device, shape)),
         })
         .collect();
     cases.push(Case {
         op: "soft_alignment",
         name: "larger than one binding".into(),
-        run: Box::new(move |device| match small_bindings(device)? {
-            Some(small) => all_types(
-                &small,
-                shape(&[5, 9], &[100, 90, 0, 80, 120, 33, 101, 44], 64, monotone),
-            ),
-            None => Ok(None),
+        on: where_bindings_end,
+        run: Box::new(move |device| {
+            let shape = shape(&[5, 9], &[100, 90, 0, 80, 120, 33, 101, 44], 64, monotone);
+            with_small_bindings(device, |small| all_types(small, shape))
         }),
     });
     cases
 }
 
-fn all_types(device: &Device, shape: Shape) -> Result<Option<Outcome>, String> {
-    let mut outcomes = Vec::new();
-    for &element in token_types(device) {
-        outcomes.push(with_type!(element, T => case::<T>(device, shape)?));
-    }
-    Ok(sum(outcomes))
+fn all_types(device: &Device, shape: Shape) -> Result<Outcome, String> {
+    each(
+        token_types(device),
+        |element| with_type!(element, T => case::<T>(device, shape)),
+    )
 }
 
 /// Every query with every document.
@@ -105,11 +106,11 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
     let pairs: Vec<[u32; 2]> = (0..shape.queries.len() as u32)
         .flat_map(|q| (0..shape.documents.len() as u32).map(move |c| [q, c]))
         .collect();
-    let run = |documents: &[f32]| -> nearmiss::Result<Vec<f32>> {
+    let run = |poison, documents: &[f32]| -> nearmiss::Result<Vec<f32>> {
         let q_packing = Packing::new(device, q_offsets.clone())?;
         let c_packing = Packing::new(device, c_offsets.clone())?;
         let list = PairList::new(device, pairs.clone())?;
-        let mut scores = device.upload(&vec![f32::NAN; pairs.len()])?;
+        let mut scores = Output::new(device, pairs.len(), poison)?;
         let asked = device.upload(&cast::<T>(&queries))?;
         let stored = device.upload(&cast::<T>(documents))?;
         let asked = Tokens {
@@ -120,9 +121,10 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
             rows: stored.as_slice(),
             packing: &c_packing,
         };
-        soft_alignment(asked, stored, d, &list, shape.alignment, &mut scores)?;
+        soft_alignment(asked, stored, d, &list, shape.alignment, scores.target())?;
         scores.read()
     };
+    let rounding = rounding(device);
     let (mut want, mut bounds) = (Vec::new(), Vec::new());
     // A document of two tokens at least, that somebody asks for.
     let mut target = None;
@@ -133,13 +135,7 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         let query = &queries[span(&q_offsets, q)];
         let document = &documents[span(&c_offsets, c)];
         want.push(reference::<f64>(query, document, d, &shape.alignment));
-        bounds.push(error_bound(
-            query,
-            document,
-            d,
-            &shape.alignment,
-            &rounding(device),
-        ));
+        bounds.push(error_bound(query, document, d, &shape.alignment, &rounding));
         if !query.is_empty() && document.len() >= 2 * d {
             target = Some(span(&c_offsets, c));
         }
@@ -151,14 +147,16 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
                 .chunks_exact_mut(d)
                 .zip(documents[rows].chunks_exact(d).rev())
                 .for_each(|(to, from)| to.copy_from_slice(from));
-            Some(run(&wrong).map_err(line)?)
+            Some(run(POISONS[0], &wrong).map_err(line)?)
         }
         None => None,
     };
+    let got = twice(|poison| run(poison, &documents))?;
     judge(
-        &run(&documents).map_err(line)?,
+        &got,
         broken.as_deref(),
         &want,
-        &bounds,
+        |_| bounds.clone(),
+        &rounding,
     )
 }

@@ -70,6 +70,17 @@ impl Kernels {
 }
 
 impl Cuda {
+    /// Entry and values of every variant asked for so far.
+    pub fn compiled_variants(&self) -> Vec<(&'static str, String)> {
+        let places = lock(&self.kernels.places);
+        let names = places.iter().flat_map(|(&entry, variants)| {
+            variants
+                .keys()
+                .map(move |variant| (entry, variant.to_string()))
+        });
+        names.collect()
+    }
+
     /// Enqueues one run of a kernel, compiling the variant if it is new.
     pub fn launch(&self, call: &Call<'_>) -> Result<()> {
         let geometry = &call.geometry;

@@ -97,7 +97,7 @@ pub(super) fn variants() -> Vec<Variant> {
 }
 
 /// Enqueues the search; leaves (score bits, id) pairs, `k` per query.
-pub(super) fn enqueue(cuda: &Cuda, search: &Search<'_>) -> Result<Buffer<u32>> {
+pub(super) fn cosine_topk(cuda: &Cuda, search: &Search<'_>) -> Result<Buffer<u32>> {
     let &Search { n_q, d, k, .. } = search;
     let (gpu, device) = (Gpu::Cuda(cuda), search.queries.device());
     let most = QUERIES[QUERIES.len() - 1];

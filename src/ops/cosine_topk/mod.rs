@@ -34,7 +34,7 @@ use half::f16;
 
 use super::OpSpec;
 use crate::device::template::Source;
-use crate::device::{Buffer, Cost, Gpu, Kernel, Slice, Target};
+use crate::device::{Cost, Gpu, Kernel, Slice, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
@@ -165,6 +165,15 @@ impl<'a> Search<'a> {
         Ok(search)
     }
 
+    /// The device, if it can search for so many.
+    fn on_gpu<'g>(&self, gpu: Gpu<'g>) -> Result<Gpu<'g>> {
+        if self.k > GPU_MAX_K {
+            let most = format!("at most {GPU_MAX_K} on this device");
+            return Err(Error::shape(SPEC.name, "k", most, self.k));
+        }
+        Ok(gpu)
+    }
+
     /// Shards with the number of rows before each.
     fn placed(&self) -> impl Iterator<Item = (usize, &Shard<'_>)> {
         self.shards.iter().scan(0, |next, shard| {
@@ -228,15 +237,13 @@ pub fn cosine_topk<'a>(
             cpu::cosine_topk(&search, &mut found);
             Ok(())
         }
-        Target::Gpu(_) if k > GPU_MAX_K => {
-            let most = format!("at most {GPU_MAX_K} on this device");
-            Err(Error::shape(SPEC.name, "k", most, k))
-        }
-        Target::Gpu(gpu @ Gpu::Wgpu(_)) => wgpu::cosine_topk(gpu, &search, &mut found),
-        Target::Gpu(Gpu::Cuda(cuda)) => {
-            store(&cuda::enqueue(cuda, &search)?.read()?, 0, &mut found);
-            Ok(())
-        }
+        Target::Gpu(gpu) => match search.on_gpu(gpu)? {
+            Gpu::Wgpu(_) => wgpu::cosine_topk(gpu, &search, &mut found),
+            Gpu::Cuda(cuda) => {
+                store(&cuda::cosine_topk(cuda, &search)?.read()?, 0, &mut found);
+                Ok(())
+            }
+        },
     })?;
     Ok(found)
 }
@@ -246,11 +253,19 @@ pub fn cosine_topk<'a>(
 /// # Errors
 /// As [`cosine_topk`], and [`Error::Unsupported`] on other devices than CUDA.
 #[doc(hidden)]
-pub fn enqueue(queries: &Buffer<f32>, d: usize, shards: &[Shard<'_>], k: usize) -> Result<()> {
+pub fn enqueue<'a>(
+    queries: impl Into<Slice<'a, f32>>,
+    d: usize,
+    shards: &[Shard<'_>],
+    k: usize,
+) -> Result<()> {
     let search = Search::checked(queries.into(), d, shards, None, k)?;
-    let device = queries.device();
+    let device = search.queries.device();
     device.run(SPEC.name, cost(&search), |target| match target {
-        Target::Gpu(Gpu::Cuda(cuda)) if k <= GPU_MAX_K => cuda::enqueue(cuda, &search).map(drop),
+        Target::Gpu(Gpu::Cuda(cuda)) => {
+            search.on_gpu(Gpu::Cuda(cuda))?;
+            cuda::cosine_topk(cuda, &search).map(drop)
+        }
         _ => Err(SPEC.unsupported(device, "its searches wait for their results")),
     })
 }

@@ -86,16 +86,15 @@ pub fn embedding<'a, T: Float>(
         rows => Ok(rows),
     };
     rows("token_type", &tables.token_type)?;
+    let limits = [
+        rows("word", &tables.word)?,
+        rows("position", &tables.position)?,
+    ];
+    let [ids, positions] = tokens.below(SPEC.name, limits)?;
     let args = Args {
         tables,
-        ids: tokens
-            .words
-            .below(SPEC.name, "ids", rows("word", &tables.word)?)?,
-        positions: tokens.positions.below(
-            SPEC.name,
-            "positions",
-            rows("position", &tables.position)?,
-        )?,
+        ids,
+        positions,
     };
     check.holds("ids", &args.ids, t)?;
     device.run(SPEC.name, cost::<T>(t, d), |target| match target {
@@ -138,49 +137,5 @@ mod tests {
             error.to_string(),
             "shape mismatch in embedding: ids: expected below 2, got 2"
         );
-    }
-
-    #[test]
-    fn f32_tables_give_the_bits_of_the_cpu_on_cuda() {
-        let cuda = match Device::cuda(0) {
-            Ok(device) => device,
-            Err(why) => return eprintln!("skipped: embedding on cuda ({why})"),
-        };
-        // Rows of less than a block, of one unit per thread, and of more than one.
-        for d in [8, 72, 1024, 1032] {
-            let rows = |n: usize, salt: usize| -> Vec<f32> {
-                (0..n * d)
-                    .map(|i| ((i * 7919 + salt) % 10007) as f32 / 5003.0 - 1.0)
-                    .collect()
-            };
-            let (t, vocab, max_positions) = (67, 11, 32);
-            let run = |device: &Device| -> Result<Vec<f32>> {
-                let (word, position, token_type) = (
-                    device.upload(&rows(vocab, 1))?,
-                    device.upload(&rows(max_positions, 2))?,
-                    device.upload(&rows(2, 3))?,
-                );
-                let tables = Tables {
-                    word: word.as_slice(),
-                    position: position.as_slice(),
-                    token_type: token_type.as_slice(),
-                    d,
-                };
-                let list = |step, n| (0..t as u32).map(|i| i * step % n).collect::<Vec<u32>>();
-                let ids = TokenIds::new(
-                    device,
-                    &list(5, vocab as u32),
-                    &list(3, max_positions as u32),
-                )?;
-                let mut x = device.alloc(t * d)?;
-                embedding(&tables, &ids, &mut x)?;
-                x.read()
-            };
-            // Two additions in the same order: no rounding differs.
-            assert!(
-                run(&cuda).unwrap() == run(&Device::cpu()).unwrap(),
-                "d = {d}"
-            );
-        }
     }
 }

@@ -203,7 +203,7 @@ pub fn retrieve(
 
         let start = Instant::now();
         // One more than is kept, so that a document that is the query itself can be left out.
-        let hits = index.search(&rows, (options.depth + 1).min(corpus.len()), None)?;
+        let hits = index.search(&rows, options.depth + 1)?;
         times.search += start.elapsed();
         let ids = chunk.iter().map(|query| query.id.clone());
         candidates.extend(ids.zip(hits));
@@ -230,7 +230,7 @@ fn first(
     collection: &Collection,
     depth: usize,
 ) -> BTreeMap<String, Vec<(String, f32)>> {
-    let named = |hit: &Hit| (collection.corpus[hit.row as usize].id.clone(), hit.score);
+    let named = |hit: &Hit| (collection.corpus[hit.id as usize].id.clone(), hit.score);
     rankings
         .iter()
         .map(|(query, hits)| (query.clone(), hits.iter().take(depth).map(named).collect()))
@@ -243,7 +243,7 @@ fn evaluations(
     collection: &Collection,
     depth: usize,
 ) -> Result<(Evaluation, Option<Evaluation>)> {
-    let id = |hit: &Hit| collection.corpus[hit.row as usize].id.as_str();
+    let id = |hit: &Hit| collection.corpus[hit.id as usize].id.as_str();
     let all = evaluate(&run(rankings, depth, id, |_, _| true), &collection.qrels)?;
     let mut lists = rankings.iter();
     let identical = lists.any(|(query, hits)| hits.iter().any(|hit| id(hit) == query));
@@ -331,13 +331,13 @@ pub fn rerank(
         .filter_map(|query| Some((first_stage.candidates.get(&query.id)?, query)))
         .unzip();
     // The pairs by document: (query, place among its candidates).
-    let mut wanted: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
+    let mut wanted: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
     for (q, list) in lists.iter().enumerate() {
         for (place, hit) in list.iter().enumerate() {
-            wanted.entry(hit.row).or_default().push((q, place));
+            wanted.entry(hit.id).or_default().push((q, place));
         }
     }
-    let (rows, wanted): (Vec<u32>, Vec<_>) = wanted.into_iter().unzip();
+    let (rows, wanted): (Vec<u64>, Vec<_>) = wanted.into_iter().unzip();
 
     let start = Instant::now();
     let mut scoring = vec![Duration::ZERO; verifiers.len()];
@@ -484,19 +484,19 @@ mod tests {
 
     #[test]
     fn identical_ids_can_be_left_out() {
-        let hits = [0, 1].map(|row| Hit { row, score: 1.0 }).to_vec();
+        let hits = [0, 1].map(|id| Hit { id, score: 1.0 }).to_vec();
         let rankings: Rankings = [("q".to_string(), hits)].into();
-        let id = |hit: &Hit| ["q", "d"][hit.row as usize];
+        let id = |hit: &Hit| ["q", "d"][hit.id as usize];
         assert_eq!(run(&rankings, 2, id, |_, _| true)["q"], ["q", "d"]);
         assert_eq!(run(&rankings, 2, id, |q, d| q != d)["q"], ["d"]);
     }
 
     #[test]
     fn equal_scores_keep_the_order_of_the_first_stage() {
-        let candidates: Vec<Hit> = [7, 3, 9, 1].map(|row| Hit { row, score: 0.5 }).to_vec();
+        let candidates: Vec<Hit> = [7, 3, 9, 1].map(|id| Hit { id, score: 0.5 }).to_vec();
         let order = |scores: [f32; 4]| {
             let hits = reordered(&candidates, &scores);
-            hits.iter().map(|hit| hit.row).collect::<Vec<_>>()
+            hits.iter().map(|hit| hit.id).collect::<Vec<_>>()
         };
         assert_eq!(order([0.2; 4]), [7, 3, 9, 1]);
         assert_eq!(order([0.1, 0.9, 0.1, 0.9]), [3, 1, 7, 9]);

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use nearmiss::data::beir::Collection;
+use nearmiss::data::beir::{Collection, Document};
+use nearmiss::data::read_texts;
 use nearmiss::index::VectorIndex;
 use nearmiss::text::TextKind;
 use nearmiss::{Error, Result};
@@ -18,13 +19,18 @@ pub fn run(
     kind: Kind,
     output: &Path,
 ) -> Result<()> {
-    let texts: Vec<String> = match (texts, data) {
-        (Some(file), _) => read_lines(file)?,
-        (None, Some(folder)) => Collection::load(folder, "test")?
-            .corpus
-            .iter()
-            .map(|d| d.text_for_encoder().into_owned())
-            .collect(),
+    // The texts, and what an error calls one.
+    let (texts, name): (Vec<String>, Box<dyn Fn(usize) -> String>) = match (texts, data) {
+        (Some(file), _) => {
+            let name = move |i| format!("line {} of {}", i + 1, file.display());
+            (read_texts(file)?, Box::new(name))
+        }
+        (None, Some(folder)) => {
+            let corpus = Collection::load(folder, "test")?.corpus;
+            let document = |d: Document| (d.text_for_encoder().into_owned(), d.id);
+            let (texts, ids): (_, Vec<String>) = corpus.into_iter().map(document).unzip();
+            (texts, Box::new(move |i| format!("document {}", ids[i])))
+        }
         (None, None) => {
             return Err(Error::Usage(
                 "encode: give --texts FILE or --data DIR".into(),
@@ -50,25 +56,21 @@ pub fn run(
     let mut task = session.progress.task("texts", texts.len());
     let stats = if extension == "npy" {
         let mut rows = Vec::with_capacity(texts.len() * encoder.width());
-        let stats = encoder.encode(
-            &texts,
-            kind,
-            |_, part| {
-                rows.extend_from_slice(part);
-                Ok(())
-            },
-            |done, _| task.at(done),
-        )?;
+        let keep = |_, part: &[f32]| {
+            rows.extend_from_slice(part);
+            Ok(())
+        };
+        let stats = encoder
+            .encode(&texts, kind, keep, |done, _| task.at(done))
+            .map_err(|e| e.naming_text(&name))?;
         nearmiss::data::write_npy(output, &rows, encoder.width())?;
         stats
     } else {
         let mut index = VectorIndex::with_capacity(encoder.device(), encoder.width(), texts.len())?;
-        let stats = encoder.encode(
-            &texts,
-            kind,
-            |_, part| index.append(part),
-            |done, _| task.at(done),
-        )?;
+        let keep = |_, part: &[f32]| index.append(part);
+        let stats = encoder
+            .encode(&texts, kind, keep, |done, _| task.at(done))
+            .map_err(|e| e.naming_text(&name))?;
         index.save(output)?;
         stats
     };
@@ -84,23 +86,4 @@ pub fn run(
         output.display()
     ));
     close(&session)
-}
-
-fn read_lines(file: &Path) -> Result<Vec<String>> {
-    let bytes = std::fs::read(file).map_err(|e| Error::io("read", file, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
-        Error::input(
-            file,
-            format!("line {line}: not UTF-8; convert the file to UTF-8"),
-        )
-    })?;
-    if text.is_empty() {
-        return Err(Error::input(file, "empty; write one text per line"));
-    }
-    Ok(text.lines().map(str::to_string).collect())
 }
