@@ -300,14 +300,6 @@ pub fn steps(site: &Site) -> Vec<Step> {
             move |site, _| python(site, op, "peers"),
         );
     }
-    for op in COMPILED {
-        steps.with(
-            PYTHON,
-            format!("compiled-{op}"),
-            [5.0, 40.0],
-            move |site, _| python(site, op, "compile"),
-        );
-    }
     for op in ops::ALL {
         steps.add(format!("parity-{}", op.name), [5.0, 40.0], |site, _| {
             let (filter, out) = (format!("{}::", op.name), format!("records/{}", op.name));
@@ -330,6 +322,14 @@ pub fn steps(site: &Site) -> Vec<Step> {
             format!("profile-{number}"),
             [3.0, 20.0],
             move |site, _| profile(site, number),
+        );
+    }
+    for op in COMPILED {
+        steps.with(
+            PYTHON,
+            format!("compiled-{op}"),
+            [5.0, 40.0],
+            move |site, _| python(site, op, "compile"),
         );
     }
     for (test, require) in [
