@@ -19,8 +19,11 @@ mod encode;
 mod layer_norm;
 mod matmul;
 mod maxsim;
+mod normalize_rows;
+mod pair_dot;
 mod pairs;
 mod pool;
+mod scatter_rows;
 mod similarity_map;
 mod soft_alignment;
 
@@ -44,7 +47,10 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(matmul::cases(context));
     cases.extend(attention::cases(context));
     cases.extend(pool::cases(context));
+    cases.extend(normalize_rows::cases(context));
+    cases.extend(scatter_rows::cases(context));
     cases.extend(cosine_topk::cases(context));
+    cases.extend(pair_dot::cases(context));
     cases.extend(similarity_map::cases(context));
     cases.extend(maxsim::cases(context));
     cases.extend(soft_alignment::cases(context));

@@ -15,7 +15,10 @@ pub mod embedding;
 pub mod layer_norm;
 pub mod matmul;
 pub mod maxsim;
+pub mod normalize_rows;
+pub mod pair_dot;
 pub mod pool;
+pub mod scatter_rows;
 pub mod similarity_map;
 pub mod soft_alignment;
 pub mod table;
@@ -35,17 +38,20 @@ pub use embedding::embedding;
 pub use layer_norm::layer_norm;
 pub use matmul::matmul;
 pub use maxsim::maxsim;
+pub use normalize_rows::normalize_rows;
+pub use pair_dot::pair_dot;
 pub use pool::pool;
 pub use rounding::Rounding;
+pub use scatter_rows::scatter_rows;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
 #[doc(hidden)]
 pub use texts::PackedTexts as Packing;
-pub use texts::{PackedTexts, PairList, TokenIds};
+pub use texts::{PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 use crate::device::template::{Source, Variant};
-use crate::device::{Device, DeviceKind, Element, ElementType, Kernel, Slice, SliceMut, Tier};
+use crate::device::{Device, DeviceKind, Element, ElementType, Gpu, Kernel, Slice, SliceMut, Tier};
 use crate::error::{Error, Result};
 
 /// What there is under an operator's name.
@@ -102,7 +108,10 @@ pub const ALL: &[&OpSpec] = &[
     &matmul::SPEC,
     &attention::SPEC,
     &pool::SPEC,
+    &normalize_rows::SPEC,
+    &scatter_rows::SPEC,
     &cosine_topk::SPEC,
+    &pair_dot::SPEC,
     &similarity_map::SPEC,
     &maxsim::SPEC,
     &soft_alignment::SPEC,
@@ -255,4 +264,15 @@ fn grid(n: usize) -> [u32; 3] {
     const MAX: usize = 65_535;
     let x = n.min(MAX);
     [x as u32, n.div_ceil(x.max(1)) as u32, 1]
+}
+
+/// Where rows are bound in turns, each turn begins at a multiple of this, so that bindings are aligned (at d = 8, 2 KiB
+/// of f16, and 512 B of one f32 a row).
+const ALIGN: usize = 128;
+
+/// Whole rows of `row_bytes` bytes that one launch can take, a multiple of [`ALIGN`].
+fn rows_per_binding(gpu: Gpu<'_>, row_bytes: usize) -> usize {
+    let fit = usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX) / row_bytes;
+    // Row numbers stay clear of 2^32 whatever the device.
+    (fit.min(1 << 31) / ALIGN * ALIGN).max(ALIGN)
 }

@@ -21,6 +21,12 @@ pub(super) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane += f(v);
     }
+    tree(lanes)
+}
+
+/// The sum of partial sums, halves added to halves.
+#[inline(always)]
+fn tree(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -29,6 +35,19 @@ pub(super) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// `sum_i a[i] b[i]` in the order of [`sum`].
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a, b) = (a.chunks(LANES), b.chunks(LANES));
+    for (a, b) in a.zip(b) {
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+    }
+    tree(lanes)
 }
 
 /// The largest of `values`, negative infinity of none. A plain fold would be one chain of dependent comparisons, which

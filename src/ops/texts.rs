@@ -1,4 +1,4 @@
-//! Lists of numbers on a device that kernels index memory with: packed texts, pairs of texts.
+//! Lists of numbers on a device that kernels index memory with: packed texts, places of rows, pairs of texts.
 //!
 //! A kernel cannot report an index that is out of its table, so these types are checked when they are made, and operators
 //! hold their limits to the tables at hand.
@@ -73,6 +73,63 @@ impl PackedTexts {
     /// The offsets where kernels see them.
     pub(super) fn on_device(&self) -> Slice<'_, u32> {
         self.on_device.as_slice()
+    }
+}
+
+/// Numbers on a device of which each is below a known limit and no two are the same: where rows go.
+pub struct Places {
+    on_device: Buffer<u32>,
+    /// The largest one, and one more; 0 of none.
+    end: usize,
+}
+
+impl Places {
+    /// Places numbers on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if one is named twice, [`Error::OutOfMemory`] and device failures.
+    pub fn new(device: &Device, values: &[u32]) -> Result<Self> {
+        // Most lists rise; others are looked at in order.
+        if !values.is_sorted_by(|a, b| a < b) {
+            let mut sorted = values.to_vec();
+            sorted.sort_unstable();
+            if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
+                return Err(Error::shape(
+                    "places",
+                    "values",
+                    "no number twice",
+                    format!("{} twice", twice[0]),
+                ));
+            }
+        }
+        Ok(Places {
+            on_device: device.upload(values)?,
+            end: end(values),
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.on_device.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.on_device.is_empty()
+    }
+
+    /// The numbers where kernels see them, if all are below `limit`.
+    pub(super) fn below(
+        &self,
+        op: &'static str,
+        what: &'static str,
+        limit: usize,
+    ) -> Result<Slice<'_, u32>> {
+        if self.end > limit {
+            let below = format!("below {limit}");
+            return Err(Error::shape(op, what, below, self.end - 1));
+        }
+        Ok(self.on_device.as_slice())
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 
-use super::{Checks, PackedTexts, PairList};
+use super::{ALIGN, Checks, PackedTexts, PairList};
 use crate::device::{Buffer, Device, ElementType, Float, Slice};
 use crate::error::{Error, Result};
 
@@ -97,9 +97,6 @@ pub(super) fn runs(offsets: &[u32], tokens: usize) -> Vec<Range<usize>> {
     }
     runs
 }
-
-/// Rows that are bound begin at a multiple of this, so that bindings are aligned (at d = 8, 2 KiB of f16).
-const ALIGN: usize = 128;
 
 /// Documents whose tokens fit one binding of a wgpu device.
 pub(super) struct Bound {

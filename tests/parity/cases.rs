@@ -22,8 +22,11 @@ mod judge;
 mod layer_norm;
 mod matmul;
 mod maxsim;
+mod normalize_rows;
 mod outputs;
+mod pair_dot;
 mod pool;
+mod scatter_rows;
 mod similarity_map;
 mod soft_alignment;
 
@@ -134,7 +137,10 @@ fn all() -> Vec<Case> {
     cases.extend(matmul::cases());
     cases.extend(attention::cases());
     cases.extend(pool::cases());
+    cases.extend(normalize_rows::cases());
+    cases.extend(scatter_rows::cases());
     cases.extend(cosine_topk::cases());
+    cases.extend(pair_dot::cases());
     cases.extend(similarity_map::cases());
     cases.extend(maxsim::cases());
     cases.extend(soft_alignment::cases());

@@ -7,7 +7,7 @@ use super::{IN_PTX, SPEC, WGSL};
 use crate::device::template::Variant;
 use crate::device::{Call, Cost, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target};
 use crate::error::Result;
-use crate::ops::{FLOATS, grid, simd};
+use crate::ops::{FLOATS, grid, rows_per_binding, simd};
 
 pub(super) const INVERSE_NORMS: Kernel = Kernel {
     entry: "inverse_norms",
@@ -105,15 +105,4 @@ pub(super) fn on_gpu<T: Float>(
         })?;
     }
     Ok(())
-}
-
-/// Rows of a block are a multiple of this, so that its bindings begin at an aligned offset (at d = 8, 2 KiB of rows
-/// and 512 B of norms).
-pub(super) const ALIGN: usize = 128;
-
-/// Whole rows of `row_bytes` bytes that one launch can take, a multiple of [`ALIGN`].
-pub(super) fn rows_per_binding(gpu: Gpu<'_>, row_bytes: usize) -> usize {
-    let fit = usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX) / row_bytes;
-    // Row numbers stay clear of 2^32 whatever the device.
-    (fit.min(1 << 31) / ALIGN * ALIGN).max(ALIGN)
 }

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::norms::{self, ALIGN, rows_per_binding};
+use super::norms;
 use super::{IN_WGSL, Search, TopK, store};
 use crate::device::template::Variant;
 use crate::device::{Call, Geometry, Gpu, Kernel, Param, Slice};
 use crate::error::Result;
-use crate::ops::grid;
+use crate::ops::{ALIGN, grid, rows_per_binding};
 
 pub(super) const SCORE: Kernel = Kernel {
     entry: "score",
