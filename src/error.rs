@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// The device ran out of memory.
     #[error(
-        "{device} is out of memory: {bytes} bytes were asked for while {in_use} were in use; use a smaller --memory or shorter texts"
+        "{device} is out of memory: {bytes} bytes were asked for while {in_use} were in use; work on fewer or shorter texts at a time"
     )]
     OutOfMemory {
         /// Device name.
@@ -93,6 +93,14 @@ pub enum Error {
     /// A value computed or passed in makes no sense (NaN, empty input, a size beyond a limit).
     #[error("{0}")]
     Invalid(String),
+    /// A setting of the library has a value that cannot be.
+    #[error("{message}")]
+    Setting {
+        /// The field or argument, as `max_length`.
+        setting: &'static str,
+        /// Its value, what is wrong with it, and what would be right.
+        message: String,
+    },
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
@@ -102,7 +110,7 @@ impl Error {
     /// The process status for this error: 2 for wrong usage, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_) => 2,
+            Error::Usage(_) | Error::Setting { .. } => 2,
             _ => 1,
         }
     }

@@ -18,11 +18,10 @@
 //! * [`study`]: the experiments, as `run-study` runs them.
 //!
 //! ```no_run
-//! use std::path::Path;
-//! use nearmiss::{Device, encoder::{Encoder, LoadOptions}, index::VectorIndex, text::TextKind};
+//! use nearmiss::{Device, encoder::Encoder, index::VectorIndex, text::TextKind};
 //!
 //! let device = Device::auto();
-//! let encoder = Encoder::load(Path::new("all-MiniLM-L6-v2"), &device, LoadOptions::default())?;
+//! let encoder = Encoder::from_name("all-MiniLM-L6-v2", &device)?;
 //! let mut index = VectorIndex::new(&device, encoder.width())?;
 //! index.append_texts(&encoder, &["the dog bites the man", "a quiet street"], TextKind::Document)?;
 //! let query = encoder.embed(&["who bites the man?"], TextKind::Query)?;
@@ -41,6 +40,7 @@ pub mod metrics;
 pub mod model;
 pub mod ops;
 mod random;
+#[cfg(feature = "study")]
 pub mod study;
 pub mod text;
 pub mod verifier;

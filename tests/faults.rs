@@ -176,6 +176,7 @@ fn a_good_run_writes_everything_and_reports_the_empty_document() {
         "report.md",
         "per_query.jsonl",
         "times.json",
+        "provenance.json",
     ] {
         assert!(run.join(file).exists(), "{file}");
     }
@@ -358,11 +359,11 @@ fn places_that_cannot_be_written() {
         String::from_utf8_lossy(&good.stderr)
     );
     let index =
-        nearmiss::index::VectorIndex::from_npy(&s.path("x.npy"), &nearmiss::Device::cpu()).unwrap();
+        nearmiss::index::VectorIndex::from_npy(s.path("x.npy"), &nearmiss::Device::cpu()).unwrap();
     assert_eq!((index.len(), index.width()), (3, 64));
     assert!(encode("x.safetensors").status.success());
     let index =
-        nearmiss::index::VectorIndex::open(&s.path("x.safetensors"), &nearmiss::Device::cpu())
+        nearmiss::index::VectorIndex::open(s.path("x.safetensors"), &nearmiss::Device::cpu())
             .unwrap();
     assert_eq!(index.len(), 3);
     assert!(
@@ -591,5 +592,77 @@ fn no_network_and_nothing_cached() {
         .args(["--offline", "--device", "cpu", "--out", "out"])
         .output()
         .unwrap();
-    fails(&output, 1, &["--backbone", "cache"]);
+    fails(&output, 1, &["give a model folder", "cache"]);
+}
+
+#[test]
+fn the_library_knows_no_options_and_the_program_names_them() {
+    let s = Scratch::new();
+    let length = |option: &str, n: &str| s.retrieve(&[option, n]);
+    fails(
+        &length("--max-length", "4000"),
+        2,
+        &["4000", "positions", "(options: --max-length"],
+    );
+    fails(
+        &length("--verifier-length", "2"),
+        2,
+        &["2 tokens", "--verifier-length"],
+    );
+    fails(
+        &s.retrieve(&["--device", "cuda:99"]),
+        1,
+        &["cuda:99", "(options: --device)"],
+    );
+}
+
+/// What is in the folders of results, by the beginning of their names.
+fn results(s: &Scratch, stage: &str) -> Vec<PathBuf> {
+    let folders = fs::read_dir(s.path("out")).unwrap();
+    let folders = folders.map(|folder| folder.unwrap().path());
+    folders
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(stage)
+        })
+        .collect()
+}
+
+#[test]
+fn runs_on_other_triplets_do_not_share_a_folder() {
+    let s = Scratch::new();
+    let [near_misses, paraphrases] = pairs(20);
+    s.put("pairs.csv", near_misses.as_bytes());
+    s.put("paraphrases.csv", paraphrases.as_bytes());
+    s.put("a.csv", b"anchor,positive,negative\na cat,the cat,a dog\n");
+    s.put(
+        "b.csv",
+        b"anchor,positive,negative\na cat,the cat,a man\na dog,the dog,a man\n",
+    );
+    let run = |more: &[&str]| {
+        let files = ["--pairs", "pairs.csv", "--paraphrases", "paraphrases.csv"];
+        let quick = ["--resamples", "20"];
+        let output = s.near_miss(&[&files[..], &quick, more].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        results(&s, "near-miss-pairs-").len()
+    };
+    assert_eq!(run(&[]), 1);
+    assert_eq!(run(&["--triplets", "a.csv"]), 2);
+    assert_eq!(run(&["--triplets", "b.csv"]), 3);
+    assert_eq!(run(&["--triplets", "b.csv", "--triplet-sample", "1"]), 4);
+    // Nothing that bears on a number.
+    assert_eq!(run(&["--threads", "1", "--memory", "1MB"]), 4);
+    for folder in results(&s, "near-miss-pairs-") {
+        let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+        let (config, provenance) = (read("config.json"), read("provenance.json"));
+        for word in ["\"device\"", "\"version\""] {
+            assert!(
+                provenance.contains(word) && !config.contains(word),
+                "{word}"
+            );
+        }
+    }
 }

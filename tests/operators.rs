@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A folder that holds one file per operator, and which operators must have one.
+/// A folder that holds one file (a large one: one folder) per operator, and which operators must have one.
 struct Part {
     folder: &'static str,
     extension: &'static str,
@@ -26,7 +26,15 @@ const PARTS: &[Part] = &[
         folder: "src/ops",
         extension: "rs",
         required: |_| true,
-        shared: &["mod", "rounding", "simd", "table", "token_pairs"],
+        shared: &[
+            "mod",
+            "kernels_test",
+            "rounding",
+            "simd",
+            "table",
+            "texts",
+            "token_pairs",
+        ],
     },
     Part {
         folder: "shaders",
@@ -55,12 +63,16 @@ const PARTS: &[Part] = &[
     },
 ];
 
-/// Stems of the files `folder/*.extension`; fragments, which begin with `_`, left out.
+/// Stems of the files `folder/*.extension`, and folders that hold `mod.extension`; fragments, which begin with `_`, left
+/// out.
 fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     entries
         .map(|entry| entry.expect("a folder entry").path())
-        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .filter(|path| {
+            let module = path.join("mod").with_extension(extension);
+            path.extension().is_some_and(|e| e == extension) || module.is_file()
+        })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_string()))
         .filter(|stem| !stem.starts_with('_'))
         .collect()
@@ -89,6 +101,14 @@ fn every_operator_has_all_its_parts_and_no_part_is_an_orphan() {
     let mut wrong = Vec::new();
     for part in PARTS {
         wrong.extend(gaps(&root().join(part.folder), part, ops::ALL));
+    }
+    for op in ops::ALL {
+        let folder = root().join("src/ops").join(op.name);
+        let there = |part: &&str| folder.join(part).with_extension("rs").is_file();
+        let parts = ["reference", "cpu"].iter().filter(|part| !there(part));
+        if folder.is_dir() {
+            wrong.extend(parts.map(|part| format!("src/ops/{}/{part}.rs is missing", op.name)));
+        }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

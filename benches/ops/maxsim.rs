@@ -5,6 +5,7 @@ use half::f16;
 use nearmiss::Result;
 use nearmiss::ops::maxsim::{Reduction, SPEC, error_bound, maxsim, reference};
 use nearmiss::ops::{Packing, PairList, Pairs, Tokens};
+use rayon::prelude::*;
 
 use super::{
     BLOCK, CHECK, Case, Context, D_MODEL, Prepared, Recorded, Scale, json, noise, offsets,
@@ -172,14 +173,18 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     };
     let got = call(CHECK)?;
     let which = sample(count);
-    let (mut want, mut bounds) = (Vec::new(), Vec::new());
-    for &p in &which {
-        let [q, c] = pairs[p].map(|i| i as usize);
-        let query = widen(&repeats(&asked, q * l_q * d..(q + 1) * l_q * d));
-        let document = widen(&repeats(&stored, c * l * d..(c + 1) * l * d));
-        want.push(reference::<f64>(&query, &document, d, Reduction::Sum).0);
-        bounds.push(error_bound(&query, &document, d, Reduction::Sum, &rounding(context)).0);
-    }
+    let rules = rounding(context);
+    let (want, bounds): (Vec<f64>, Vec<f64>) = which
+        .par_iter()
+        .map(|&p| {
+            let [q, c] = pairs[p].map(|i| i as usize);
+            let query = widen(&repeats(&asked, q * l_q * d..(q + 1) * l_q * d));
+            let document = widen(&repeats(&stored, c * l * d..(c + 1) * l * d));
+            let value = reference::<f64>(&query, &document, d, Reduction::Sum).0;
+            let bound = error_bound(&query, &document, d, Reduction::Sum, &rules).0;
+            (value, bound)
+        })
+        .unzip();
     Ok(Prepared {
         checked: want.len(),
         worst: worst_ratio(&got, 1, &which, &want, &bounds),

@@ -501,7 +501,7 @@ fn read_qrels(path: &Path, notes: &mut CollectionNotes) -> Result<Qrels> {
                 "an id is empty; expected query-id, corpus-id, score".into(),
             ));
         }
-        match qrels.insert(&**query, &**document, grade) {
+        match qrels.insert(query.as_ref(), document.as_ref(), grade) {
             None => {}
             Some(earlier) if earlier == grade => notes.repeated_judgements += 1,
             Some(earlier) => {

@@ -9,6 +9,7 @@ mod category;
 pub mod edits;
 pub mod generated;
 pub mod pairs;
+#[cfg(feature = "study")]
 pub mod probe;
 mod rows;
 

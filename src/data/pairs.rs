@@ -254,6 +254,7 @@ fn some<T>(path: &Path, rows: Vec<T>, notes: PairNotes) -> Result<(Vec<T>, PairN
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "study")]
     use std::io::Write;
 
     use super::*;
@@ -298,6 +299,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "study")]
     fn packed_files_and_paraphrases() {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed
@@ -317,6 +319,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "study")]
     fn quotes_that_swallow_rows_are_refused_or_counted() {
         let packed = |text: &str| {
             let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -364,15 +367,11 @@ mod tests {
         }
     }
 
-    /// Needs `NEARMISS_DATA`, a folder with `nearmiss` and `triplets`.
     #[test]
+    #[cfg(feature = "study")]
+    #[ignore = "needs NEARMISS_DATA, a folder with nearmiss and triplets"]
     fn real_files_keep_every_row() {
-        let Some(data) = std::env::var_os("NEARMISS_DATA") else {
-            println!(
-                "skipped: real pairs (NEARMISS_DATA is not set; it names the folder that holds nearmiss/ and triplets/)"
-            );
-            return;
-        };
+        let data = std::env::var_os("NEARMISS_DATA").expect("NEARMISS_DATA");
         let mut found = std::collections::BTreeMap::new();
         for folder in ["nearmiss", "triplets"] {
             for entry in std::fs::read_dir(Path::new(&data).join(folder)).unwrap() {
@@ -398,6 +397,14 @@ mod tests {
         for (name, rows) in sizes {
             assert_eq!(found.get(name), Some(&rows), "{name}");
         }
+    }
+
+    #[test]
+    #[cfg(not(feature = "study"))]
+    fn packed_files_need_the_study() {
+        let (_dir, path) = file("p.csv.gz", b"");
+        let error = read_paraphrases(&path).unwrap_err().to_string();
+        assert!(error.contains("p.csv.gz") && error.contains("decompress it"));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -51,6 +50,19 @@ impl QuoteNotes {
     }
 }
 
+/// What a gzip file holds.
+#[cfg(feature = "study")]
+fn unpacked(_: &Path, file: File) -> Result<Box<dyn Read>> {
+    Ok(Box::new(flate2::read::MultiGzDecoder::new(file)))
+}
+
+/// Refused: nothing that reads archives is there.
+#[cfg(not(feature = "study"))]
+fn unpacked(path: &Path, _: File) -> Result<Box<dyn Read>> {
+    let why = "compressed, which only the feature `study` reads; decompress it";
+    Err(Error::input(path, why))
+}
+
 /// Calls `row` with the `N` columns `wanted` of every row of a CSV file, trimmed, and with column `optional` or the
 /// file's name without its endings. `capacity` is the size of the buffers in bytes.
 ///
@@ -69,7 +81,7 @@ pub(super) fn read_rows<const N: usize>(
     let packed = name.ends_with(".gz");
     let stem = name.trim_end_matches(".gz").trim_end_matches(".csv");
     let bytes: Box<dyn Read> = if packed {
-        Box::new(MultiGzDecoder::new(file))
+        unpacked(path, file)?
     } else {
         Box::new(file)
     };

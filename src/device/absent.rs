@@ -67,7 +67,7 @@ absent!(Cuda, "cuda");
 absent!(Wgpu, "wgpu");
 
 impl Cuda {
-    pub fn open(_: usize) -> Result<Self, String> {
+    pub fn open(_: usize, _: Option<usize>) -> Result<Self, String> {
         Err(Self::WHY.into())
     }
     pub fn multiprocessors(&self) -> u32 {

@@ -139,11 +139,9 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a CUDA device"]
     fn nothing_is_launched_recorded_and_compiled() {
-        let Ok(device) = Device::cuda(0) else {
-            eprintln!("skipped: launching nothing on cuda (no device)");
-            return;
-        };
+        let device = Device::cuda(0).unwrap();
         device.launch_nothing().unwrap();
         let mut replay = device.replay(|| device.launch_nothing()).unwrap();
         device.device_time(|| replay.launch()).unwrap();

@@ -162,6 +162,7 @@ impl<'a, T: Into<Arg<'a>>> From<Option<T>> for Arg<'a> {
 }
 
 /// How much runs at once, in the terms of either language.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Geometry {
     /// WGSL: workgroups in x, y, z.
@@ -175,6 +176,7 @@ pub(crate) struct Geometry {
 }
 
 /// One run of a kernel.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
 pub(crate) struct Call<'a> {
     /// Which.
     pub kernel: &'static Kernel,

@@ -46,7 +46,9 @@ pub(crate) use absent::Wgpu;
 #[cfg(not(feature = "cuda"))]
 pub(crate) use absent::{Captured, Cuda};
 pub(crate) use buffer::Binding;
-pub(crate) use call::{Arg, Call, Geometry, Gpu};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use call::Arg;
+pub(crate) use call::{Call, Geometry, Gpu};
 #[doc(hidden)]
 pub use call::{Kernel, Language, Param, ParamKind};
 pub(crate) use graph::Graph;
@@ -305,7 +307,21 @@ impl Device {
     /// # Errors
     /// [`Error::NoDevice`] where there is no driver, no such GPU, or the crate was built without the feature `cuda`.
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        Cuda::open(ordinal)
+        Self::open_cuda(ordinal, None)
+    }
+
+    /// As [`Device::cuda`], with so many bytes of host memory for what is on its way to the device (tests exercise copies
+    /// in turns on small data).
+    ///
+    /// # Errors
+    /// As [`Device::cuda`].
+    #[doc(hidden)]
+    pub fn cuda_with_staging(ordinal: usize, bytes: usize) -> Result<Self> {
+        Self::open_cuda(ordinal, Some(bytes))
+    }
+
+    fn open_cuda(ordinal: usize, staging: Option<usize>) -> Result<Self> {
+        Cuda::open(ordinal, staging)
             .map(|d| Self::new(Backend::Cuda(d)))
             .map_err(|why| no_device(DeviceChoice::Cuda(ordinal), why))
     }

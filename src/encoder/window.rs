@@ -81,7 +81,7 @@ impl Encoder {
     /// activations. If the device runs out of memory the batch is halved and tried again.
     ///
     /// # Errors
-    /// What `each` or the device report; [`Error::Text`] for a text that cannot be tokenised; [`Error::Usage`] for a
+    /// What `each` or the device report; [`Error::Text`] for a text that cannot be tokenised; [`Error::Setting`] for a
     /// limit that leaves no room for a word.
     pub fn windows<S: AsRef<str> + Sync>(
         &self,

@@ -16,16 +16,20 @@ impl VectorIndex {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] for another shape or type or a file that ends early.
-    pub fn from_npy(path: &Path, device: &Device) -> Result<Self> {
-        from_npy(path, device, IndexOptions::default())
+    pub fn from_npy(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        from_npy(path.as_ref(), device, IndexOptions::default())
     }
 
     /// Builds an index from tensor `name` (`None`: the only one) of a safetensors file, shape `[n, d]`, f16 or f32.
     ///
     /// # Errors
     /// As [`VectorIndex::from_npy`], naming the tensor.
-    pub fn from_safetensors(path: &Path, name: Option<&str>, device: &Device) -> Result<Self> {
-        from_safetensors(path, name, device, IndexOptions::default())
+    pub fn from_safetensors(
+        path: impl AsRef<Path>,
+        name: Option<&str>,
+        device: &Device,
+    ) -> Result<Self> {
+        from_safetensors(path.as_ref(), name, device, IndexOptions::default())
     }
 }
 

@@ -348,7 +348,7 @@ impl TokenIndex {
     ///
     /// # Errors
     /// [`Error::Io`] naming the file, a full disk included.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let (n, d) = (self.len(), self.d);
         let mut rows: Vec<f16> = Vec::new();
         let [mut means, mut centroids] = [(); 2].map(|()| Vec::<f16>::with_capacity(n * d));
@@ -368,7 +368,7 @@ impl TokenIndex {
         let [rows, means, centroids] =
             [&rows, &means, &centroids].map(|values| bytemuck::cast_slice(values));
         file::write(
-            path,
+            path.as_ref(),
             LAYOUT,
             &self.ids,
             &[
@@ -390,7 +390,7 @@ impl TokenIndex {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no complete index of this layout.
-    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::open_with(path, device, IndexOptions::default())
     }
 
@@ -398,8 +398,12 @@ impl TokenIndex {
     ///
     /// # Errors
     /// As [`TokenIndex::open`].
-    pub fn open_with(path: &Path, device: &Device, options: IndexOptions) -> Result<Self> {
-        let file = IndexFile::open(path, LAYOUT, "build it again")?;
+    pub fn open_with(
+        path: impl AsRef<Path>,
+        device: &Device,
+        options: IndexOptions,
+    ) -> Result<Self> {
+        let file = IndexFile::open(path.as_ref(), LAYOUT, "build it again")?;
         let tensors = file.tensors()?;
         let (rows, t, d) = file.rows(&tensors, "rows")?;
         let [means, centroids] =

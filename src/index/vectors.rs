@@ -505,7 +505,7 @@ impl VectorIndex {
     ///
     /// # Errors
     /// [`Error::Io`] naming the file, a full disk included.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let n = self.len();
         let mut rows: Vec<f16> = Vec::with_capacity(n * self.d);
         let mut norms: Vec<f32> = Vec::with_capacity(n);
@@ -518,7 +518,7 @@ impl VectorIndex {
         }
         let (rows, norms) = (bytemuck::cast_slice(&rows), bytemuck::cast_slice(&norms));
         file::write(
-            path,
+            path.as_ref(),
             LAYOUT,
             &self.ids,
             &[
@@ -534,7 +534,7 @@ impl VectorIndex {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no complete index of this layout.
-    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         Self::open_with(path, device, IndexOptions::default())
     }
 
@@ -542,9 +542,13 @@ impl VectorIndex {
     ///
     /// # Errors
     /// As [`VectorIndex::open`].
-    pub fn open_with(path: &Path, device: &Device, options: IndexOptions) -> Result<Self> {
+    pub fn open_with(
+        path: impl AsRef<Path>,
+        device: &Device,
+        options: IndexOptions,
+    ) -> Result<Self> {
         let advice = "build it again, or load it as plain safetensors";
-        let file = IndexFile::open(path, LAYOUT, advice)?;
+        let file = IndexFile::open(path.as_ref(), LAYOUT, advice)?;
         let tensors = file.tensors()?;
         let (rows, n, d) = file.rows(&tensors, "rows")?;
         let norms = file.get(&tensors, "inverse_norms", Dtype::F32)?;

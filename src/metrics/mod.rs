@@ -5,6 +5,7 @@
 //! what they share.
 
 pub mod edits;
+#[cfg(feature = "study")]
 pub mod geometry;
 pub mod near_miss;
 pub mod ranking;

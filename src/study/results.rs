@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::pair_scores::Scorers;
 use crate::data::beir::Collection;
 use crate::data::write_atomically;
-use crate::device::DeviceKind;
+use crate::device::Precision;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::model::BertConfig;
@@ -160,9 +160,9 @@ impl Setup {
             },
             pooling: format!("{:?}{normalised}", pooling.pooling).to_lowercase(),
             max_length: encoder.tokenizer().max_length(),
-            precision: match encoder.device().kind() {
-                DeviceKind::Cpu => "f32",
-                _ => "mixed",
+            precision: match encoder.device().precision() {
+                Precision::F32 => "f32",
+                Precision::Mixed => "mixed",
             },
             verifiers: scorers
                 .verifiers

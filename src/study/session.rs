@@ -52,8 +52,14 @@ impl Session {
     /// What the device, the search and the model folder report.
     pub fn open(options: SessionOptions) -> Result<Self> {
         let progress = Progress::new(options.quiet);
-        let device = Device::open(options.device)?;
+        let (device, passed) = match options.device {
+            DeviceChoice::Auto => Device::auto_explained(),
+            choice => (Device::open(choice)?, Vec::new()),
+        };
         progress.log(&format!("device: {}", device.name()));
+        for line in passed {
+            progress.log(&format!("  not {}: {}", line.device, line.detail));
+        }
         let fetch = FetchOptions {
             cache_dir: None,
             offline: options.offline,

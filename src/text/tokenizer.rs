@@ -141,12 +141,19 @@ pub struct Tokenizer {
     prompts: Prompts,
 }
 
+fn length_limit(message: String) -> Error {
+    Error::Setting {
+        setting: "max_length",
+        message,
+    }
+}
+
 impl Tokenizer {
     /// Reads the tokenizer of `model_dir`; `max_length` (tokens, special ones included) overrides the folder's limit.
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] for a limit that leaves no room for a word or that the model has no positions for;
+    /// [`Error::Setting`] for a limit that leaves no room for a word or that the model has no positions for;
     /// [`Error::Input`] for a folder without `tokenizer.json`, a file that cannot be parsed, no limit anywhere, a
     /// tokenizer that adds no special tokens, or one whose ids go beyond the model's vocabulary.
     pub fn load(model_dir: impl AsRef<Path>, max_length: Option<usize>) -> Result<Self> {
@@ -206,14 +213,14 @@ impl Tokenizer {
                 if let Some(positions) = positions
                     && wanted > positions
                 {
-                    return Err(Error::Usage(format!(
-                        "a length limit of {wanted} tokens is more than the {positions} positions of the model in {}; give --max-length {positions} or less",
+                    return Err(length_limit(format!(
+                        "a length limit of {wanted} tokens is more than the {positions} positions of the model in {}; give {positions} or less",
                         model_dir.display()
                     )));
                 }
                 if wanted <= n_special {
-                    return Err(Error::Usage(format!(
-                        "a length limit of {wanted} tokens leaves no room for text beside the {n_special} special tokens; give --max-length {} or more",
+                    return Err(length_limit(format!(
+                        "a length limit of {wanted} tokens leaves no room for text beside the {n_special} special tokens; give {} or more",
                         n_special + 1
                     )));
                 }
@@ -231,7 +238,7 @@ impl Tokenizer {
                     .ok_or_else(|| {
                         Error::input(
                             model_dir,
-                            "states no length limit (`max_seq_length` in sentence_bert_config.json, `model_max_length` in tokenizer_config.json or `max_position_embeddings` in config.json); give one with --max-length",
+                            "states no length limit (`max_seq_length` in sentence_bert_config.json, `model_max_length` in tokenizer_config.json or `max_position_embeddings` in config.json); state one there, or ask for one",
                         )
                     })?;
                 let limit = limit.min(positions.unwrap_or(limit));
@@ -239,7 +246,7 @@ impl Tokenizer {
                     return Err(Error::input(
                         model_dir,
                         format!(
-                            "its length limit of {limit} tokens leaves no room for text beside the {n_special} special tokens; give one with --max-length"
+                            "its length limit of {limit} tokens leaves no room for text beside the {n_special} special tokens; state a larger one there, or ask for one"
                         ),
                     ));
                 }
@@ -270,10 +277,10 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] for a limit that leaves no room for a word or is above the present one.
+    /// [`Error::Setting`] for a limit that leaves no room for a word or is above the present one.
     pub fn with_max_length(&self, max_length: usize) -> Result<Self> {
         if max_length <= self.n_special || max_length > self.max_length {
-            return Err(Error::Usage(format!(
+            return Err(length_limit(format!(
                 "a length limit of {max_length} tokens does not suit a model with {} special tokens and at most {} in all; give one from {} to {}",
                 self.n_special,
                 self.max_length,
@@ -577,11 +584,20 @@ mod tests {
         let dir = folder(&[]);
         for (limit, says) in [(33, "32 positions"), (2, "no room"), (0, "no room")] {
             let error = error(dir.path(), Some(limit));
-            assert!(matches!(error, Error::Usage(_)), "{error}");
+            assert!(
+                matches!(
+                    error,
+                    Error::Setting {
+                        setting: "max_length",
+                        ..
+                    }
+                ),
+                "{error}"
+            );
             assert!(error.to_string().contains(says), "{error}");
         }
         let dir = folder(&[("config.json", json!({}))]);
-        assert!(error(dir.path(), None).to_string().contains("--max-length"));
+        assert!(error(dir.path(), None).to_string().contains("ask for one"));
         assert!(Tokenizer::load(dir.path(), Some(64)).is_ok());
     }
 

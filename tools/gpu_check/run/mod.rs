@@ -116,9 +116,14 @@ fn run(options: &Options) -> Result<bool> {
             options.only
         )));
     }
+    // Programs that are not here, or have nothing to do here: nothing is kept for steps that need them.
+    let mut idle: Vec<&str> = steps.iter().filter_map(|step| step.tool).collect();
+    idle.retain(|tool| plan::found(tool).is_none());
     for (i, step) in steps.iter().enumerate() {
         let left = options.seconds - RESERVE - start.elapsed().as_secs_f64();
-        let later = steps[i + 1..].iter().map(|s| s.least).sum();
+        let later = steps[i + 1..].iter();
+        let later = later.filter(|s| s.tool.is_none_or(|tool| !idle.contains(&tool)));
+        let later = later.map(|s| s.least).sum();
         let limit = budget::limit(left, step.least, step.most, later);
         let done = run.step(&step.name, &step.make, limit);
         eprintln!(
@@ -126,6 +131,7 @@ fn run(options: &Options) -> Result<bool> {
             start.elapsed().as_secs_f64(),
             summary::line(&done)
         );
+        idle.extend(step.tool.filter(|_| done.status == "skipped"));
         run.done.push(done);
         run.keep()?;
     }
@@ -153,12 +159,12 @@ impl Run {
             seconds,
             limit,
         };
+        let job = match make(&self.site, limit.unwrap_or(0.0)) {
+            Ok(job) => job,
+            Err(why) => return ended("skipped", why, 0.0, 0.0),
+        };
         let Some(limit) = limit else {
             return ended("skipped", "no time was left".into(), 0.0, 0.0);
-        };
-        let job = match make(&self.site, limit) {
-            Ok(job) => job,
-            Err(why) => return ended("skipped", why, 0.0, limit),
         };
         let mut command = job.command;
         if let Err(e) = self.redirect(&mut command, name, job.out.as_deref()) {

@@ -31,6 +31,11 @@ const ORDER: [&str; 10] = [
 const COMPILED: [&str; 4] = ["maxsim", "matmul", "layer_norm", "soft_alignment"];
 const PEERS: [&str; 2] = ["maxsim", "cosine_topk"];
 
+/// Programs that may be missing.
+const PYTHON: &str = "python3";
+const PROFILER: &str = "ncu";
+const SANITIZER: &str = "compute-sanitizer";
+
 /// What a step runs.
 pub struct Job {
     /// The process.
@@ -50,6 +55,8 @@ pub struct Step {
     pub least: f64,
     /// Seconds that it may take.
     pub most: f64,
+    /// The program that it needs, if it is not ours.
+    pub tool: Option<&'static str>,
     /// What it runs.
     pub make: Make,
 }
@@ -84,8 +91,11 @@ impl Site {
                 "not made by `gpu-check pack` (program.gz is missing)",
             ));
         }
+        fs::create_dir_all(work.join("kept")).map_err(|e| Error::io("create", work, e))?;
+        // Steps run in the scratch folder.
+        let whole = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io("open", path, e));
+        let (pack, work) = (&whole(pack)?, &whole(work)?);
         let kept = work.join("kept");
-        fs::create_dir_all(&kept).map_err(|e| Error::io("create", &kept, e))?;
         let mut folders = ["model", "data", "tree", "peers"].map(|name| {
             let packed = pack.join(format!("{name}.tar.gz"));
             let to = work.join(name);
@@ -148,8 +158,7 @@ impl Site {
 
     /// A Python program of the pack; it says itself what it misses.
     fn python(&self, arguments: &[&str]) -> Result<Command, String> {
-        let python = found("python3").ok_or("python3 is not installed")?;
-        let mut command = self.run(python, &[]);
+        let mut command = self.run(tool(PYTHON)?, &[]);
         command
             .arg(self.pack.join("bench_gpu.py"))
             .args(["--peers".into(), self.work.join("peers/peers")])
@@ -188,8 +197,13 @@ fn executable(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A program on the path, or that it is not there.
+fn tool(name: &str) -> Result<PathBuf, String> {
+    found(name).ok_or_else(|| format!("{name} is not installed"))
+}
+
 /// A program on the path.
-fn found(name: &str) -> Option<PathBuf> {
+pub fn found(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))
@@ -228,7 +242,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
         let arguments = ["bench", "--device", "cuda", "--quick", "--json"];
         rows(site.ours(&arguments), "smoke.jsonl".into())
     });
-    steps.add("ceilings", [6.0, 45.0], |site, _| {
+    steps.with(PYTHON, "ceilings", [6.0, 45.0], |site, _| {
         let command = site.python(&[
             "--what",
             "bandwidth",
@@ -246,14 +260,19 @@ pub fn steps(site: &Site) -> Vec<Step> {
     });
     steps.add("cases", [2.0, 10.0], |site, _| {
         let scale = if site.quick() { "quick" } else { "gpu" };
-        let command = site.ours(&["bench", "--list", scale]);
+        let mut command = site.ours(&["bench", "--list", scale]);
+        if let Some(model) = &site.model {
+            command.arg("--backbone").arg(model);
+        }
         rows(command, "cases.jsonl".into())
     });
     for op in ORDER {
-        steps.add(format!("bench-{op}"), [9.0, 45.0], move |site, _| {
+        steps.add(format!("bench-{op}"), [9.0, 75.0], move |site, _| {
             let limits = site.kept("limits.json");
             let mut command = site.ours(&["bench", "--device", "cuda", "--json", "--op", op]);
-            command.args(["--seconds", "0.4", "--limits", &limits]);
+            // How long a single query waits, in the worst of a hundred times, takes some more of them.
+            let seconds = if op == "encode" { "1.5" } else { "0.4" };
+            command.args(["--seconds", seconds, "--limits", &limits]);
             if site.quick() {
                 command.arg("--quick");
             }
@@ -266,19 +285,20 @@ pub fn steps(site: &Site) -> Vec<Step> {
         });
     }
     for op in ORDER {
-        steps.add(format!("pytorch-{op}"), [5.0, 40.0], move |site, _| {
-            python(site, op, "torch")
-        });
+        steps.with(
+            PYTHON,
+            format!("pytorch-{op}"),
+            [5.0, 40.0],
+            move |site, _| python(site, op, "torch"),
+        );
     }
     for op in PEERS {
-        steps.add(format!("peers-{op}"), [8.0, 60.0], move |site, _| {
-            python(site, op, "peers")
-        });
-    }
-    for op in COMPILED {
-        steps.add(format!("compiled-{op}"), [5.0, 40.0], move |site, _| {
-            python(site, op, "compile")
-        });
+        steps.with(
+            PYTHON,
+            format!("peers-{op}"),
+            [8.0, 60.0],
+            move |site, _| python(site, op, "peers"),
+        );
     }
     for op in ops::ALL {
         steps.add(format!("parity-{}", op.name), [5.0, 40.0], |site, _| {
@@ -297,9 +317,20 @@ pub fn steps(site: &Site) -> Vec<Step> {
         });
     }
     for number in 1..=PROFILED {
-        steps.add(format!("profile-{number}"), [3.0, 20.0], move |site, _| {
-            profile(site, number)
-        });
+        steps.with(
+            PROFILER,
+            format!("profile-{number}"),
+            [3.0, 20.0],
+            move |site, _| profile(site, number),
+        );
+    }
+    for op in COMPILED {
+        steps.with(
+            PYTHON,
+            format!("compiled-{op}"),
+            [5.0, 40.0],
+            move |site, _| python(site, op, "compile"),
+        );
     }
     for (test, require) in [
         ("graphs", "cuda"),
@@ -332,23 +363,27 @@ pub fn steps(site: &Site) -> Vec<Step> {
         });
     }
     // One size of every operator: the tools slow everything down a hundredfold.
-    for tool in ["memcheck", "racecheck", "synccheck"] {
-        steps.add(format!("sanitizer-{tool}"), [4.0, 60.0], move |site, _| {
-            let sanitizer =
-                found("compute-sanitizer").ok_or("compute-sanitizer is not installed")?;
-            let mut command = site.run(sanitizer, &["--tool", tool, "--error-exitcode", "1"]);
-            command.arg(&site.program);
-            command.args([
-                "parity",
-                "--subject",
-                "cuda",
-                "--require",
-                "cuda",
-                "--filter",
-                "33",
-            ]);
-            log(command)
-        });
+    for name in ["memcheck", "racecheck", "synccheck"] {
+        steps.with(
+            SANITIZER,
+            format!("sanitizer-{name}"),
+            [4.0, 60.0],
+            move |site, _| {
+                let arguments = ["--tool", name, "--error-exitcode", "1"];
+                let mut command = site.run(tool(SANITIZER)?, &arguments);
+                command.arg(&site.program);
+                command.args([
+                    "parity",
+                    "--subject",
+                    "cuda",
+                    "--require",
+                    "cuda",
+                    "--filter",
+                    "33",
+                ]);
+                log(command)
+            },
+        );
     }
     steps.add("parity-vulkan", [3.0, 20.0], |site, _| {
         let out = site.kept("records/vulkan");
@@ -373,8 +408,23 @@ impl Steps {
             name: name.into(),
             least,
             most,
+            tool: None,
             make: Box::new(make),
         });
+    }
+
+    /// A step that needs `tool`.
+    fn with(
+        &mut self,
+        tool: &'static str,
+        name: impl Into<String>,
+        seconds: [f64; 2],
+        make: impl Fn(&Site, f64) -> Result<Job, String> + 'static,
+    ) {
+        self.add(name, seconds, make);
+        if let Some(step) = self.0.last_mut() {
+            step.tool = Some(tool);
+        }
     }
 }
 
@@ -390,10 +440,12 @@ fn python(site: &Site, op: &str, by: &str) -> Result<Job, String> {
 
 /// The `number`-th worst case under the profiler.
 fn profile(site: &Site, number: usize) -> Result<Job, String> {
-    let ncu = found("ncu").ok_or("ncu is not installed")?;
     let worst = summary::worst(&site.kept);
     let case = worst.get(number - 1).ok_or("no more cases were measured")?;
-    let mut command = site.run(ncu, &["--clock-control", "none", "--launch-count", "12"]);
+    let mut command = site.run(
+        tool(PROFILER)?,
+        &["--clock-control", "none", "--launch-count", "12"],
+    );
     for section in ["SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy"] {
         command.args(["--section", section]);
     }

@@ -218,6 +218,19 @@ fn head(kept: &Path) -> String {
         head +=
             &format!("an empty kernel: {graph} in a graph, {launched} launched, {alone} alone\n");
     }
+    let compiled: Vec<String> = lines(&kept.join("jit"))
+        .iter()
+        .filter_map(|line| {
+            let seconds = |name: &str| line.get(name).and_then(Value::as_f64).map(duration);
+            let op = line.get("op")?.as_str()?;
+            let (cold, warm) = (seconds("cold_seconds")?, seconds("warm_seconds")?);
+            Some(format!("{op} {cold}, {warm}"))
+        })
+        .collect();
+    if !compiled.is_empty() {
+        let compiled = compiled.join("; ");
+        head += &format!("compiling all variants, afresh and again: {compiled}\n");
+    }
     head
 }
 
@@ -318,6 +331,8 @@ pub mod tests {
         );
         let failed = r#"{"op":"maxsim","shape":"1","status":"failed","note":"FAILED: it hangs"}"#;
         put("bench/maxsim.jsonl", &format!("{facts}\n{failed}\n"));
+        let jit = r#"{"op":"pool","variants":2,"cold_seconds":1.5,"warm_seconds":0.02}"#;
+        put("jit/pool.jsonl", &format!("{jit}\n"));
         let other = |by: &str, seconds: f64| {
             format!(r#"{{"op":"matmul","shape":"8 x 8","by":"{by}","seconds_median":{seconds}}}"#)
         };
@@ -357,6 +372,10 @@ pub mod tests {
         let text = text(kept.path(), &steps.map(|(step, status)| done(step, status)));
         assert!(text.contains("device: cuda:0 (NVIDIA H200)"), "{text}");
         assert!(text.contains("1 of 4 steps passed, 8 s"), "{text}");
+        assert!(
+            text.contains("afresh and again: pool 1.500 s, 20.000 ms\n"),
+            "{text}"
+        );
         assert!(
             text.contains("b cut at 5 s: why not\nskipped: why not: c, d\n"),
             "{text}"

@@ -1,0 +1,17 @@
+//! Which options bear on an error: the library, whose words it is in, knows of no command line.
+
+use nearmiss::Error;
+
+/// The error in one line, with the options that can change it.
+pub fn line(error: &Error) -> String {
+    let options = match error {
+        Error::OutOfMemory { .. } => "--memory, --max-length",
+        Error::NoDevice { .. } | Error::Unsupported { .. } => "--device",
+        Error::Setting { setting, .. } => match *setting {
+            "max_length" => "--max-length, --verifier-length",
+            _ => return error.to_string(),
+        },
+        _ => return error.to_string(),
+    };
+    format!("{error} (options: {options})")
+}
