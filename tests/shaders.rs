@@ -51,7 +51,7 @@ impl Case {
     fn with_text(&self, text: String) -> Self {
         Case {
             source: self.source,
-            variant: self.variant.clone(),
+            variant: self.variant,
             tier: self.tier,
             expanded: Expanded {
                 text,

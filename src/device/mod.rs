@@ -46,7 +46,9 @@ pub(crate) use absent::Wgpu;
 #[cfg(not(feature = "cuda"))]
 pub(crate) use absent::{Captured, Cuda};
 pub(crate) use buffer::Binding;
-pub(crate) use call::{Arg, Call, Geometry, Gpu};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(crate) use call::Arg;
+pub(crate) use call::{Call, Geometry, Gpu};
 #[doc(hidden)]
 pub use call::{Kernel, Language, Param, ParamKind};
 pub(crate) use graph::Graph;

@@ -244,7 +244,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
                 offset,
                 room,
             } => Place::Device {
-                storage: *storage,
+                storage,
                 offset: *offset,
                 room: *room,
             }
