@@ -381,7 +381,7 @@ fn windows_change_nothing(device: Device) {
             let tokens = vectors.tokens();
             lengths.extend(tokens.packing.offsets().windows(2).map(|w| w[1] - w[0]));
             rows.extend(tokens.rows.read()?);
-            means.extend(vectors.means().rows.read()?);
+            means.extend(vectors.means().read()?);
             pooled.extend_from_slice(embeddings);
             Ok(())
         };
