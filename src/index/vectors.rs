@@ -222,9 +222,22 @@ impl VectorIndex {
         texts: &[S],
         kind: TextKind,
     ) -> Result<EncodeStats> {
-        let quiet = |_, _| {};
+        self.append_texts_with(encoder, texts, kind, |_, _| {})
+    }
+
+    /// The same; `progress` hears how many texts and tokens are done.
+    ///
+    /// # Errors
+    /// As [`VectorIndex::append_texts`].
+    pub fn append_texts_with<S: AsRef<str> + Sync>(
+        &mut self,
+        encoder: &Encoder,
+        texts: &[S],
+        kind: TextKind,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<EncodeStats> {
         if self.device.kind() == DeviceKind::Cpu || !self.device.same_as(encoder.device()) {
-            return encoder.encode(texts, kind, |_, rows| self.append(rows), quiet);
+            return encoder.encode(texts, kind, |_, rows| self.append(rows), progress);
         }
         if encoder.width() != self.d {
             return Err(Error::shape(OP, "encoder", self.d, encoder.width()));
@@ -243,7 +256,7 @@ impl VectorIndex {
                 other => other,
             })
         };
-        encoder.windows(texts, kind, WindowOptions::default(), each, quiet)
+        encoder.windows(texts, kind, WindowOptions::default(), each, progress)
     }
 
     fn append_rows(&mut self, rows: Rows<'_>, ids: Option<&[u64]>) -> Result<()> {
