@@ -85,11 +85,24 @@ fn code(text: &str, strings: bool) -> String {
     out
 }
 
-/// What of a file the library consists of: all before its tests.
+/// What of a file the library consists of: all before its tests, a module in the file that is only there for them.
 fn without_tests(text: &str) -> &str {
-    let tests = ["\n#[cfg(test)]\nmod ", "\n#[cfg(all(test"];
-    let end = tests.iter().filter_map(|mark| text.find(mark)).min();
-    &text[..end.unwrap_or(text.len())]
+    let mut at = 0;
+    let mut of_tests = None;
+    for line in text.split_inclusive('\n') {
+        if line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test") {
+            of_tests = Some(at);
+        } else if line.starts_with("mod ")
+            && line.trim_end().ends_with('{')
+            && let Some(begin) = of_tests
+        {
+            return &text[..begin];
+        } else if !line.starts_with("#[") {
+            of_tests = None;
+        }
+        at += line.len();
+    }
+    text
 }
 
 /// Names, punctuation and their lines (from 1).
@@ -171,7 +184,8 @@ fn named(code: &str, depth: usize) -> Vec<(String, usize)> {
 fn wrong_in(path: &Path, text: &str) -> Vec<String> {
     let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
     let module = parts[0].trim_end_matches(".rs");
-    if module == "lib" || parts.last() == Some(&"tests.rs") {
+    let of_tests = |file: &&str| *file == "tests.rs" || file.ends_with("_test.rs");
+    if module == "lib" || parts.last().is_some_and(of_tests) {
         return Vec::new();
     }
     let depth = parts.len() - usize::from(parts.last() == Some(&"mod.rs"));
@@ -300,7 +314,15 @@ fn what_runs_the_wrong_way_is_found() {
         wrong("study/mod.rs", "let device = Device::cuda(0)?; // wgpu\n"),
         ["src/study/mod.rs:1: study names cuda"]
     );
+    // Behind a module of tests that is a file of its own, all the same.
+    assert_eq!(
+        wrong(
+            "ops/mod.rs",
+            "#[cfg(test)]\nmod kernels_test;\nuse crate::model::config;\n"
+        ),
+        ["src/ops/mod.rs:3: ops imports model"]
+    );
     let fine = "use crate::Device;\nuse crate::error::Result;\n/* crate::study */ let s = \"crate::study cuda\";\n\
-        let c = '\"'; let r = r#\"crate::study \"cuda\"#;\n\n#[cfg(test)]\nmod tests { use crate::study; }\n";
+        let c = '\"'; let r = r#\"crate::study \"cuda\"#;\n\n#[cfg(test)]\nmod tests {\n    use crate::study;\n}\n";
     assert_eq!(wrong("index/file.rs", fine), Vec::<String>::new());
 }

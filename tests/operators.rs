@@ -26,15 +26,7 @@ const PARTS: &[Part] = &[
         folder: "src/ops",
         extension: "rs",
         required: |_| true,
-        shared: &[
-            "mod",
-            "kernels_test",
-            "rounding",
-            "simd",
-            "table",
-            "texts",
-            "token_pairs",
-        ],
+        shared: &["mod", "rounding", "simd", "table", "texts", "token_pairs"],
     },
     Part {
         folder: "shaders",
@@ -63,8 +55,8 @@ const PARTS: &[Part] = &[
     },
 ];
 
-/// Stems of the files `folder/*.extension`, and folders that hold `mod.extension`; fragments, which begin with `_`, left
-/// out.
+/// Stems of the files `folder/*.extension`, and folders that hold `mod.extension`; fragments, which begin with `_`, and
+/// tests, which end with `_test`, left out.
 fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     entries
@@ -74,7 +66,7 @@ fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
             path.extension().is_some_and(|e| e == extension) || module.is_file()
         })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_string()))
-        .filter(|stem| !stem.starts_with('_'))
+        .filter(|stem| !stem.starts_with('_') && !stem.ends_with("_test"))
         .collect()
 }
 

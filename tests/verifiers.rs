@@ -18,7 +18,7 @@ use nearmiss::ops::maxsim::{self, Reduction, maxsim};
 use nearmiss::ops::pair_dot;
 use nearmiss::ops::similarity_map::{self, similarity_map};
 use nearmiss::ops::soft_alignment::{self, Alignment, soft_alignment};
-use nearmiss::ops::{MapLayout, Packing, PairList, Pairs, Rounding, Tokens};
+use nearmiss::ops::{MapLayout, PackedTexts, PairList, Pairs, Rounding, Tokens};
 use nearmiss::text::TextKind;
 use nearmiss::verifier::{self, VerifierOptions};
 
@@ -82,7 +82,7 @@ fn maps_and_scores_match_pytorch(device: Device) {
     let rounding = Rounding::of(device.kind());
     let upload = |texts: &Texts| {
         let rows: Vec<f16> = texts.rows.iter().map(|&v| f16::from_f32(v)).collect();
-        let packing = Packing::new(&device, texts.offsets.clone()).unwrap();
+        let packing = PackedTexts::new(&device, texts.offsets.clone()).unwrap();
         (device.upload(&rows).unwrap(), packing)
     };
     let ((q_rows, q_packing), (c_rows, c_packing)) = (upload(&queries), upload(&documents));
