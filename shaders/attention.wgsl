@@ -4,7 +4,7 @@ enable f16;
 %% from "_elements.wgsl" import array
 // attention.wgsl - packed multi-head attention with an online softmax
 // Computes   out = softmax(scale q k^T) v, per text and head
-// Twin       src/ops/attention.rs (definition, reference), kernels/attention.ptx
+// Twin       src/ops/attention/ (definition, reference), kernels/attention.ptx
 // Entry      attention
 //
 // Shapes     qkv [t, 3 d] f16 or f32 (variant `act`): queries, keys, values, each heads x head_dim;

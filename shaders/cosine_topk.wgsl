@@ -4,7 +4,7 @@ enable f16;
 %% from "_elements.wgsl" import array
 // cosine_topk.wgsl - exact nearest rows by cosine, scores never stored
 // Computes   for each query the k rows with the largest cosine, ties to the lowest id
-// Twin       src/ops/cosine_topk.rs (definition, reference, host loop), kernels/cosine_topk.ptx
+// Twin       src/ops/cosine_topk/ (definition, reference, host loop), kernels/cosine_topk.ptx
 // Entries    inverse_norms, score, select_best, sort_best (variant `pass`: norms, score, select, sort)
 //
 // Shapes     rows [n, d] f16; norms [n] f32; queries [n_q, d] f32; query_norms [n_q] f32 (all inverse norms);

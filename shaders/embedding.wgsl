@@ -4,7 +4,7 @@ enable f16;
 %% from "_elements.wgsl" import array
 // embedding.wgsl - word, position and token-type rows added into the residual stream
 // Computes   x[t,:] = word[ids[t],:] + position[positions[t],:] + token_type[0,:]
-// Twin       src/ops/embedding.rs (definition, reference), kernels/embedding.ptx
+// Twin       src/ops/embedding/ (definition, reference), kernels/embedding.ptx
 // Entry      embedding
 //
 // Shapes     word [vocab, d], position [max_positions, d], token_type [types, d] f16 or f32 (variant `table`);

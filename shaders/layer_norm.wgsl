@@ -5,7 +5,7 @@ enable f16;
 %% from "_group_sum.wgsl" import group_sum, who_inputs, who_value
 // layer_norm.wgsl - layer norm over rows, with a residual added first and a rounded second copy of the result
 // Computes   y = (v - mean(v)) / sqrt(var(v) + eps) * weight + bias,  v = x + residual
-// Twins      src/ops/layer_norm.rs (definition, reference), kernels/layer_norm.ptx
+// Twins      src/ops/layer_norm/ (definition, reference), kernels/layer_norm.ptx
 // Entry      layer_norm
 //
 // Shapes     x, y [rows, d] f32; residual [rows, d] f16 or f32, or absent (variant `residual`); weight [d] f32;

@@ -4,7 +4,7 @@ enable f16;
 %% from "_elements.wgsl" import array
 // matmul.wgsl - linear layer with fused epilogue
 // Computes   c = epilogue(a w^T),  epilogue(v) = gelu(v + bias) + residual, each part optional
-// Twins      src/ops/matmul.rs (definition, reference), kernels/matmul.ptx
+// Twins      src/ops/matmul/ (definition, reference), kernels/matmul.ptx
 // Entry      matmul
 //
 // Shapes     a [m, k], w [n, k] f16 or f32 (variant `input`); bias [n] f32; residual [m, n] f32;
@@ -58,7 +58,7 @@ var<workgroup> w_panel: array<vec4<f32>, 256>; // [k4][column]
 %% endif
 %% if gelu
 
-// erf by the rational fit of src/ops/matmul.rs; all terms positive, nothing cancels.
+// erf by the rational fit of src/ops/matmul/; all terms positive, nothing cancels.
 fn erf(v: vec4<f32>) -> vec4<f32> {
     let x = clamp(v, vec4<f32>(-3.92), vec4<f32>(3.92));
     let t = x * x;

@@ -5,7 +5,7 @@ enable f16;
 %% from "_token_products.wgsl" import token_products
 // maxsim.wgsl - late interaction: how well the tokens of a document answer those of a query, maps never stored
 // Computes   score = sum over query tokens i of max over document tokens j of q_i . c_j, or its mean over i
-// Twins      src/ops/maxsim.rs (definition, reference), kernels/maxsim.ptx
+// Twins      src/ops/maxsim/ (definition, reference), kernels/maxsim.ptx
 // Entry      maxsim
 //
 // Shapes     queries [t_q, d], documents [t_c, d] f16 or f32 (variant `tokens`); offsets [n_q + 1], [n_c + 1] u32;

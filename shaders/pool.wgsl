@@ -6,7 +6,7 @@ enable f16;
 // pool.wgsl - one embedding per packed text
 // Computes   e = mean of a text's rows of h (variant pooling = mean) or its first row (first), then, with
 //            `normalize`, e / max(|e|, 1e-12)
-// Twin       src/ops/pool.rs (definition, reference), kernels/pool.ptx
+// Twin       src/ops/pool/ (definition, reference), kernels/pool.ptx
 // Entry      pool
 //
 // Shapes     h [t, d] f32; offsets [n + 1] u32; e [n, d] f16 or f32 (variant `output`)

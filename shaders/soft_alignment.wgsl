@@ -6,7 +6,7 @@ enable f16;
 // soft_alignment.wgsl - how well the tokens of a document answer those of a query in about the same places
 // Computes   mean over i of sum over j of A_ij M_ij, A_i = softmax_j((M_ij - distance |i - j|) / temperature), M_ij =
 //            q_i . c_j, less monotonicity times the mean over neighbours of max(p_i - p_(i+1), 0)^2, p_i = sum_j A_ij j
-// Twins      src/ops/soft_alignment.rs (definition, reference), kernels/soft_alignment.ptx
+// Twins      src/ops/soft_alignment/ (definition, reference), kernels/soft_alignment.ptx
 // Entry      soft_alignment
 //
 // Shapes     queries [t_q, d], documents [t_c, d] f16 or f32 (variant `tokens`); offsets [n_q + 1], [n_c + 1] u32;

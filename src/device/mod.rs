@@ -34,7 +34,9 @@ use std::sync::{Arc, Mutex};
 pub use bench::Replay;
 pub use buffer::{Buffer, Element, ElementType, Float};
 pub use pool::MemoryStats;
-pub use profile::{Ceilings, Cost, OpTotals};
+pub use profile::OpTotals;
+#[doc(hidden)]
+pub use profile::{Ceilings, Cost};
 
 #[cfg(feature = "cuda")]
 pub(crate) use self::cuda::{Captured, Cuda};

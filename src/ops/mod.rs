@@ -1,8 +1,13 @@
 //! The operators.
 //!
 //! An operator is one name and, under that name, everything there is to know about it: its definition with shapes,
-//! checks and a reference here in `src/ops/`, its PTX in `kernels/`, its WGSL in `shaders/`, its parity cases in
-//! `tests/parity/` and its bench in `benches/ops/`. [`ALL`] lists them; a test fails when a part is missing.
+//! checks and a reference here in `src/ops/` (a large one is a folder of `mod`, `reference`, `cpu` and `gpu`), its PTX
+//! in `kernels/`, its WGSL in `shaders/`, its parity cases in `tests/parity/` and its bench in `benches/ops/`. [`ALL`]
+//! lists them; a test fails when a part is missing.
+//!
+//! Operators take views ([`Slice`], [`SliceMut`]; `&buffer` is one) and check every size before anything runs. Lists
+//! with which a kernel indexes memory are types that are checked when they are made: [`PackedTexts`], [`TokenIds`],
+//! [`PairList`], [`Places`].
 //!
 //! Every reference is plain loops, generic over the accumulator ([`Accum`]): in `f64` it is the truth that devices
 //! are held to, in `f32` it shows the error that a plain program makes. Every operator also has an `error_bound`:
@@ -21,6 +26,7 @@ pub mod pool;
 pub mod scatter_rows;
 pub mod similarity_map;
 pub mod soft_alignment;
+#[doc(hidden)]
 pub mod table;
 
 #[cfg(test)]
@@ -41,6 +47,7 @@ pub use maxsim::maxsim;
 pub use normalize_rows::normalize_rows;
 pub use pair_dot::pair_dot;
 pub use pool::pool;
+#[doc(hidden)]
 pub use rounding::Rounding;
 pub use scatter_rows::scatter_rows;
 pub use similarity_map::similarity_map;
@@ -59,6 +66,7 @@ use crate::device::{Device, DeviceKind, Element, ElementType, Gpu, Kernel, Slice
 use crate::error::{Error, Result};
 
 /// What there is under an operator's name.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct OpSpec {
     /// The name that all its parts share.
@@ -106,6 +114,7 @@ impl OpSpec {
 }
 
 /// Every operator, in the order in which a query meets them.
+#[doc(hidden)]
 pub const ALL: &[&OpSpec] = &[
     &embedding::SPEC,
     &layer_norm::SPEC,
@@ -122,6 +131,7 @@ pub const ALL: &[&OpSpec] = &[
 ];
 
 /// The accumulator of a reference implementation: `f64` is the truth, `f32` the yardstick.
+#[doc(hidden)]
 pub trait Accum:
     Copy
     + PartialOrd

@@ -20,6 +20,7 @@ use crate::device::{Call, Cost, Geometry, Gpu, Kernel, Param, Slice, SliceMut, T
 use crate::error::Result;
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "normalize_rows",
     formula: "rows = x / max(|x|, 1e-12) in f16, norms = |x|",

@@ -18,6 +18,7 @@ use crate::device::{Call, Cost, Float, Geometry, Gpu, Kernel, Param, Slice, Slic
 use crate::error::Result;
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "pair_dot",
     formula: "scores[p] = a[i] . b[j] for listed pairs (i, j) of rows",

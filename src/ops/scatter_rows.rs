@@ -13,6 +13,7 @@ use crate::device::{Call, Cost, Float, Geometry, Gpu, Kernel, Param, Slice, Slic
 use crate::error::Result;
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "scatter_rows",
     formula: "out[places[i]] = x[i]",

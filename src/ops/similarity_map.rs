@@ -23,6 +23,7 @@ use crate::device::{
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "similarity_map",
     formula: "M[i, j] = q_i . c_j over the tokens of listed pairs of texts",

@@ -24,6 +24,7 @@ use crate::device::{Cost, ElementType, Float, Gpu, Slice, SliceMut, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "attention",
     formula: "out = softmax(scale q k^T) v, per text and head, packed",

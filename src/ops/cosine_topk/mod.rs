@@ -38,6 +38,7 @@ use crate::device::{Cost, Gpu, Kernel, Slice, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "cosine_topk",
     formula: "the k rows with the largest cosine to each query, ties to the lowest id",

@@ -18,6 +18,7 @@ use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "embedding",
     formula: "x[t] = word[ids[t]] + position[positions[t]] + token_type[0]",

@@ -21,6 +21,7 @@ use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "layer_norm",
     formula: "y = (v - mean v) / sqrt(var v + eps) * weight + bias, v = x + residual",

@@ -22,6 +22,7 @@ use crate::device::{Cost, ElementType, Float, Gpu, Slice, SliceMut, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "matmul",
     formula: "c = gelu(a w^T + bias) + residual (bias, gelu, residual optional)",

@@ -25,6 +25,7 @@ use crate::device::{Cost, ElementType, Float, Gpu, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "maxsim",
     formula: "score = sum or mean over query tokens of the largest product with a document token",

@@ -16,6 +16,7 @@ use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "pool",
     formula: "e = normalise(mean of a text's token vectors, or its first one)",

@@ -23,6 +23,7 @@ use crate::device::{Cost, ElementType, Float, Gpu, SliceMut, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
+#[doc(hidden)]
 pub const SPEC: OpSpec = OpSpec {
     name: "soft_alignment",
     formula: "score = mean_i sum_j softmax_j((M_ij - lambda |i - j|) / tau) M_ij, M_ij = q_i . c_j",
