@@ -234,6 +234,23 @@ fn hidden_states_and_embeddings_match_pytorch(device: Device) {
     }
 }
 
+fn an_encoder_opens_by_name_or_folder() {
+    let cpu = Device::cpu();
+    let folder = golden(MODELS[0]);
+    let opened = Encoder::from_name(folder.to_str().unwrap(), &cpu).unwrap();
+    assert_eq!(
+        opened.embed(&["the dog"], TextKind::Document).unwrap(),
+        encoder_of(MODELS[0])
+            .embed(&["the dog"], TextKind::Document)
+            .unwrap()
+    );
+    let error = Encoder::from_name("no-such-model", &cpu).err().unwrap();
+    assert!(
+        matches!(error, Error::Usage(_)) && error.to_string().contains("all-MiniLM-L6-v2"),
+        "{error}"
+    );
+}
+
 /// With `NEARMISS_WRITTEN_MODELS` the written folders are left there, for `tools/reference/model_folder.py`.
 fn written_folders_are_the_models_that_were_read() {
     let scratch = tempfile::tempdir().unwrap();
@@ -364,7 +381,7 @@ fn windows_change_nothing(device: Device) {
             let tokens = vectors.tokens();
             lengths.extend(tokens.packing.offsets().windows(2).map(|w| w[1] - w[0]));
             rows.extend(tokens.rows.read()?);
-            means.extend(vectors.means().rows.read()?);
+            means.extend(vectors.means().read()?);
             pooled.extend_from_slice(embeddings);
             Ok(())
         };
@@ -613,6 +630,7 @@ fn main() {
     needs::add!(tests:
         token_ids_limits_and_pooling_are_those_of_transformers,
         a_damaged_weight_is_noticed,
+        an_encoder_opens_by_name_or_folder,
         written_folders_are_the_models_that_were_read,
         a_text_that_fails_is_named_by_its_place_among_all,
     );

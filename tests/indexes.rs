@@ -271,8 +271,9 @@ fn texts_become_entries_of_either_index(device: Device) {
     let joined = TokenVectors::encode(&encoder.with_window(3), &words, kind).unwrap();
     let all = |vectors: &TokenVectors| {
         let offsets = vectors.tokens().packing.offsets().to_vec();
-        let rows = [vectors.tokens(), vectors.means(), vectors.centroids()];
-        (offsets, rows.map(|tokens| tokens.rows.read().unwrap()))
+        let tokens = vectors.tokens().rows;
+        let rows = [tokens, vectors.means(), vectors.centroids()];
+        (offsets, rows.map(|rows| rows.read().unwrap()))
     };
     assert!(all(&joined) == all(&asked), "joined on {}", device.name());
 }

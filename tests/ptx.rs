@@ -12,8 +12,8 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nearmiss::device::template::{Expanded, Source, Variant, expand};
 use nearmiss::ops;
+use nearmiss::ops::kernels::{Expanded, Source, Variant, expand};
 
 /// One kernel variant, expanded.
 struct Case {

@@ -11,8 +11,8 @@ use naga::front::wgsl;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage};
 use nearmiss::device::Tier;
-use nearmiss::device::template::{Expanded, Source, Var, Variant, expand};
 use nearmiss::ops;
+use nearmiss::ops::kernels::{Expanded, Source, Var, Variant, expand};
 
 /// WebGPU's default limits, which every adapter has.
 const MAX_INVOCATIONS: u32 = 256;
@@ -88,7 +88,7 @@ impl Case {
 
     /// Parses and validates with what the tier may use, no more.
     fn validate(&self) -> Result<(Module, ModuleInfo), String> {
-        // Packing pairs of f16 into a u32 is core WGSL; the validator knows it apart because OpenGL may lack it.
+        // PackedTexts pairs of f16 into a u32 is core WGSL; the validator knows it apart because OpenGL may lack it.
         let core = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let capabilities = match self.tier {
             Tier::Core => core,

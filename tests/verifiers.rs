@@ -11,13 +11,14 @@ mod needs;
 use common::{Tensors, golden};
 use half::f16;
 use nearmiss::Device;
-use nearmiss::device::DeviceKind;
+use nearmiss::device::{DeviceKind, Slice};
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::index::{TokenIndex, TokenVectors};
 use nearmiss::ops::maxsim::{self, Reduction, maxsim};
+use nearmiss::ops::pair_dot;
 use nearmiss::ops::similarity_map::{self, similarity_map};
 use nearmiss::ops::soft_alignment::{self, Alignment, soft_alignment};
-use nearmiss::ops::{MapLayout, Packing, PairList, Pairs, Rounding, Tokens};
+use nearmiss::ops::{MapLayout, PackedTexts, PairList, Pairs, Rounding, Tokens};
 use nearmiss::text::TextKind;
 use nearmiss::verifier::{self, VerifierOptions};
 
@@ -81,7 +82,7 @@ fn maps_and_scores_match_pytorch(device: Device) {
     let rounding = Rounding::of(device.kind());
     let upload = |texts: &Texts| {
         let rows: Vec<f16> = texts.rows.iter().map(|&v| f16::from_f32(v)).collect();
-        let packing = Packing::new(&device, texts.offsets.clone()).unwrap();
+        let packing = PackedTexts::new(&device, texts.offsets.clone()).unwrap();
         (device.upload(&rows).unwrap(), packing)
     };
     let ((q_rows, q_packing), (c_rows, c_packing)) = (upload(&queries), upload(&documents));
@@ -281,16 +282,11 @@ fn scored(device: Device, texts: &[&str]) -> Scored {
         verifier.score(&vectors, &vectors, &list).unwrap()
     };
     let scores = VERIFIERS.map(of).to_vec();
-    let host = |tokens: Tokens<'_, f16>| -> Vec<f32> {
-        tokens
-            .rows
-            .read()
-            .unwrap()
-            .iter()
-            .map(|v| v.to_f32())
-            .collect()
+    let host = |rows: Slice<'_, f16>| -> Vec<f32> {
+        let rows = rows.read().unwrap();
+        rows.iter().map(|v| v.to_f32()).collect()
     };
-    let rows = [vectors.tokens(), vectors.means(), vectors.centroids()].map(host);
+    let rows = [vectors.tokens().rows, vectors.means(), vectors.centroids()].map(host);
     let (offsets, d) = (vectors.tokens().packing.offsets().to_vec(), vectors.width());
     let mut index = TokenIndex::new(&device, d).unwrap();
     let again = TokenVectors::from_rows(&device, &rows[0], d, offsets.clone()).unwrap();
@@ -346,7 +342,7 @@ fn devices_score_and_rank_alike(device: Device) {
                 let row = |kind: usize, i: usize| &scored.rows[kind][i * d..][..d];
                 let kind = if name == "none" { 1 } else { 2 };
                 let (q, c) = (row(kind, q), row(kind, c));
-                maxsim::error_bound(q, c, d, Reduction::Mean, &rounding).0
+                pair_dot::error_bound(q, c, d, &[[0, 0]], &rounding)[0]
             }
         }
     };

@@ -4,7 +4,7 @@
 use half::f16;
 use nearmiss::Result;
 use nearmiss::ops::maxsim::{Reduction, SPEC, error_bound, maxsim, reference};
-use nearmiss::ops::{Packing, PairList, Pairs, Tokens};
+use nearmiss::ops::{PackedTexts, PairList, Pairs, Tokens};
 use rayon::prelude::*;
 
 use super::{
@@ -124,8 +124,8 @@ fn prepare(context: &Context, shape: Shape) -> Result<Prepared> {
     let scale = 1.0 / (d as f32).sqrt();
     let asked = noise::<f16>((n_q * l_q * d).min(BLOCK), scale, 1);
     let stored = noise::<f16>((n_c * l * d).min(BLOCK), scale, 2);
-    let q_packing = Packing::new(device, offsets(n_q, l_q))?;
-    let c_packing = Packing::new(device, offsets(n_c, l))?;
+    let q_packing = PackedTexts::new(device, offsets(n_q, l_q))?;
+    let c_packing = PackedTexts::new(device, offsets(n_c, l))?;
     let own = |c: usize| [(c / (n_c / n_q)) as u32, c as u32];
     let pairs: Vec<[u32; 2]> = match listed {
         true => (0..n_c).map(own).collect(),

@@ -3,7 +3,7 @@
 use half::f16;
 use nearmiss::Result;
 use nearmiss::device::{Buffer, Device};
-use nearmiss::ops::{OpSpec, Packing, PairList, Rounding, Tokens};
+use nearmiss::ops::{OpSpec, PackedTexts, PairList, Rounding, Tokens};
 
 use super::{
     BLOCK, CHECK, Case, Context, D_MODEL, Prepared, Recorded, Scale, json, noise, offsets,
@@ -27,7 +27,7 @@ pub struct PairOp {
     /// Numbers per pair that it writes.
     pub results: fn(Lengths) -> usize,
     /// Makes ready what stays the same from call to call.
-    pub ready: fn(&Device, &Packing, &Packing, PairList) -> Result<Run>,
+    pub ready: fn(&Device, &PackedTexts, &PackedTexts, PairList) -> Result<Run>,
     /// What a pair's numbers are, and how far off they may be.
     pub expected: fn(&[f32], &[f32], &Rounding) -> Expected,
 }
@@ -63,8 +63,8 @@ fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Resu
     let scale = 1.0 / (d as f32).sqrt();
     let asked = noise::<f16>((n * l_q * d).min(BLOCK), scale, 1);
     let stored = noise::<f16>((n * l_c * d).min(BLOCK), scale, 2);
-    let q_packing = Packing::new(device, offsets(n, l_q))?;
-    let c_packing = Packing::new(device, offsets(n, l_c))?;
+    let q_packing = PackedTexts::new(device, offsets(n, l_q))?;
+    let c_packing = PackedTexts::new(device, offsets(n, l_c))?;
     let list = PairList::new(device, (0..n as u32).map(|i| [i, i]).collect())?;
     let mut run = (op.ready)(device, &q_packing, &c_packing, list)?;
     let mut inputs = Vec::new();

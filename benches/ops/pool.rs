@@ -1,7 +1,7 @@
 //! `pool`: mean and normalisation of packed texts of one length; memory bound.
 
 use nearmiss::Result;
-use nearmiss::ops::Packing;
+use nearmiss::ops::PackedTexts;
 use nearmiss::ops::pool::{Pooling, SPEC, error_bound, pool, reference};
 
 use super::{
@@ -26,7 +26,7 @@ fn prepare(context: &Context, n: usize, l: usize) -> Result<Prepared> {
     let bytes = (4 * (n * l + n) * d) as u64;
     let sets = context.sets(bytes);
     let h = noise::<f32>(n * l * d, 1.0, 1);
-    let packing = Packing::new(device, offsets(n, l))?;
+    let packing = PackedTexts::new(device, offsets(n, l))?;
     let mut inputs = Vec::new();
     for copy in copies(device, device.upload(&h)?, sets)? {
         inputs.push((copy, poisoned::<f32>(device, n * d)?));

@@ -164,6 +164,10 @@ impl<'a, T: Into<Arg<'a>>> From<Option<T>> for Arg<'a> {
 /// How much runs at once, in the terms of either language.
 #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(
+    not(all(feature = "cuda", feature = "wgpu")),
+    allow(dead_code, reason = "each language reads its own")
+)]
 pub(crate) struct Geometry {
     /// WGSL: workgroups in x, y, z.
     pub groups: [u32; 3],

@@ -15,8 +15,7 @@ mod cpu;
 mod graph;
 mod pool;
 mod profile;
-#[doc(hidden)]
-pub mod template;
+pub(crate) mod template;
 mod view;
 
 #[cfg(not(all(feature = "cuda", feature = "wgpu")))]

@@ -5,11 +5,11 @@ use std::ops::Range;
 use half::f16;
 
 use super::check_width;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Slice, SliceMut};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{PackedTexts, Tokens};
+use crate::ops::{PackedTexts, Places, Tokens, normalize_rows, scatter_rows};
 use crate::text::TextKind;
 
 /// What errors call them.
@@ -31,8 +31,6 @@ pub struct TokenVectors {
     pub(crate) means: Buffer<f16>,
     /// `[n, d]`.
     pub(crate) centroids: Buffer<f16>,
-    /// Every text a single row, as the averages are.
-    singles: PackedTexts,
 }
 
 impl TokenVectors {
@@ -123,14 +121,12 @@ impl TokenVectors {
         centroids: Buffer<f16>,
     ) -> Result<Self> {
         let device = rows.device().clone();
-        let singles = singles(&device, offsets.len() - 1)?;
         Ok(TokenVectors {
             d,
             packing: PackedTexts::new(&device, offsets)?,
             rows,
             means,
             centroids,
-            singles,
         })
     }
 
@@ -172,30 +168,35 @@ impl TokenVectors {
         }
     }
 
-    /// Per text the mean of its token vectors as they were, scaled to unit length: products are the cosines of
+    /// `[n, d]`: per text the mean of its token vectors as they were, scaled to unit length: products are the cosines of
     /// mean-pooled embeddings.
-    pub fn means(&self) -> Tokens<'_, f16> {
-        Tokens {
-            rows: self.means.as_slice(),
-            packing: &self.singles,
-        }
+    pub fn means(&self) -> Slice<'_, f16> {
+        self.means.as_slice()
     }
 
-    /// Per text the mean of its *unit* token vectors, not scaled: the product of two is the mean of their similarity
+    /// `[n, d]`: per text the mean of its *unit* token vectors, not scaled: the product of two is the mean of their similarity
     /// map, since `mean_ij q_i . c_j = (mean_i q_i) . (mean_j c_j)`.
-    pub fn centroids(&self) -> Tokens<'_, f16> {
-        Tokens {
-            rows: self.centroids.as_slice(),
-            packing: &self.singles,
-        }
+    pub fn centroids(&self) -> Slice<'_, f16> {
+        self.centroids.as_slice()
     }
 }
 
 /// Some texts of token vectors.
 pub(super) type Part<'a> = (&'a TokenVectors, Range<usize>);
 
-fn singles(device: &Device, n: usize) -> Result<PackedTexts> {
-    PackedTexts::new(device, (0..=n as u32).collect())
+/// From hidden states `h` `[t, d]` the token vectors of texts `[t, d]`, and their means and centroids `[n, d]`.
+fn unit_rows(
+    h: &Buffer<f32>,
+    d: usize,
+    packing: &PackedTexts,
+    rows: SliceMut<'_, f16>,
+    [means, centroids]: [SliceMut<'_, f16>; 2],
+) -> Result<()> {
+    // In f32 once more, so that the centroid is an average of what was not rounded yet.
+    let mut unit = h.device().alloc::<f32>(h.len())?;
+    normalize_rows(h, d, rows, Some(unit.as_slice_mut()), None)?;
+    pool(&unit, packing, Pooling::Mean, false, centroids)?;
+    pool(h, packing, Pooling::Mean, true, means)
 }
 
 /// Collects the token vectors of texts whose lengths are known, batch by batch, in any order.
@@ -236,26 +237,33 @@ impl Builder {
         if t == 0 {
             return Ok(());
         }
-        let each = singles(device, t)?;
-        // In f32 once more, so that the centroid is an average of what was not rounded yet.
-        let mut unit = device.alloc::<f32>(t * d)?;
-        pool(h, &each, Pooling::First, true, &mut unit)?;
-        let mut rows = device.alloc::<f16>(t * d)?;
-        pool(&unit, &each, Pooling::First, false, &mut rows)?;
-        let mut centroids = device.alloc::<f16>(n * d)?;
-        pool(&unit, packing, Pooling::Mean, false, &mut centroids)?;
-        let mut means = device.alloc::<f16>(n * d)?;
-        pool(h, packing, Pooling::Mean, true, &mut means)?;
         let to = &mut self.vectors;
-        for (i, (&text, from)) in texts.iter().zip(packing.offsets().windows(2)).enumerate() {
-            let place = to.packing.offsets()[text] as usize * d;
-            let from = from[0] as usize * d..from[1] as usize * d;
-            to.rows.copy_from(place, rows.slice(from))?;
-            let one = i * d..(i + 1) * d;
-            to.means.copy_from(text * d, means.slice(one.clone()))?;
-            to.centroids.copy_from(text * d, centroids.slice(one))?;
+        if texts.iter().copied().eq(0..n) {
+            // They are where they belong.
+            fn first(all: &mut Buffer<f16>, len: usize) -> SliceMut<'_, f16> {
+                all.as_slice_mut().split_at_mut(len).0
+            }
+            let averages = [&mut to.means, &mut to.centroids].map(|all| first(all, n * d));
+            return unit_rows(h, d, packing, first(&mut to.rows, t * d), averages);
         }
-        Ok(())
+        let mut rows = device.alloc::<f16>(t * d)?;
+        let (mut means, mut centroids) = (device.alloc(n * d)?, device.alloc(n * d)?);
+        let averages = [&mut means, &mut centroids].map(Buffer::as_slice_mut);
+        unit_rows(h, d, packing, rows.as_slice_mut(), averages)?;
+        let tokens = packing
+            .offsets()
+            .windows(2)
+            .zip(texts)
+            .flat_map(|(span, &text)| {
+                let first = to.packing.offsets()[text];
+                first..first + (span[1] - span[0])
+            });
+        let tokens = Places::new(device, &tokens.collect::<Vec<u32>>())?;
+        scatter_rows(&rows, d, &tokens, &mut to.rows)?;
+        let texts: Vec<u32> = texts.iter().map(|&text| text as u32).collect();
+        let texts = Places::new(device, &texts)?;
+        scatter_rows(&means, d, &texts, &mut to.means)?;
+        scatter_rows(&centroids, d, &texts, &mut to.centroids)
     }
 
     /// Ends the work; a text with a number that is not finite is an [`Error::Text`].

@@ -11,11 +11,11 @@ use super::file::{self, IndexFile, read_f16, read_f32};
 use super::ids::Ids;
 use super::{Hit, IndexOptions, PIECE_BYTES, SearchOptions, check_width};
 use crate::device::{Buffer, Device, DeviceKind, Slice};
-use crate::encoder::{EncodeStats, Encoder};
+use crate::encoder::{EncodeStats, Encoder, Window, WindowOptions};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{Shard, cosine_topk, inverse_norms};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{PackedTexts, check_device};
+use crate::ops::{PackedTexts, Places, check_device, scatter_rows};
 use crate::text::TextKind;
 
 /// What the layout of a saved index is called; a file with another one is refused.
@@ -211,17 +211,52 @@ impl VectorIndex {
         self.append_rows(rows.into(), Some(ids))
     }
 
-    /// Encodes `texts` and appends their embeddings, in order, under running numbers.
+    /// Encodes `texts` and appends their embeddings, in order, under running numbers. On a GPU they stay there.
     ///
     /// # Errors
-    /// As [`Encoder::encode`] and [`VectorIndex::append`]; texts before the one that fails may have been appended.
+    /// As [`Encoder::encode`] and [`VectorIndex::append`]; windows of texts before the one that fails may have been
+    /// appended.
     pub fn append_texts<S: AsRef<str> + Sync>(
         &mut self,
         encoder: &Encoder,
         texts: &[S],
         kind: TextKind,
     ) -> Result<EncodeStats> {
-        encoder.encode(texts, kind, |_, rows| self.append(rows), |_, _| {})
+        self.append_texts_with(encoder, texts, kind, |_, _| {})
+    }
+
+    /// The same; `progress` hears how many texts and tokens are done.
+    ///
+    /// # Errors
+    /// As [`VectorIndex::append_texts`].
+    pub fn append_texts_with<S: AsRef<str> + Sync>(
+        &mut self,
+        encoder: &Encoder,
+        texts: &[S],
+        kind: TextKind,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<EncodeStats> {
+        if self.device.kind() == DeviceKind::Cpu || !self.device.same_as(encoder.device()) {
+            return encoder.encode(texts, kind, |_, rows| self.append(rows), progress);
+        }
+        if encoder.width() != self.d {
+            return Err(Error::shape(OP, "encoder", self.d, encoder.width()));
+        }
+        let (d, device) = (self.d, self.device.clone());
+        let each = |window: Window<'_>| {
+            let (first, n) = (window.first(), window.lengths().len());
+            // Batches hold texts of like length; here they go back into order.
+            let mut rows = device.alloc::<f32>(n * d)?;
+            window.hidden_batches(|batch| {
+                let places = Places::new(&device, batch.texts)?;
+                scatter_rows(&batch.embeddings()?, d, &places, &mut rows)
+            })?;
+            self.append(&rows).map_err(|e| match e {
+                Error::Invalid(_) => not_finite(&rows, d).after_texts(first),
+                other => other,
+            })
+        };
+        encoder.windows(texts, kind, WindowOptions::default(), each, progress)
     }
 
     fn append_rows(&mut self, rows: Rows<'_>, ids: Option<&[u64]>) -> Result<()> {
@@ -595,6 +630,21 @@ impl VectorIndex {
 impl Piece {
     fn capacity(&self) -> usize {
         self.inverse_norms.len()
+    }
+}
+
+/// Which of some embeddings `[n, d]` is not finite, as an error about its text.
+fn not_finite(rows: &Buffer<f32>, d: usize) -> Error {
+    match rows.read() {
+        Ok(rows) => {
+            let fits = |v: &f32| f16::from_f32(*v).is_finite();
+            let row = rows.chunks_exact(d).position(|row| !row.iter().all(fits));
+            Error::text(
+                row.unwrap_or(0),
+                "got an embedding that is not finite in f16: its activations overflow; try the CPU",
+            )
+        }
+        Err(e) => e,
     }
 }
 

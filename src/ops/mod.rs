@@ -45,10 +45,14 @@ pub use rounding::Rounding;
 pub use scatter_rows::scatter_rows;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
-#[doc(hidden)]
-pub use texts::PackedTexts as Packing;
 pub use texts::{PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
+
+/// Kernel texts, for tests and tools.
+#[doc(hidden)]
+pub mod kernels {
+    pub use crate::device::template::{Expanded, Source, Var, Variant, expand};
+}
 
 use crate::device::template::{Source, Variant};
 use crate::device::{Device, DeviceKind, Element, ElementType, Gpu, Kernel, Slice, SliceMut, Tier};

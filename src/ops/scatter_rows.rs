@@ -79,7 +79,7 @@ pub fn scatter_rows<'a, T: Float>(
     let m = check.rows("out", &out, d)?;
     let n = places.len();
     check.holds("x", &x, n * d)?;
-    let listed = places.below(SPEC.name, "places", m)?;
+    let listed = places.among(SPEC.name, m)?;
     check.holds("places", &listed, n)?;
     let cost = Cost {
         flop: 0,

@@ -76,11 +76,11 @@ impl PackedTexts {
     }
 }
 
-/// Numbers on a device of which each is below a known limit and no two are the same: where rows go.
+/// Rows of a matrix to be written, by their numbers, no two the same.
 pub struct Places {
     on_device: Buffer<u32>,
-    /// The largest one, and one more; 0 of none.
-    end: usize,
+    /// Rows that there must be at least.
+    rows: usize,
 }
 
 impl Places {
@@ -89,7 +89,7 @@ impl Places {
     /// # Errors
     /// [`Error::Shape`] if one is named twice, [`Error::OutOfMemory`] and device failures.
     pub fn new(device: &Device, values: &[u32]) -> Result<Self> {
-        // Most lists rise; others are looked at in order.
+        // Most lists rise; only others are sorted to look for equal numbers.
         if !values.is_sorted_by(|a, b| a < b) {
             let mut sorted = values.to_vec();
             sorted.sort_unstable();
@@ -104,7 +104,7 @@ impl Places {
         }
         Ok(Places {
             on_device: device.upload(values)?,
-            end: end(values),
+            rows: end(values),
         })
     }
 
@@ -118,16 +118,15 @@ impl Places {
         self.on_device.is_empty()
     }
 
-    /// The numbers where kernels see them, if all are below `limit`.
-    pub(super) fn below(
-        &self,
-        op: &'static str,
-        what: &'static str,
-        limit: usize,
-    ) -> Result<Slice<'_, u32>> {
-        if self.end > limit {
-            let below = format!("below {limit}");
-            return Err(Error::shape(op, what, below, self.end - 1));
+    /// The numbers where kernels see them, if all are below `rows`.
+    pub(super) fn among(&self, op: &'static str, rows: usize) -> Result<Slice<'_, u32>> {
+        if self.rows > rows {
+            return Err(Error::shape(
+                op,
+                "places",
+                format!("below {rows}"),
+                self.rows - 1,
+            ));
         }
         Ok(self.on_device.as_slice())
     }

@@ -135,7 +135,7 @@ impl Probe {
                 square: 256,
             },
             _ => Probe {
-                bytes: 4 << 30,
+                bytes: 2 << 30,
                 read: 10_000_000_000,
                 square: 8192,
             },

@@ -1,11 +1,14 @@
 //! Scorers that learn nothing: `none`, `f0`, `f1`, `f2`.
 
+use half::f16;
+
 use super::Verifier;
+use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::index::TokenVectors;
 use crate::ops::maxsim::{Reduction, maxsim};
 use crate::ops::soft_alignment::{Alignment, soft_alignment};
-use crate::ops::{PairList, Pairs, Tokens};
+use crate::ops::{PairList, Pairs, pair_dot};
 
 /// `none`: the cosine of the mean token vectors. For an encoder that pools by the mean this is the encoder's own score.
 pub struct MeanCosine;
@@ -40,23 +43,15 @@ fn width(queries: &TokenVectors, documents: &TokenVectors) -> Result<usize> {
     Ok(queries.d)
 }
 
-/// The mean of maxima, which for texts of one row is their product.
-fn mean_of_maxima(
-    queries: Tokens<'_, half::f16>,
-    documents: Tokens<'_, half::f16>,
+/// The products of averages, a row a text.
+fn products(
+    queries: Slice<'_, f16>,
+    documents: Slice<'_, f16>,
     d: usize,
     pairs: &PairList,
 ) -> Result<Vec<f32>> {
-    let mut scores = queries.rows.device().alloc::<f32>(pairs.len())?;
-    maxsim(
-        queries,
-        documents,
-        d,
-        Pairs::Listed(pairs),
-        Reduction::Mean,
-        &mut scores,
-        None,
-    )?;
+    let mut scores = queries.device().alloc::<f32>(pairs.len())?;
+    pair_dot(queries, documents, d, pairs, &mut scores)?;
     scores.read()
 }
 
@@ -70,7 +65,7 @@ impl Verifier for MeanCosine {
     }
 
     fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        mean_of_maxima(q.means(), c.means(), width(q, c)?, pairs)
+        products(q.means(), c.means(), width(q, c)?, pairs)
     }
 }
 
@@ -80,7 +75,7 @@ impl Verifier for BagOfSimilarities {
     }
 
     fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        mean_of_maxima(q.centroids(), c.centroids(), width(q, c)?, pairs)
+        products(q.centroids(), c.centroids(), width(q, c)?, pairs)
     }
 }
 
@@ -90,7 +85,12 @@ impl Verifier for MaxSim {
     }
 
     fn score(&self, q: &TokenVectors, c: &TokenVectors, pairs: &PairList) -> Result<Vec<f32>> {
-        mean_of_maxima(q.tokens(), c.tokens(), width(q, c)?, pairs)
+        let mut scores = q.device().alloc::<f32>(pairs.len())?;
+        let (queries, documents, d) = (q.tokens(), c.tokens(), width(q, c)?);
+        let pairs = Pairs::Listed(pairs);
+        let mean = Reduction::Mean;
+        maxsim(queries, documents, d, pairs, mean, &mut scores, None)?;
+        scores.read()
     }
 }
 

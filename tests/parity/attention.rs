@@ -2,7 +2,7 @@
 
 use nearmiss::Device;
 use nearmiss::device::Float;
-use nearmiss::ops::Packing;
+use nearmiss::ops::PackedTexts;
 use nearmiss::ops::attention::WorkList;
 use nearmiss::ops::attention::{attention, error_bound, reference};
 
@@ -100,7 +100,7 @@ fn case<A: Float>(
     let mut noise = Noise::new(t * 31 + d);
     let qkv = noise.normal(t * 3 * d, size);
     let run = |poison, offsets: &[u32]| {
-        let packing = Packing::new(device, offsets.to_vec())?;
+        let packing = PackedTexts::new(device, offsets.to_vec())?;
         let work = WorkList::new(&packing)?;
         let mut out = Output::<A>::new(device, t * d, poison)?;
         attention(

@@ -3,7 +3,7 @@
 
 use nearmiss::device::{Device, DeviceKind, ElementType, Float};
 use nearmiss::ops::maxsim::{NO_WINNER, Reduction, error_bound, maxsim, reference};
-use nearmiss::ops::{Packing, PairList, Pairs, Tokens};
+use nearmiss::ops::{PackedTexts, PairList, Pairs, Tokens};
 
 use super::{
     Case, Noise, Outcome, Output, POISONS, anywhere, cast, each, line, rounding, sum, twice,
@@ -197,8 +197,8 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
     }
     let longest = shape.queries.iter().max().unwrap_or(&0) + shape.winners.unwrap_or(0);
     let run = |poison, documents: &[f32]| -> nearmiss::Result<(Vec<f32>, Vec<u32>)> {
-        let q_packing = Packing::new(device, q_offsets.clone())?;
-        let c_packing = Packing::new(device, c_offsets.clone())?;
+        let q_packing = PackedTexts::new(device, q_offsets.clone())?;
+        let c_packing = PackedTexts::new(device, c_offsets.clone())?;
         let asked = device.upload(&cast::<T>(&queries))?;
         let stored = device.upload(&cast::<T>(documents))?;
         let list = PairList::new(device, pairs.clone())?;

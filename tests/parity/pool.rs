@@ -3,7 +3,7 @@
 use half::f16;
 use nearmiss::Device;
 use nearmiss::device::Float;
-use nearmiss::ops::Packing;
+use nearmiss::ops::PackedTexts;
 use nearmiss::ops::pool::{Pooling, error_bound, pool, reference};
 
 use super::{
@@ -64,7 +64,7 @@ fn in_any_batch(device: &Device, d: usize, normalize: bool) -> Result<Outcome, S
         .collect();
     let run = |rows: &[f32], offsets: &[u32]| {
         twice(|poison| {
-            let packing = Packing::new(device, offsets.to_vec())?;
+            let packing = PackedTexts::new(device, offsets.to_vec())?;
             let mut out = Output::<f32>::new(device, packing.texts() * d, poison)?;
             let h = device.upload(rows)?;
             pool(&h, &packing, Pooling::Mean, normalize, out.target())?;
@@ -84,7 +84,7 @@ fn in_any_batch(device: &Device, d: usize, normalize: bool) -> Result<Outcome, S
 /// The widest row that the PTX kernel takes, and one that is wider.
 fn too_wide(device: &Device) -> Result<Outcome, String> {
     let run = |d: usize| {
-        let packing = Packing::new(device, vec![0, 2])?;
+        let packing = PackedTexts::new(device, vec![0, 2])?;
         let h = device.upload(&vec![1.0f32; 2 * d])?;
         let mut out = Output::<f32>::new(device, d, POISONS[0])?;
         pool(&h, &packing, Pooling::Mean, false, out.target())?;
@@ -120,7 +120,7 @@ fn case<T: Float>(
     let h = noise.normal(t * d, 1.0);
     let n = lengths.len();
     let run = |poison, h: &[f32]| {
-        let packing = Packing::new(device, offsets.clone())?;
+        let packing = PackedTexts::new(device, offsets.clone())?;
         let mut out = Output::<T>::new(device, n * d, poison)?;
         pool(
             &device.upload(h)?,

@@ -2,7 +2,7 @@
 
 use nearmiss::device::{Device, Float};
 use nearmiss::ops::similarity_map::{error_bound, reference, similarity_map};
-use nearmiss::ops::{MapLayout, Packing, PairList, Tokens};
+use nearmiss::ops::{MapLayout, PackedTexts, PairList, Tokens};
 
 use super::maxsim::{token_types, tokens};
 use super::{
@@ -79,8 +79,8 @@ fn case<T: Float>(device: &Device, (n_q, n_c, d, pairs): Shape) -> Result<Outcom
     let (queries, q_offsets) = tokens(&mut noise, n_q, d, 0);
     let (documents, c_offsets) = tokens(&mut noise, n_c, d, 0);
     let run = |poison, documents: &[f32]| -> nearmiss::Result<Vec<f32>> {
-        let q_packing = Packing::new(device, q_offsets.clone())?;
-        let c_packing = Packing::new(device, c_offsets.clone())?;
+        let q_packing = PackedTexts::new(device, q_offsets.clone())?;
+        let c_packing = PackedTexts::new(device, c_offsets.clone())?;
         let list = PairList::new(device, pairs.to_vec())?;
         let layout = MapLayout::new(device, &q_packing, &c_packing, &list)?;
         let mut maps = Output::new(device, layout.elements(), poison)?;

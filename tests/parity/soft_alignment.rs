@@ -2,7 +2,7 @@
 
 use nearmiss::device::{Device, Float};
 use nearmiss::ops::soft_alignment::{Alignment, error_bound, reference, soft_alignment};
-use nearmiss::ops::{Packing, PairList, Tokens};
+use nearmiss::ops::{PackedTexts, PairList, Tokens};
 
 use super::maxsim::{token_types, tokens};
 use super::{
@@ -107,8 +107,8 @@ fn case<T: Float>(device: &Device, shape: Shape) -> Result<Outcome, String> {
         .flat_map(|q| (0..shape.documents.len() as u32).map(move |c| [q, c]))
         .collect();
     let run = |poison, documents: &[f32]| -> nearmiss::Result<Vec<f32>> {
-        let q_packing = Packing::new(device, q_offsets.clone())?;
-        let c_packing = Packing::new(device, c_offsets.clone())?;
+        let q_packing = PackedTexts::new(device, q_offsets.clone())?;
+        let c_packing = PackedTexts::new(device, c_offsets.clone())?;
         let list = PairList::new(device, pairs.clone())?;
         let mut scores = Output::new(device, pairs.len(), poison)?;
         let asked = device.upload(&cast::<T>(&queries))?;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use nearmiss::device::{DeviceChoice, DeviceKind, template};
+use nearmiss::device::{DeviceChoice, DeviceKind};
+use nearmiss::ops::kernels;
 use nearmiss::study::profile::{Probe, measure_limits};
 use nearmiss::{Device, Error, Result, ops};
 use serde_json::{Value, json};
@@ -112,7 +113,7 @@ fn jit(device: &Device, options: &Options) -> Result<()> {
         for state in ["cold", "warm"] {
             let (mut total, mut slowest) = (Duration::ZERO, Duration::ZERO);
             for variant in (op.ptx_variants)() {
-                let text = template::expand(source, &variant)?.text;
+                let text = kernels::expand(source, &variant)?.text;
                 let time = device.compile_time(&text)?;
                 total += time;
                 slowest = slowest.max(time);

@@ -190,6 +190,10 @@ fn parity(
             .map_err(|e| Error::input(&path, format!("no parity record ({e}); restore it")))?,
         false => Records::new(),
     };
+    for (op, record) in &fresh {
+        let jumps = all.get(op).map(|old| old.jumps(record)).unwrap_or_default();
+        lines.extend(jumps.iter().map(|jump| format!("{op} on {name}: {jump}")));
+    }
     all.extend(fresh);
     let text = serde_json::to_string_pretty(&all).expect("records are plain data");
     write(&path, &(text + "\n"))?;
@@ -327,6 +331,8 @@ fn between(text: &str, name: &str, inside: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use nearmiss::ops::table::Record;
+
     use super::*;
 
     const KERNEL: &str =
@@ -370,7 +376,14 @@ mod tests {
         };
         put("facts.json", &format!("{{\"software\":{software}}}"));
         put("summary.txt", "the summary\n");
-        let record = r#"{"cases":3,"elements":9,"worst_ratio":0.5,"broken_rejected":2}"#;
+        let record = Record {
+            cases: 3,
+            elements: 9,
+            worst_ratio: 0.5,
+            broken_rejected: 2,
+            ..Record::default()
+        };
+        let record = serde_json::to_string(&record).unwrap();
         let mut steps = String::new();
         for (op, status) in [("matmul", "passed"), ("attention", "cut")] {
             put(

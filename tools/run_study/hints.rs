@@ -7,10 +7,10 @@ pub fn line(error: &Error) -> String {
     let options = match error {
         Error::OutOfMemory { .. } => "--memory, --max-length",
         Error::NoDevice { .. } | Error::Unsupported { .. } => "--device",
-        Error::Setting { setting, .. } => match *setting {
-            "max_length" => "--max-length, --verifier-length",
-            _ => return error.to_string(),
-        },
+        Error::Setting {
+            setting: "max_length",
+            ..
+        } => "--max-length, --verifier-length",
         _ => return error.to_string(),
     };
     format!("{error} (options: {options})")

@@ -63,7 +63,7 @@ struct Args<'a> {
 /// a few long texts take room for sums of eight rows each.
 ///
 /// ```
-/// use nearmiss::{Device, ops::{Packing, pool::{Pooling, pool}}};
+/// use nearmiss::{Device, ops::{PackedTexts, pool::{Pooling, pool}}};
 /// let cpu = Device::cpu();
 /// let packing = PackedTexts::new(&cpu, vec![0, 2])?;
 /// let h: Vec<f32> = [[3.0f32; 8], [5.0; 8]].concat();

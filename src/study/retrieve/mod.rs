@@ -167,13 +167,8 @@ pub fn retrieve(
     let texts: Vec<_> = corpus.iter().map(|d| d.text_for_encoder()).collect();
     let mut index = VectorIndex::with_capacity(encoder.device(), encoder.width(), corpus.len())?;
     let mut task = progress.task("documents", corpus.len());
-    let documents = encoder
-        .encode(
-            &texts,
-            TextKind::Document,
-            |_, rows| index.append(rows),
-            |done, _| task.at(done),
-        )
+    let documents = index
+        .append_texts_with(encoder, &texts, TextKind::Document, |done, _| task.at(done))
         .map_err(|e| e.naming_text(|i| format!("document {}", corpus[i].id)))?;
     times.documents = task.finish();
 

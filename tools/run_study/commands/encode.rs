@@ -67,9 +67,8 @@ pub fn run(
         stats
     } else {
         let mut index = VectorIndex::with_capacity(encoder.device(), encoder.width(), texts.len())?;
-        let keep = |_, part: &[f32]| index.append(part);
-        let stats = encoder
-            .encode(&texts, kind, keep, |done, _| task.at(done))
+        let stats = index
+            .append_texts_with(encoder, &texts, kind, |done, _| task.at(done))
             .map_err(|e| e.naming_text(&name))?;
         index.save(output)?;
         stats

@@ -1,6 +1,6 @@
 //! `devices` and `kernel`: what there is on this machine and in this program.
 
-use nearmiss::device::template;
+use nearmiss::ops::kernels;
 use nearmiss::{Device, Error, Result, ops};
 
 use super::super::args::Language;
@@ -66,5 +66,5 @@ pub fn kernel(op: &str, language: Language, variant: Option<usize>) -> Result<()
             variants.len().max(1) - 1
         ))
     })?;
-    print(&template::expand(source, variant)?.text)
+    print(&kernels::expand(source, variant)?.text)
 }
