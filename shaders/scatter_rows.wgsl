@@ -1,3 +1,6 @@
+%% if native
+enable f16; // of no use here, but every shader says which tier it is of
+%% endif
 // scatter_rows.wgsl - rows copied to places of their own
 // Computes   out[places[i],:] = x[i,:], bit for bit; the other rows of out stay as they are
 // Twins      src/ops/scatter_rows.rs (definition, reference), kernels/scatter_rows.ptx
