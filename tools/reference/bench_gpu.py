@@ -391,6 +391,43 @@ def case_maxsim(bench: Bench, s: dict) -> Case:
     return Case(function, list(zip(asked, stored)), lambda out: out.reshape(n, -1)[0, : len(exact)], exact, bound)
 
 
+def case_pair_dot(bench: Bench, s: dict) -> Case:
+    n, width = s["pairs"], s["width"]
+    inputs = [(unit(bench, n, width, seed=2 * i), unit(bench, n, width, seed=2 * i + 1))
+              for i in range(bench.copies(4 * n * width))]  # fmt: skip
+    partners = torch.arange(n - 1, -1, -1, device=bench.device)
+
+    def function(a, b):
+        return (a.float() * b[partners].float()).sum(1)
+
+    exact = (inputs[0][0][:8].double() * inputs[0][1][partners[:8]].double()).sum(1)
+    return Case(function, inputs, lambda out: out[:8], exact, width * 2.0**-23)
+
+
+def case_normalize_rows(bench: Bench, s: dict) -> Case:
+    inputs = [(noise(bench, s["tokens"], s["width"], seed=i, dtype=torch.float32),)
+              for i in range(bench.copies(10 * s["tokens"] * s["width"]))]  # fmt: skip
+
+    def function(x):
+        rows = torch.nn.functional.normalize(x, dim=1)
+        return rows, rows.half()
+
+    exact = torch.nn.functional.normalize(inputs[0][0][:8].double(), dim=1)
+    return Case(function, inputs, lambda out: out[1][:8], exact, 2.0**-12 + s["width"] * 2.0**-23)
+
+
+def case_scatter_rows(bench: Bench, s: dict) -> Case:
+    t, width = s["tokens"], s["width"]
+    inputs = [(noise(bench, t, width, seed=i),) for i in range(bench.copies(4 * t * width))]
+    # Texts of twenty tokens, the last one first.
+    places = torch.cat(torch.arange(t, device=bench.device).split(20)[::-1])
+
+    def function(x):
+        return torch.empty_like(x).index_copy_(0, places, x)
+
+    return Case(function, inputs, lambda out: out[places[:8]], inputs[0][0][:8].double(), 0.0)
+
+
 CASES = {
     "embedding": case_embedding,
     "layer_norm": case_layer_norm,
@@ -401,6 +438,9 @@ CASES = {
     "similarity_map": case_similarity_map,
     "maxsim": case_maxsim,
     "soft_alignment": case_soft_alignment,
+    "pair_dot": case_pair_dot,
+    "normalize_rows": case_normalize_rows,
+    "scatter_rows": case_scatter_rows,
 }
 
 

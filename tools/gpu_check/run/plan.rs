@@ -14,7 +14,7 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 13] = [
     "matmul",
     "cosine_topk",
     "maxsim",
@@ -25,6 +25,9 @@ const ORDER: [&str; 10] = [
     "layer_norm",
     "embedding",
     "pool",
+    "pair_dot",
+    "normalize_rows",
+    "scatter_rows",
 ];
 
 /// Those that PyTorch's compiler can make something of, and those for which a package of kernels exists.
