@@ -33,7 +33,7 @@ impl Scorers {
     /// vectors may take two GiB.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a name that no verifier has.
+    /// [`Error::Usage`](crate::Error::Usage) for a name that no verifier has.
     pub fn named<S: AsRef<str>>(names: &[S], max_length: usize, penalty: Penalty) -> Result<Self> {
         let names = names.iter().map(AsRef::as_ref);
         let options = VerifierOptions {

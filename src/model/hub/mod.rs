@@ -14,8 +14,8 @@
 //! Neither leaves half a model behind when it is killed: the Hub's files appear in a snapshot one by one, whole, the
 //! weights last, and a snapshot without them is not taken; our cache receives a folder by one rename.
 //!
-//! Here a name is resolved and the sources are asked in turn; each source has a room of its own: [`cache`],
-//! [`hugging_face`], [`package`].
+//! Here a name is resolved and the sources are asked in turn; each source has a room of its own: `cache`,
+//! `hugging_face`, `package`.
 
 mod cache;
 mod hashing;

@@ -32,7 +32,7 @@ fn variant(rows: &'static str) -> Variant {
 /// `1 / |row|` of every row of `rows` `[n, d]` (0 for a zero row) into `out` `[n]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit.
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit.
 pub fn inverse_norms<'a, T: Float>(
     rows: impl Into<Slice<'a, T>>,
     d: usize,

@@ -54,7 +54,8 @@ struct Args<'a, A: Float> {
 /// Normalises the rows of `x + residual`, `[rows, d]`, into `y` and, rounded, into `y_act`.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit, [`Error::Unsupported`] on CUDA for rows wider than 1,024.
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit, [`Error::Unsupported`](crate::Error::Unsupported) on
+/// CUDA for rows wider than 1,024.
 ///
 /// ```
 /// use nearmiss::{Device, ops::layer_norm::{Norm, layer_norm}};

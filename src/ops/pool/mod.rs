@@ -60,7 +60,8 @@ struct Args<'a> {
 /// Pools the token vectors `h` `[t, d]` of each text of `packing` into `out` `[n, d]`.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit (wgpu: `d` at most 2,048; CUDA: 12,280), [`Error::OutOfMemory`] on CUDA, where
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (wgpu: `d` at most 2,048; CUDA: 12,280),
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory) on CUDA, where
 /// a few long texts take room for sums of eight rows each.
 ///
 /// ```
