@@ -162,7 +162,6 @@ impl<'a, T: Into<Arg<'a>>> From<Option<T>> for Arg<'a> {
 }
 
 /// How much runs at once, in the terms of either language.
-#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code))]
 #[derive(Clone, Copy, Debug, Default)]
 #[cfg_attr(
     not(all(feature = "cuda", feature = "wgpu")),

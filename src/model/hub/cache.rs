@@ -97,8 +97,6 @@ pub(super) fn fill(
 mod tests {
     use super::super::tests::*;
     use super::super::{BackboneSource, DEFAULT_BACKBONE, REQUIRED};
-    use std::fs;
-
     #[test]
     fn the_cache_is_used_and_half_unpacked_folders_are_not() {
         let dir = tempfile::tempdir().unwrap();
@@ -127,12 +125,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "hub")]
     fn a_cache_that_cannot_be_written_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let mut around = bare(dir.path());
         // A file in the way refuses every user, unlike a mode, which does not bind the superuser.
         let file = dir.path().join("file");
-        fs::write(&file, "").unwrap();
+        std::fs::write(&file, "").unwrap();
         around.cache = Some(file.clone());
         let error = search(DEFAULT_BACKBONE, false, &around).0.unwrap_err();
         let text = error.to_string();
