@@ -1,12 +1,13 @@
 //! Everything in one file, which is whole at every moment.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use lzma_rust2::XzReader;
 use nearmiss::{Error, Result};
 
 /// Larger files stay out: what carries the archive back takes 16 MiB.
@@ -49,21 +50,41 @@ pub fn pack(folder: &Path, to: &Path) -> Result<Vec<PathBuf>> {
     Ok(left_out)
 }
 
-/// Unpacks a tar.gz into `to`, which is made if it is not there.
+/// The file `name.xz` or `name.gz` of a folder; `None` if there is neither.
+pub fn packed(folder: &Path, name: &str) -> Option<PathBuf> {
+    ["xz", "gz"]
+        .map(|ending| folder.join(format!("{name}.{ending}")))
+        .into_iter()
+        .find(|path| path.is_file())
+}
+
+/// The content of a compressed file, by its ending.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn content(from: &Path) -> Result<Box<dyn Read>> {
+    let file = BufReader::new(File::open(from).map_err(|e| Error::io("read", from, e))?);
+    Ok(
+        match from.extension().is_some_and(|ending| ending == "xz") {
+            true => Box::new(XzReader::new(file, false)),
+            false => Box::new(GzDecoder::new(file)),
+        },
+    )
+}
+
+/// Unpacks a tar.gz or tar.xz into `to`, which is made if it is not there.
 ///
 /// # Errors
 /// [`Error::Io`] or, for a damaged archive, [`Error::Input`].
 pub fn unpack(from: &Path, to: &Path) -> Result<()> {
-    let file = File::open(from).map_err(|e| Error::io("read", from, e))?;
+    let content = content(from)?;
     fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
-    tar::Archive::new(GzDecoder::new(file))
-        .unpack(to)
-        .map_err(|e| {
-            Error::input(
-                from,
-                format!("cannot be unpacked ({e}); is it a whole tar.gz?"),
-            )
-        })
+    tar::Archive::new(content).unpack(to).map_err(|e| {
+        Error::input(
+            from,
+            format!("cannot be unpacked ({e}); is it a whole archive?"),
+        )
+    })
 }
 
 /// All files below `folder`, sorted by path.
@@ -92,6 +113,35 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What xz makes of the line `near`.
+    const XZ: [u8; 64] = [
+        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21,
+        0x01, 0x1c, 0x00, 0x00, 0x00, 0x10, 0xcf, 0x58, 0xcc, 0x01, 0x00, 0x04, 0x6e, 0x65, 0x61,
+        0x72, 0x0a, 0x00, 0x00, 0x00, 0x00, 0x27, 0xcc, 0x6e, 0xc4, 0x65, 0x9d, 0x3c, 0x67, 0x00,
+        0x01, 0x1d, 0x05, 0xb8, 0x2d, 0x80, 0xaf, 0x1f, 0xb6, 0xf3, 0x7d, 0x01, 0x00, 0x00, 0x00,
+        0x00, 0x04, 0x59, 0x5a,
+    ];
+
+    #[test]
+    fn either_compression_is_read_by_its_ending() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(packed(folder.path(), "line"), None);
+        let gz = folder.path().join("line.gz");
+        let mut to = GzEncoder::new(File::create(&gz).unwrap(), Compression::fast());
+        to.write_all(b"near\n").unwrap();
+        to.finish().unwrap();
+        let read = || {
+            let path = packed(folder.path(), "line").unwrap();
+            let mut text = String::new();
+            content(&path).unwrap().read_to_string(&mut text).unwrap();
+            (path, text)
+        };
+        assert_eq!(read(), (gz, "near\n".into()));
+        let xz = folder.path().join("line.xz");
+        fs::write(&xz, XZ).unwrap();
+        assert_eq!(read(), (xz, "near\n".into()));
+    }
 
     #[test]
     fn what_is_packed_comes_out_again_and_large_files_are_named() {

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flate2::read::GzDecoder;
 use nearmiss::{Error, Result, ops};
 use serde_json::Value;
 
@@ -100,11 +99,10 @@ impl Site {
         let (pack, work) = (&whole(pack)?, &whole(work)?);
         let kept = work.join("kept");
         let mut folders = ["model", "data", "tree", "peers"].map(|name| {
-            let packed = pack.join(format!("{name}.tar.gz"));
             let to = work.join(name);
-            if !packed.is_file() {
+            let Some(packed) = archive::packed(pack, &format!("{name}.tar")) else {
                 return Ok(None);
-            }
+            };
             archive::unpack(&packed, &to)?;
             Ok(match name {
                 // One folder, named as the model or the collection is.
@@ -174,11 +172,11 @@ impl Site {
 
     /// A program that is packed by itself.
     fn packed(&self, name: &str) -> Result<Command, String> {
-        let packed = self.pack.join(format!("{name}.gz"));
+        let packed = archive::packed(&self.pack, name).ok_or("it was not packed")?;
         let path = self.work.join(name);
-        let file = File::open(&packed).map_err(|_| "it was not packed".to_string())?;
+        let mut content = archive::content(&packed).map_err(|e| e.to_string())?;
         let copied = File::create(&path)
-            .and_then(|mut to| std::io::copy(&mut GzDecoder::new(file), &mut to))
+            .and_then(|mut to| std::io::copy(&mut content, &mut to))
             .and_then(|_| executable(&path));
         copied.map_err(|e| format!("{} cannot be unpacked: {e}", packed.display()))?;
         Ok(self.run(&path, &[]))
