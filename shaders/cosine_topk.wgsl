@@ -5,7 +5,7 @@ enable f16;
 // cosine_topk.wgsl - exact nearest rows by cosine, scores never stored
 // Computes   for each query the k rows with the largest cosine, ties to the lowest id
 // Twin       src/ops/cosine_topk/ (definition, reference, host loop), kernels/cosine_topk.ptx
-// Entries    inverse_norms, score, select_best, sort_best (variant `pass`: norms, score, select, sort)
+// Entries    inverse_norms, score, select_best, sort_best, list_scores (variant `pass`: norms, score, select, sort, list)
 //
 // Shapes     rows [n, d] f16; norms [n] f32; queries [n_q, d] f32; query_norms [n_q] f32 (all inverse norms);
 //            filter [ceil(all rows / 32)] u32; lists [n_q, capacity] of (score bits, id);
@@ -14,7 +14,8 @@ enable f16;
 // Requires   d % 8 == 0, k <= 2,048, capacity >= k + rows of the block (or overflow is reported)
 //
 // Launch     score: x, y: ceil(rows / 256) workgroups of 64; z: groups of `queries` queries
-//            select_best, sort_best: one workgroup of 256 per query; inverse_norms: ceil(n / 64) of 64
+//            select_best, sort_best: one workgroup of 256 per query; inverse_norms: ceil(n / 64) of 64;
+//            list_scores, which makes lists of scores `[n_q, n]` that are there already: ceil(n_q n / 64) of 64
 // Mapping    score: an invocation scores 4 neighbouring rows against `queries` queries in registers
 // Memory     select: 256 counters; sort: `size` pairs (16,384 B at 2,048)
 // Sync       score: none (one atomic per admitted candidate); select: 3 barriers per radix digit, 4 to 8 digits;
@@ -134,6 +135,41 @@ fn score(
     offer(query + ${q}u, row + ${r}u, dot${r}_${q});
 %% endfor
 %% endfor
+}
+%% endif
+%% if pass == "list"
+struct Params { n: u32, n_q: u32 }
+var<immediate> p: Params;
+%% set next = namespace(binding=1)
+@group(0) @binding(0) var<storage, read> scores: array<f32>;
+%% if filter
+@group(0) @binding(1) var<storage, read> admitted: array<u32>;
+%% set next.binding = 2
+%% endif
+@group(0) @binding(${next.binding}) var<storage, read_write> state: array<u32>;
+@group(0) @binding(${next.binding + 1}) var<storage, read_write> list: array<vec2<u32>>;
+
+@compute @workgroup_size(64)
+fn list_scores(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = (group.x + group.y * groups.x) * 64u + lane;
+    if i >= p.n * p.n_q {
+        return;
+    }
+    let column = i % p.n;
+    var bits = bitcast<u32>(scores[i]);
+%% if filter
+    if ((admitted[column / 32u] >> (column % 32u)) & 1u) == 0u {
+        bits = 0xff800000u; // -inf
+    }
+%% endif
+    list[i] = vec2<u32>(bits, column);
+    if column == 0u {
+        state[4u * (i / p.n)] = p.n;
+    }
 }
 %% endif
 %% if pass in ["select", "sort"]

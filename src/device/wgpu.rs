@@ -109,10 +109,16 @@ impl Wgpu {
             };
             backend && !(options.hardware_only && info.device_type == wgpu::DeviceType::Cpu)
         };
-        let adapter = adapters()
-            .into_iter()
-            .find(wanted)
-            .ok_or_else(|| missing(options.choice))?;
+        let adapters = adapters();
+        let software = adapters.first().map(|adapter| adapter.get_info().name);
+        let adapter = adapters.into_iter().find(wanted);
+        let adapter = adapter.ok_or_else(|| match software {
+            // What is there was not wanted.
+            Some(name) if options.hardware_only => {
+                format!("{name} is software, used only when asked for")
+            }
+            _ => missing(options.choice),
+        })?;
         let info = adapter.get_info();
         let possible = adapter_tier(&adapter);
         let tier = options.tier.unwrap_or(possible).min(possible);

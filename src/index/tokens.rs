@@ -10,9 +10,10 @@ use super::file::{self, IndexFile, read_f16};
 use super::ids::{Ids, is_set};
 use super::token_vectors::Part;
 use super::{Hit, IndexOptions, PIECE_BYTES, SearchOptions, TokenVectors, check_width};
-use crate::device::Device;
+use crate::device::{Buffer, Device};
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::{Error, Result};
+use crate::ops::cosine_topk::{selects_on, top_scores};
 use crate::ops::maxsim::maxsim;
 use crate::ops::{PairList, Pairs, check_device};
 use crate::text::TextKind;
@@ -234,6 +235,33 @@ impl TokenIndex {
                     &mut scores,
                     None,
                 )?;
+                if selects_on(&self.device, k) {
+                    let bits = |word: usize| {
+                        let columns = (32 * word..texts.len().min(32 * word + 32)).zip(0..);
+                        columns
+                            .filter(|&(column, _)| takes_part(&texts[column]))
+                            .fold(0, |bits, (_, bit)| bits | 1u32 << bit)
+                    };
+                    let admitted = match &mask {
+                        Some(_) if !listed => {
+                            let words: Vec<u32> = (0..texts.len().div_ceil(32)).map(bits).collect();
+                            Some(self.device.upload(&words)?)
+                        }
+                        _ => None,
+                    };
+                    let admitted = admitted.as_ref().map(Buffer::as_slice);
+                    let found = top_scores(&scores, texts.len(), admitted, k)?;
+                    for (q, best) in best[first..last].iter_mut().enumerate() {
+                        let scored = found.of(q).filter(|&(_, score)| score > f32::NEG_INFINITY);
+                        best.extend(
+                            scored.map(|(column, score)| {
+                                (score, start as u32 + texts[column as usize])
+                            }),
+                        );
+                        keep_best(best, k);
+                    }
+                    continue;
+                }
                 let scores = scores.read()?;
                 for (best, scores) in best[first..last]
                     .iter_mut()

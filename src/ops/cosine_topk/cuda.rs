@@ -6,7 +6,7 @@ use half::f16;
 
 use super::{IN_PTX, Search, Shard};
 use crate::device::template::Variant;
-use crate::device::{Buffer, Call, Cuda, Geometry, Gpu, Kernel, Param};
+use crate::device::{Buffer, Call, Cuda, Geometry, Gpu, Kernel, Param, SliceMut};
 use crate::error::Result;
 
 pub(super) const SPLIT_QUERIES: Kernel = Kernel {
@@ -70,7 +70,7 @@ const TILE: usize = 128;
 const SPARE: usize = 3 * TILE;
 
 /// Words of state per query: 256 bins, the length of the merged list, and padding.
-const STATE: usize = 264;
+pub(super) const STATE: usize = 264;
 
 /// Device memory that lists may take; bounds the number of blocks.
 const LISTS: usize = 256 << 20;
@@ -113,7 +113,6 @@ pub(super) fn cosine_topk(cuda: &Cuda, search: &Search<'_>) -> Result<Buffer<u32
         .min(largest.div_ceil(TILE))
         .min(LISTS / (8 * width * (capacity + kept)))
         .max(1);
-    let size = k.next_power_of_two().max(2);
 
     let mut panels = device.alloc::<f16>(2 * width * d)?;
     let mut state = device.alloc::<u32>(width * STATE)?;
@@ -179,26 +178,39 @@ pub(super) fn cosine_topk(cuda: &Cuda, search: &Search<'_>) -> Result<Buffer<u32
                 },
             })?;
         }
-        gpu.call(&Call {
-            kernel: &MERGE,
-            variant: pass("merge"),
-            args: &[
-                state.as_slice().into(),
-                merged.as_slice().into(),
-                (&mut best
-                    .as_slice_mut()
-                    .slice_mut(2 * tile.start * k..2 * tile.end * k))
-                    .into(),
-                k.into(),
-                size.into(),
-                (blocks * kept).into(),
-            ],
-            geometry: Geometry {
-                grid: [tile.len() as u32, 1, 1],
-                threads: 256,
-                ..Geometry::default()
-            },
-        })?;
+        let mut best = best.as_slice_mut();
+        let best = best.slice_mut(2 * tile.start * k..2 * tile.end * k);
+        merge(gpu, &state, &merged, best, blocks * kept, k)?;
     }
     Ok(best)
+}
+
+/// Enqueues the selection of the best `k` of lists `[n_q, capacity]` of (score bits, id), whose lengths `state` has, into
+/// `best` `[n_q, k]`, sorted.
+pub(super) fn merge(
+    gpu: Gpu<'_>,
+    state: &Buffer<u32>,
+    lists: &Buffer<u32>,
+    mut best: SliceMut<'_, u32>,
+    capacity: usize,
+    k: usize,
+) -> Result<()> {
+    let n_q = best.len() / (2 * k);
+    gpu.call(&Call {
+        kernel: &MERGE,
+        variant: pass("merge"),
+        args: &[
+            state.as_slice().into(),
+            lists.as_slice().into(),
+            (&mut best).into(),
+            k.into(),
+            k.next_power_of_two().max(2).into(),
+            capacity.into(),
+        ],
+        geometry: Geometry {
+            grid: [n_q as u32, 1, 1],
+            threads: 256,
+            ..Geometry::default()
+        },
+    })
 }

@@ -23,12 +23,14 @@ mod cpu;
 mod cuda;
 mod norms;
 mod reference;
+mod scores;
 mod wgpu;
 
 #[doc(hidden)]
 pub use reference::{error_bound, reference, reference_scores};
 
 pub use norms::inverse_norms;
+pub(crate) use scores::{selects_on, top_scores};
 
 use half::f16;
 
@@ -44,6 +46,7 @@ pub const SPEC: OpSpec = OpSpec {
     formula: "the k rows with the largest cosine to each query, ties to the lowest id",
     kernels: &[
         norms::INVERSE_NORMS,
+        scores::LIST_SCORES,
         wgpu::SCORE,
         wgpu::SELECT_BEST,
         wgpu::SORT_BEST,
@@ -52,9 +55,11 @@ pub const SPEC: OpSpec = OpSpec {
         cuda::MERGE,
     ],
     ptx: Some(PTX),
-    ptx_variants: || [norms::variants(), cuda::variants()].concat(),
+    ptx_variants: || [norms::variants(), scores::variants(), cuda::variants()].concat(),
     wgsl: Some(WGSL),
-    wgsl_variants: || super::in_every_tier([norms::variants(), wgpu::variants()].concat()),
+    wgsl_variants: || {
+        super::in_every_tier([norms::variants(), scores::variants(), wgpu::variants()].concat())
+    },
 };
 
 const WGSL: Source = Source {
@@ -108,6 +113,15 @@ pub struct TopK {
 }
 
 impl TopK {
+    /// Nothing for each of `n_q` queries.
+    fn none(n_q: usize, k: usize) -> Self {
+        TopK {
+            k,
+            ids: vec![NO_ID; n_q * k],
+            scores: vec![f32::NEG_INFINITY; n_q * k],
+        }
+    }
+
     /// The existing results of query `q`, best first.
     pub fn of(&self, q: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         let range = q * self.k..(q + 1) * self.k;
@@ -225,11 +239,7 @@ pub fn cosine_topk<'a>(
 ) -> Result<TopK> {
     let search = Search::checked(queries.into(), d, shards, filter, k)?;
     let device = search.queries.device();
-    let mut found = TopK {
-        k,
-        ids: vec![NO_ID; search.n_q * k],
-        scores: vec![f32::NEG_INFINITY; search.n_q * k],
-    };
+    let mut found = TopK::none(search.n_q, k);
     if search.rows() == 0 || search.n_q == 0 {
         return Ok(found);
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::norms;
 use super::{IN_WGSL, Search, TopK, store};
 use crate::device::template::Variant;
-use crate::device::{Call, Geometry, Gpu, Kernel, Param, Slice};
+use crate::device::{Buffer, Call, Geometry, Gpu, Kernel, Param, Slice};
 use crate::error::Result;
 use crate::ops::{ALIGN, grid, rows_per_binding};
 
@@ -59,7 +59,7 @@ const QUERIES: usize = 128;
 const GROUP_ROWS: usize = 256;
 
 /// Words of state per query: candidates offered, threshold, overflow.
-const STATE: usize = 4;
+pub(super) const STATE: usize = 4;
 
 fn score_variant(queries: i64, filter: bool) -> Variant {
     Variant::new()
@@ -134,10 +134,6 @@ fn search_tile(
         2..=4 => 4,
         _ => 8,
     };
-    let per_query = Geometry {
-        groups: [n_q as u32, 1, 1],
-        ..Geometry::default()
-    };
     let mut seen = 0;
     for (base, shard) in search.placed() {
         let n = shard.n;
@@ -172,39 +168,74 @@ fn search_tile(
                     ..Geometry::default()
                 },
             })?;
-            gpu.call(&Call {
-                kernel: &SELECT_BEST,
-                variant: select_variant(),
-                args: &[
-                    (&mut state.as_slice_mut()).into(),
-                    from.as_slice().into(),
-                    (&mut to.as_slice_mut()).into(),
-                    k.into(),
-                    capacity.into(),
-                ],
-                geometry: per_query,
-            })?;
+            select(gpu, &mut state, from, to, capacity, k)?;
             lists.swap(0, 1);
             seen += rows;
             start += rows;
         }
     }
-    let mut results = device.alloc::<u32>(n_q * k * 2)?;
-    gpu.call(&Call {
-        kernel: &SORT_BEST,
-        variant: sort_variant(k.next_power_of_two().max(32)),
-        args: &[
-            (&mut state.as_slice_mut()).into(),
-            lists[0].as_slice().into(),
-            (&mut results.as_slice_mut()).into(),
-            k.into(),
-            capacity.into(),
-        ],
-        geometry: per_query,
-    })?;
+    let results = sort(gpu, &mut state, &lists[0], capacity, k)?;
     if state.read()?.chunks_exact(STATE).any(|s| s[2] != 0) {
         return Ok(false);
     }
     store(&results.read()?, tile.start, found);
     Ok(true)
+}
+
+/// One workgroup per query.
+fn per_query(state: &Buffer<u32>) -> Geometry {
+    Geometry {
+        groups: [(state.len() / STATE) as u32, 1, 1],
+        ..Geometry::default()
+    }
+}
+
+/// Enqueues the selection of the best `k` of the lists `from` `[n_q, capacity]` of (score bits, id), whose lengths `state`
+/// has, into `to`, in any order.
+pub(super) fn select(
+    gpu: Gpu<'_>,
+    state: &mut Buffer<u32>,
+    from: &Buffer<u32>,
+    to: &mut Buffer<u32>,
+    capacity: usize,
+    k: usize,
+) -> Result<()> {
+    let geometry = per_query(state);
+    gpu.call(&Call {
+        kernel: &SELECT_BEST,
+        variant: select_variant(),
+        args: &[
+            (&mut state.as_slice_mut()).into(),
+            from.as_slice().into(),
+            (&mut to.as_slice_mut()).into(),
+            k.into(),
+            capacity.into(),
+        ],
+        geometry,
+    })
+}
+
+/// Enqueues the sorting of lists of at most `k`; the result is `[n_q, k]`.
+pub(super) fn sort(
+    gpu: Gpu<'_>,
+    state: &mut Buffer<u32>,
+    list: &Buffer<u32>,
+    capacity: usize,
+    k: usize,
+) -> Result<Buffer<u32>> {
+    let geometry = per_query(state);
+    let mut best = state.device().alloc::<u32>(state.len() / STATE * k * 2)?;
+    gpu.call(&Call {
+        kernel: &SORT_BEST,
+        variant: sort_variant(k.next_power_of_two().max(32)),
+        args: &[
+            (&mut state.as_slice_mut()).into(),
+            list.as_slice().into(),
+            (&mut best.as_slice_mut()).into(),
+            k.into(),
+            capacity.into(),
+        ],
+        geometry,
+    })?;
+    Ok(best)
 }
