@@ -110,7 +110,11 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`], saying how much was asked for.
     pub fn alloc<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
-        let (storage, size, arena) = self.take_storage((len * size_of::<T>()) as u64)?;
+        // More than any memory holds is more than the device has; multiplied carelessly it could look like little.
+        let bytes = (len as u64)
+            .saturating_mul(size_of::<T>() as u64)
+            .min(1 << 62);
+        let (storage, size, arena) = self.take_storage(bytes)?;
         Ok(Buffer {
             device: self.clone(),
             storage: Some(storage),
@@ -141,7 +145,8 @@ impl Device {
         offset: usize,
         len: usize,
     ) -> Option<Buffer<T>> {
-        let bytes = map.get(offset..offset + len * size_of::<T>())?;
+        let end = offset.checked_add(len.checked_mul(size_of::<T>())?)?;
+        let bytes = map.get(offset..end)?;
         let aligned = bytes.as_ptr().align_offset(align_of::<T>()) == 0;
         if !aligned || !matches!(self.backend(), Backend::Cpu(_)) {
             return None;

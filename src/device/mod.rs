@@ -677,6 +677,17 @@ mod tests {
     }
 
     #[test]
+    fn more_elements_than_any_memory_holds_are_refused() {
+        let device = Device::cpu();
+        // Times four it would be zero bytes.
+        for len in [1 << 62, usize::MAX] {
+            let refused = device.alloc::<f32>(len).unwrap_err();
+            assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused}");
+        }
+        assert_eq!(device.memory().in_use, 0);
+    }
+
+    #[test]
     fn buffers_round_trip_and_memory_is_counted() {
         let device = Device::cpu();
         let a = device.upload(&[1.0f32, 2.0, 3.0]).unwrap();
