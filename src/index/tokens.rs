@@ -214,6 +214,17 @@ impl TokenIndex {
             if !listed {
                 texts = all.collect();
             }
+            let admitted = match &mask {
+                Some(_) if !listed && selects_on(&self.device, k) => {
+                    let bits = |texts: &[u32]| {
+                        let which = texts.iter().zip(0..).filter(|(text, _)| takes_part(text));
+                        which.fold(0, |bits, (_, bit)| bits | 1u32 << bit)
+                    };
+                    let words: Vec<u32> = texts.chunks(32).map(bits).collect();
+                    Some(self.device.upload(&words)?)
+                }
+                _ => None,
+            };
             let at_once = (self.options.scores / texts.len()).max(1);
             for first in (0..n_q).step_by(at_once) {
                 let last = (first + at_once).min(n_q);
@@ -236,19 +247,6 @@ impl TokenIndex {
                     None,
                 )?;
                 if selects_on(&self.device, k) {
-                    let bits = |word: usize| {
-                        let columns = (32 * word..texts.len().min(32 * word + 32)).zip(0..);
-                        columns
-                            .filter(|&(column, _)| takes_part(&texts[column]))
-                            .fold(0, |bits, (_, bit)| bits | 1u32 << bit)
-                    };
-                    let admitted = match &mask {
-                        Some(_) if !listed => {
-                            let words: Vec<u32> = (0..texts.len().div_ceil(32)).map(bits).collect();
-                            Some(self.device.upload(&words)?)
-                        }
-                        _ => None,
-                    };
                     let admitted = admitted.as_ref().map(Buffer::as_slice);
                     let found = top_scores(&scores, texts.len(), admitted, k)?;
                     for (q, best) in best[first..last].iter_mut().enumerate() {
