@@ -12,14 +12,10 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::token_pairs::{bounds, check_pairs, widen};
-use super::{
-    Accum, FLOATS, MapLayout, OpSpec, PairList, Pairs, Rounding, Tokens, grid, in_every_tier,
-};
+use super::token_pairs::{bounds, check_pairs, geometry, widen};
+use super::{Accum, FLOATS, MapLayout, OpSpec, PairList, Pairs, Rounding, Tokens, in_every_tier};
 use crate::device::template::{Source, Variant};
-use crate::device::{
-    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, SliceMut, Target,
-};
+use crate::device::{Call, Cost, ElementType, Float, Gpu, Kernel, Param, SliceMut, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
@@ -201,10 +197,7 @@ fn gpu<T: Float>(
             args: &[
                 queries.rows.into(),
                 queries.packing.on_device().into(),
-                documents
-                    .rows
-                    .slice(bound.rows.start * d..bound.rows.end * d)
-                    .into(),
+                bound.of(documents.rows, d).into(),
                 documents.packing.on_device().into(),
                 listed.into(),
                 layout.on_device().into(),
@@ -215,13 +208,7 @@ fn gpu<T: Float>(
                 bound.documents.end.into(),
                 bound.rows.start.into(),
             ],
-            geometry: Geometry {
-                groups: grid(pairs.len()),
-                grid: [pairs.len() as u32, 1, 1],
-                threads: 128,
-                // Four stages of 32 of d: 128 document tokens and 32 query tokens.
-                shared_bytes: 4 * (128 + 32) * 64,
-            },
+            geometry: geometry(pairs.len(), [pairs.len() as u32, 1, 1]),
         })?;
     }
     Ok(())

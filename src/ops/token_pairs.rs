@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 
 use super::{ALIGN, Checks, PackedTexts, PairList};
-use crate::device::{Buffer, Device, ElementType, Float, Slice};
+use crate::device::{Buffer, Device, ElementType, Float, Geometry, Slice};
 use crate::error::{Error, Result};
 
 /// Token vectors of packed texts.
@@ -104,6 +104,24 @@ pub(super) struct Bound {
     pub documents: Range<usize>,
     /// Token rows to bind; the first may belong to the documents before.
     pub rows: Range<usize>,
+}
+
+impl Bound {
+    /// The rows to bind of all `rows` `[t, d]`.
+    pub fn of<'a, T: Float>(&self, rows: Slice<'a, T>, d: usize) -> Slice<'a, T> {
+        rows.slice(self.rows.start * d..self.rows.end * d)
+    }
+}
+
+/// How much runs at once where a group of threads has a pair of texts: `count` pairs on wgpu, `grid` on CUDA.
+pub(super) fn geometry(count: usize, grid: [u32; 3]) -> Geometry {
+    Geometry {
+        groups: super::grid(count),
+        grid,
+        threads: 128,
+        // Four stages of 32 of d: 128 document tokens and 32 query tokens.
+        shared_bytes: 4 * (128 + 32) * 64,
+    }
 }
 
 /// Cuts documents with rows of `row_bytes` bytes for bindings of at most `max_binding` bytes.

@@ -2,10 +2,10 @@
 
 use super::{Args, Reduction, SPEC};
 use crate::device::template::{Source, Variant};
-use crate::device::{Call, Float, Geometry, Gpu, Kernel, Param, SliceMut};
+use crate::device::{Call, Float, Gpu, Kernel, Param, SliceMut};
 use crate::error::Result;
-use crate::ops::token_pairs::bounds;
-use crate::ops::{FLOATS, Pairs, grid, in_every_tier};
+use crate::ops::token_pairs::{bounds, geometry};
+use crate::ops::{FLOATS, Pairs, in_every_tier};
 
 pub(super) const MAXSIM: Kernel = Kernel {
     entry: "maxsim",
@@ -96,10 +96,7 @@ pub(super) fn maxsim<T: Float>(
                 args: &[
                     queries.rows.into(),
                     queries.packing.on_device().into(),
-                    documents
-                        .rows
-                        .slice(bound.rows.start * d..bound.rows.end * d)
-                        .into(),
+                    bound.of(documents.rows, d).into(),
                     documents.packing.on_device().into(),
                     pairs.into(),
                     (&mut scores).into(),
@@ -114,13 +111,7 @@ pub(super) fn maxsim<T: Float>(
                     bound.documents.end.into(),
                     bound.rows.start.into(),
                 ],
-                geometry: Geometry {
-                    groups: grid(count),
-                    grid: [across as u32, (down - first).min(GRID_Y) as u32, 1],
-                    threads: 128,
-                    // Four stages of 32 of d: 128 document tokens and 32 query tokens.
-                    shared_bytes: 4 * (128 + 32) * 64,
-                },
+                geometry: geometry(count, [across as u32, (down - first).min(GRID_Y) as u32, 1]),
             })?;
         }
     }

@@ -2,10 +2,9 @@
 
 use super::{Args, SPEC};
 use crate::device::template::{Source, Variant};
-use crate::device::{Call, Float, Geometry, Gpu, Kernel, Param, SliceMut};
+use crate::device::{Call, Float, Gpu, Kernel, Param, SliceMut};
 use crate::error::Result;
-use crate::ops::grid;
-use crate::ops::token_pairs::bounds;
+use crate::ops::token_pairs::{bounds, geometry};
 
 pub(super) const SOFT_ALIGNMENT: Kernel = Kernel {
     entry: "soft_alignment",
@@ -66,10 +65,7 @@ pub(super) fn soft_alignment<T: Float>(
             args: &[
                 queries.rows.into(),
                 queries.packing.on_device().into(),
-                documents
-                    .rows
-                    .slice(bound.rows.start * d..bound.rows.end * d)
-                    .into(),
+                bound.of(documents.rows, d).into(),
                 documents.packing.on_device().into(),
                 pairs.into(),
                 (&mut scores).into(),
@@ -83,13 +79,7 @@ pub(super) fn soft_alignment<T: Float>(
                 bound.documents.end.into(),
                 bound.rows.start.into(),
             ],
-            geometry: Geometry {
-                groups: grid(count),
-                grid: [count as u32, 1, 1],
-                threads: 128,
-                // Four stages of 32 of d: 128 document tokens and 32 query tokens.
-                shared_bytes: 4 * (128 + 32) * 64,
-            },
+            geometry: geometry(count, [count as u32, 1, 1]),
         })?;
     }
     Ok(())
