@@ -21,24 +21,11 @@ struct Options {
 
 /// Runs the command with these arguments, the first being its name.
 pub fn main_with(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let options = match Options::try_parse_from(arguments) {
-        Ok(options) => options,
-        Err(e) => {
-            // A closed pipe is all that can go wrong here, and then nobody reads.
-            let _ = e.print();
-            return ExitCode::from(e.exit_code() as u8);
-        }
-    };
-    match run(&options) {
-        Ok((before, after)) => {
-            println!("{before} bytes of tensors -> {after}");
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::from(e.exit_code())
-        }
-    }
+    crate::command(arguments, |options: &Options| {
+        let (before, after) = run(options)?;
+        println!("{before} bytes of tensors -> {after}");
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn run(options: &Options) -> Result<(usize, usize)> {

@@ -6,6 +6,9 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::Parser;
+use nearmiss::Result;
+
 #[path = "../../tests/parity/cases.rs"]
 mod cases;
 #[path = "../run_study/cli.rs"]
@@ -59,4 +62,23 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Parses a command's options and runs it; what goes wrong is one line, and the exit status.
+fn command<O: Parser>(
+    arguments: impl Iterator<Item = OsString>,
+    run: impl FnOnce(&O) -> Result<ExitCode>,
+) -> ExitCode {
+    let options = match O::try_parse_from(arguments) {
+        Ok(options) => options,
+        Err(e) => {
+            // A closed pipe is all that can go wrong here, and then nobody reads.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code() as u8);
+        }
+    };
+    run(&options).unwrap_or_else(|e| {
+        eprintln!("error: {e}");
+        ExitCode::from(e.exit_code())
+    })
 }

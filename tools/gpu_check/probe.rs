@@ -33,26 +33,15 @@ struct Options {
 
 /// Runs `what` with these arguments, the first being its name.
 pub fn main_with(what: &str, arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let options = match Options::try_parse_from(arguments) {
-        Ok(options) => options,
-        Err(e) => {
-            // A closed pipe is all that can go wrong here, and then nobody reads.
-            let _ = e.print();
-            return ExitCode::from(e.exit_code() as u8);
+    crate::command(arguments, |options: &Options| {
+        let device = open(options)?;
+        match what {
+            "facts" => facts(&device)?,
+            "limits" => limits(&device, options)?,
+            _ => jit(&device, options)?,
         }
-    };
-    let result = open(&options).and_then(|device| match what {
-        "facts" => facts(&device),
-        "limits" => limits(&device, &options),
-        _ => jit(&device, &options),
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::from(e.exit_code())
-        }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn open(options: &Options) -> Result<Device> {

@@ -70,22 +70,12 @@ pub struct Done {
 
 /// Runs the command with these arguments, the first being its name.
 pub fn main_with(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let options = match Options::try_parse_from(arguments) {
-        Ok(options) => options,
-        Err(e) => {
-            // A closed pipe is all that can go wrong here, and then nobody reads.
-            let _ = e.print();
-            return ExitCode::from(e.exit_code() as u8);
-        }
-    };
-    match run(&options) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::from(e.exit_code())
-        }
-    }
+    crate::command(arguments, |options: &Options| {
+        Ok(match run(options)? {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    })
 }
 
 fn run(options: &Options) -> Result<bool> {
