@@ -123,7 +123,7 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
                 part("weight", &|n| stored(n)),
                 part("bias", &|n| weights.get(n)),
             );
-            rounded(matmul::reference::<f32>(
+            rounded(matmul::reference::<f32, _>(
                 x,
                 &weight,
                 Some(&bias),
@@ -515,8 +515,8 @@ fn check_saved<A: Float>(
             };
             let (w, bias) = (part("weight", true), part("bias", false));
             let n = bias.len();
-            let single = matmul::reference::<f32>(x, &w, Some(&bias), gelu, None, n);
-            let double = matmul::reference::<f64>(x, &w, Some(&bias), gelu, None, n);
+            let single = matmul::reference::<f32, _>(x, &w, Some(&bias), gelu, None, n);
+            let double = matmul::reference::<f64, _>(x, &w, Some(&bias), gelu, None, n);
             same(&format!("{what} {i}"), got, single, double);
         };
         let qkv = values(&layer.attention.qkv);

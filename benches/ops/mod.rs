@@ -18,6 +18,8 @@ mod embedding;
 mod encode;
 mod layer_norm;
 mod matmul;
+mod matmul_nn;
+mod matmul_tn;
 mod maxsim;
 mod normalize_rows;
 mod pair_dot;
@@ -54,6 +56,8 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(similarity_map::cases(context));
     cases.extend(maxsim::cases(context));
     cases.extend(soft_alignment::cases(context));
+    cases.extend(matmul_nn::cases(context));
+    cases.extend(matmul_tn::cases(context));
     cases.extend(encode::cases(context)?);
     Ok(cases)
 }

@@ -19,6 +19,8 @@ pub mod cosine_topk;
 pub mod embedding;
 pub mod layer_norm;
 pub mod matmul;
+pub mod matmul_nn;
+pub mod matmul_tn;
 pub mod maxsim;
 pub mod normalize_rows;
 pub mod pair_dot;
@@ -29,6 +31,8 @@ pub mod soft_alignment;
 #[doc(hidden)]
 pub mod table;
 
+#[cfg(test)]
+mod differences_test;
 #[cfg(test)]
 mod kernels_test;
 #[cfg(all(test, feature = "cuda"))]
@@ -42,7 +46,9 @@ pub use attention::attention;
 pub use cosine_topk::cosine_topk;
 pub use embedding::embedding;
 pub use layer_norm::layer_norm;
-pub use matmul::matmul;
+pub use matmul::{matmul, matmul_saving};
+pub use matmul_nn::matmul_nn;
+pub use matmul_tn::matmul_tn;
 pub use maxsim::maxsim;
 pub use normalize_rows::normalize_rows;
 pub use pair_dot::pair_dot;
@@ -128,6 +134,8 @@ pub const ALL: &[&OpSpec] = &[
     &similarity_map::SPEC,
     &maxsim::SPEC,
     &soft_alignment::SPEC,
+    &matmul_nn::SPEC,
+    &matmul_tn::SPEC,
 ];
 
 /// The accumulator of a reference implementation: `f64` is the truth, `f32` the yardstick.

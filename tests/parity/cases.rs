@@ -21,6 +21,8 @@ mod embedding;
 mod judge;
 mod layer_norm;
 mod matmul;
+mod matmul_nn;
+mod matmul_tn;
 mod maxsim;
 mod normalize_rows;
 mod outputs;
@@ -144,6 +146,8 @@ fn all() -> Vec<Case> {
     cases.extend(similarity_map::cases());
     cases.extend(maxsim::cases());
     cases.extend(soft_alignment::cases());
+    cases.extend(matmul_nn::cases());
+    cases.extend(matmul_tn::cases());
     cases
 }
 

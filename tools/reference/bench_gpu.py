@@ -280,6 +280,41 @@ def case_matmul(bench: Bench, s: dict) -> Case:
     return Case(function, inputs, lambda out: out[:8], exact)
 
 
+def case_matmul_nn(bench: Bench, s: dict) -> Case:
+    m, n, k = s["m"], s["n"], s["k"]
+    beside = {"gelu": torch.float16, "residual": torch.float32}
+    kind = next((dtype for name, dtype in beside.items() if s[name]), None)
+    inputs = [(noise(bench, m, n, seed=2 + i), unit(bench, n, k, seed=99 + i),
+               None if kind is None else noise(bench, m, k, seed=199 + i, dtype=kind))
+              for i in range(bench.copies(2 * (m * n + n * k + 2 * m * k)))]  # fmt: skip
+
+    def function(a, w, other):
+        c = a @ w
+        if s["gelu"]:
+            return torch.ops.aten.gelu_backward(c, other)
+        return c if other is None else other + c
+
+    a, w, other = (part if part is None else part[:8 if i != 1 else None].double() for i, part in enumerate(inputs[0]))
+    return Case(function, inputs, lambda out: out[:8], function(a, w, other))
+
+
+def case_matmul_tn(bench: Bench, s: dict) -> Case:
+    t, n, k = s["t"], s["n"], s["k"]
+    inputs = [(noise(bench, t, n, seed=2 + i), noise(bench, t, k, seed=99 + i))
+              for i in range(bench.copies(2 * t * (n + k)))]  # fmt: skip
+
+    # The gradients as a linear layer under autocast makes them, in f16, and their sum with what is there in f32.
+    c, sums = torch.zeros(n, k, device=bench.device), torch.zeros(n, device=bench.device)
+
+    def function(a, b):
+        c.add_(a.T @ b)
+        sums.add_(a.sum(0, dtype=torch.float32))
+        return c
+
+    exact = inputs[0][0][:, :8].double().T @ inputs[0][1].double()
+    return Case(function, inputs, lambda out: out[:8], exact)
+
+
 def case_attention(bench: Bench, s: dict) -> Case:
     n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
     inputs = [(noise(bench, n * tokens, 3 * heads * dim, seed=i),)

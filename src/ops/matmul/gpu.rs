@@ -130,10 +130,14 @@ pub(super) fn matmul<A: Float, C: Float>(
     a: Slice<'_, A>,
     w: Slice<'_, A>,
     epilogue: &Epilogue<'_>,
+    before_gelu: Option<SliceMut<'_, A>>,
     mut c: SliceMut<'_, C>,
     dims: Dims,
 ) -> Result<()> {
     let Dims { m, n, k } = dims;
+    if before_gelu.is_some() {
+        return Err(SPEC.unsupported(c.device(), "no kernel keeps the value before GELU"));
+    }
     let (variant, tile) = match gpu {
         Gpu::Cuda(device) => {
             let tile = PtxTile::choose(dims, device.multiprocessors());

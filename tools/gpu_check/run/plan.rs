@@ -13,8 +13,10 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 15] = [
     "matmul",
+    "matmul_tn",
+    "matmul_nn",
     "cosine_topk",
     "maxsim",
     "encode",
