@@ -43,6 +43,7 @@ mod random;
 #[cfg(feature = "study")]
 pub mod study;
 pub mod text;
+pub mod train;
 pub mod verifier;
 
 pub use device::{Device, DeviceKind};

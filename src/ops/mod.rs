@@ -7,16 +7,19 @@
 //!
 //! Operators take views ([`Slice`], [`SliceMut`]; `&buffer` is one) and check every size before anything runs. Lists
 //! with which a kernel indexes memory are types that are checked when they are made: [`PackedTexts`], [`TokenIds`],
-//! [`PairList`], [`Places`].
+//! [`PairList`], [`Places`], [`OwnRows`].
 //!
 //! Every reference is plain loops, generic over the accumulator ([`Accum`]): in `f64` it is the truth that devices
 //! are held to, in `f32` it shows the error that a plain program makes. Every operator also has an `error_bound`:
 //! given inputs and a device's [`Rounding`], the largest error each output element may have, derived from the number
 //! of roundings on its way (see the function's documentation), never guessed.
 
+pub mod adamw;
 pub mod attention;
 pub mod cosine_topk;
 pub mod embedding;
+pub mod grad_norm;
+pub mod info_nce;
 pub mod layer_norm;
 pub mod matmul;
 pub mod matmul_nn;
@@ -42,9 +45,12 @@ mod simd;
 mod texts;
 mod token_pairs;
 
+pub use adamw::adamw;
 pub use attention::attention;
 pub use cosine_topk::cosine_topk;
 pub use embedding::embedding;
+pub use grad_norm::grad_norm;
+pub use info_nce::info_nce;
 pub use layer_norm::layer_norm;
 pub use matmul::{matmul, matmul_saving};
 pub use matmul_nn::matmul_nn;
@@ -58,7 +64,7 @@ pub use rounding::Rounding;
 pub use scatter_rows::scatter_rows;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
-pub use texts::{PackedTexts, PairList, Places, TokenIds};
+pub use texts::{OwnRows, PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 /// Kernel texts, for tests and tools.
@@ -136,6 +142,9 @@ pub const ALL: &[&OpSpec] = &[
     &soft_alignment::SPEC,
     &matmul_nn::SPEC,
     &matmul_tn::SPEC,
+    &info_nce::SPEC,
+    &grad_norm::SPEC,
+    &adamw::SPEC,
 ];
 
 /// The accumulator of a reference implementation: `f64` is the truth, `f32` the yardstick.
@@ -157,6 +166,8 @@ pub trait Accum:
     fn sqrt(self) -> Self;
     /// Natural exponential.
     fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
 }
 
 macro_rules! accum {
@@ -173,6 +184,9 @@ macro_rules! accum {
             }
             fn exp(self) -> Self {
                 <$t>::exp(self)
+            }
+            fn ln(self) -> Self {
+                <$t>::ln(self)
             }
         }
     };

@@ -1,0 +1,4 @@
+//! Training.
+
+pub mod scale;
+pub mod schedule;
