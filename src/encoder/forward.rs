@@ -27,8 +27,8 @@ use crate::model::weights::{Layer, Linear, Norm, Weights};
 use crate::ops::attention::{Training, attention_saving};
 use crate::ops::dropout::{Mask, Site};
 use crate::ops::embedding::Tables;
-use crate::ops::matmul::{Epilogue, matmul_saving};
-use crate::ops::{Origins, attention, dropout, embedding, layer_norm, matmul};
+use crate::ops::matmul::Epilogue;
+use crate::ops::{Origins, attention, dropout, embedding, layer_norm, matmul, matmul_saving};
 use crate::text::Batch;
 
 /// What a forward pass shows on its way: the stage and the residual stream `[t, d]`.
@@ -146,7 +146,7 @@ pub struct SavedLayer<A: Float> {
 pub struct SavedAttention<A: Float> {
     /// Queries, keys and values, `[t, 3 d]`.
     pub qkv: Buffer<A>,
-    /// Logarithms of the sums of exponentials of the scores, `[n_heads, t]`.
+    /// Logarithms of the sums of exponentials of the scores, `[t, n_heads]`.
     pub statistics: Buffer<f32>,
     /// The attention's output, `[t, d]`.
     pub context: Buffer<A>,

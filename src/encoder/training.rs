@@ -8,8 +8,7 @@ use super::{Encoder, Working, backward};
 use crate::device::{Buffer, Slice};
 use crate::error::{Error, Result};
 use crate::model::weights::{Gradients, Table, Weights};
-use crate::ops::pool_backward::pool_backward;
-use crate::ops::{TokenSegments, pool};
+use crate::ops::{TokenSegments, pool, pool_backward};
 use crate::text::Batch;
 
 /// A forward pass over a batch, with all that its backward reads.
