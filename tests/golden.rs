@@ -103,11 +103,12 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
             weights.get(&format!("{name}.weight")),
             weights.get(&format!("{name}.bias")),
         );
-        layer_norm::reference::<f32>(x, residual, &weight, Some(&bias), config.layer_norm_eps)
+        layer_norm::reference::<f32, _>(x, residual, &weight, Some(&bias), config.layer_norm_eps)
     };
     let tables = ["word", "position", "token_type"]
         .map(|t| stored(&format!("embeddings.{t}_embeddings.weight")));
-    let x = embedding::reference::<f32>([&tables[0], &tables[1], &tables[2]], &ids, &positions, d);
+    let x =
+        embedding::reference::<f32, _>([&tables[0], &tables[1], &tables[2]], &ids, &positions, d);
     let mut h = norm(&x, None, "embeddings.LayerNorm");
     let mut hidden = vec![h.clone()];
     for i in 0..config.n_layers {
@@ -154,7 +155,7 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
     }
     let pooling = encoder.pooling();
     Stages {
-        embeddings: pool::reference::<f32>(&h, &offsets, pooling.pooling, pooling.normalize, d),
+        embeddings: pool::reference::<f32, _>(&h, &offsets, pooling.pooling, pooling.normalize, d),
         hidden,
     }
 }
@@ -560,8 +561,10 @@ fn check_saved<A: Float>(
             let [weight, bias] =
                 ["weight", "bias"].map(|v| weights.get(&name(&format!("{what}.{v}"))));
             let eps = config.layer_norm_eps;
-            let single = layer_norm::reference::<f32>(x, Some(residual), &weight, Some(&bias), eps);
-            let double = layer_norm::reference::<f64>(x, Some(residual), &weight, Some(&bias), eps);
+            let single =
+                layer_norm::reference::<f32, _>(x, Some(residual), &weight, Some(&bias), eps);
+            let double =
+                layer_norm::reference::<f64, _>(x, Some(residual), &weight, Some(&bias), eps);
             hold(
                 &format!("{model}: {what} {i}"),
                 got,
@@ -576,8 +579,8 @@ fn check_saved<A: Float>(
         ["weight", "bias"].map(|v| weights.get(&format!("embeddings.LayerNorm.{v}")));
     let eps = config.layer_norm_eps;
     let first = saved.layers[0].input.h.read().unwrap();
-    let single = layer_norm::reference::<f32>(&embedded, None, &weight, Some(&bias), eps);
-    let double = layer_norm::reference::<f64>(&embedded, None, &weight, Some(&bias), eps);
+    let single = layer_norm::reference::<f32, _>(&embedded, None, &weight, Some(&bias), eps);
+    let double = layer_norm::reference::<f64, _>(&embedded, None, &weight, Some(&bias), eps);
     hold(
         &format!("{model}: embeddings.LayerNorm"),
         &first,

@@ -8,6 +8,7 @@
 //! Operators take views ([`Slice`], [`SliceMut`]; `&buffer` is one) and check every size before anything runs. Lists
 //! with which a kernel indexes memory are types that are checked when they are made: [`PackedTexts`], [`TokenIds`],
 //! [`PairList`], [`Places`], [`OwnRows`].
+//! [`TokenSegments`], [`PairList`], [`Places`].
 //!
 //! Every reference is plain loops, generic over the accumulator ([`Accum`]): in `f64` it is the truth that devices
 //! are held to, in `f32` it shows the error that a plain program makes. Every operator also has an `error_bound`:
@@ -20,7 +21,9 @@ pub mod cosine_topk;
 pub mod embedding;
 pub mod grad_norm;
 pub mod info_nce;
+pub mod embedding_backward;
 pub mod layer_norm;
+pub mod layer_norm_backward;
 pub mod matmul;
 pub mod matmul_nn;
 pub mod matmul_tn;
@@ -28,6 +31,7 @@ pub mod maxsim;
 pub mod normalize_rows;
 pub mod pair_dot;
 pub mod pool;
+pub mod pool_backward;
 pub mod scatter_rows;
 pub mod similarity_map;
 pub mod soft_alignment;
@@ -41,6 +45,7 @@ mod kernels_test;
 #[cfg(all(test, feature = "cuda"))]
 mod recording_test;
 mod rounding;
+mod segments;
 mod simd;
 mod texts;
 mod token_pairs;
@@ -55,13 +60,19 @@ pub use layer_norm::layer_norm;
 pub use matmul::{matmul, matmul_saving};
 pub use matmul_nn::matmul_nn;
 pub use matmul_tn::matmul_tn;
+pub use embedding_backward::embedding_backward;
+pub use layer_norm::layer_norm;
+pub use layer_norm_backward::layer_norm_backward;
+pub use matmul::matmul;
 pub use maxsim::maxsim;
 pub use normalize_rows::normalize_rows;
 pub use pair_dot::pair_dot;
 pub use pool::pool;
+pub use pool_backward::pool_backward;
 #[doc(hidden)]
 pub use rounding::Rounding;
 pub use scatter_rows::scatter_rows;
+pub use segments::TokenSegments;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
 pub use texts::{OwnRows, PackedTexts, PairList, Places, TokenIds};
@@ -135,6 +146,9 @@ pub const ALL: &[&OpSpec] = &[
     &pool::SPEC,
     &normalize_rows::SPEC,
     &scatter_rows::SPEC,
+    &pool_backward::SPEC,
+    &layer_norm_backward::SPEC,
+    &embedding_backward::SPEC,
     &cosine_topk::SPEC,
     &pair_dot::SPEC,
     &similarity_map::SPEC,
