@@ -27,10 +27,11 @@ use crate::model::BertConfig;
 use crate::model::weights::{Gradients, Layer, Linear, Norm, Weights};
 use crate::ops::attention_backward::{Forward, attention_backward};
 use crate::ops::dropout::{Mask, Site};
-use crate::ops::embedding::{TableGradients, embedding_backward};
-use crate::ops::layer_norm::{self, layer_norm_backward};
+use crate::ops::embedding_backward::{TableGradients, embedding_backward};
 use crate::ops::matmul_nn::{NnEpilogue, matmul_nn};
-use crate::ops::{Origins, TokenSegments, dropout, matmul_tn};
+use crate::ops::{
+    Origins, TokenSegments, dropout, layer_norm, layer_norm_backward, matmul_tn,
+};
 
 /// The gradient in a sum that was normalised: as the stream has it and as a product reads it.
 struct SumGradient<A: Float> {
