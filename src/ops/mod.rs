@@ -15,7 +15,9 @@
 //! of roundings on its way (see the function's documentation), never guessed.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod cosine_topk;
+pub mod dropout;
 pub mod embedding;
 pub mod layer_norm;
 pub mod matmul;
@@ -38,8 +40,10 @@ mod simd;
 mod texts;
 mod token_pairs;
 
-pub use attention::attention;
+pub use attention::{attention, attention_saving};
+pub use attention_backward::attention_backward;
 pub use cosine_topk::cosine_topk;
+pub use dropout::dropout;
 pub use embedding::embedding;
 pub use layer_norm::layer_norm;
 pub use matmul::matmul;
@@ -52,7 +56,7 @@ pub use rounding::Rounding;
 pub use scatter_rows::scatter_rows;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
-pub use texts::{PackedTexts, PairList, Places, TokenIds};
+pub use texts::{Origins, PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 /// Kernel texts, for tests and tools.
@@ -120,6 +124,8 @@ pub const ALL: &[&OpSpec] = &[
     &layer_norm::SPEC,
     &matmul::SPEC,
     &attention::SPEC,
+    &attention_backward::SPEC,
+    &dropout::SPEC,
     &pool::SPEC,
     &normalize_rows::SPEC,
     &scatter_rows::SPEC,
