@@ -13,7 +13,9 @@ use serde_json::json;
 use super::{Case, Context, Prepared, Recorded, Scale};
 
 mod attention;
+mod attention_backward;
 mod cosine_topk;
+mod dropout;
 mod embedding;
 mod encode;
 mod layer_norm;
@@ -48,6 +50,8 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(layer_norm::cases(context));
     cases.extend(matmul::cases(context));
     cases.extend(attention::cases(context));
+    cases.extend(attention_backward::cases(context));
+    cases.extend(dropout::cases(context));
     cases.extend(pool::cases(context));
     cases.extend(normalize_rows::cases(context));
     cases.extend(scatter_rows::cases(context));

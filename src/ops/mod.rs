@@ -17,7 +17,9 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod attention_backward;
 pub mod cosine_topk;
+pub mod dropout;
 pub mod embedding;
 pub mod embedding_backward;
 pub mod grad_norm;
@@ -52,7 +54,10 @@ mod token_pairs;
 
 pub use adamw::adamw;
 pub use attention::attention;
+pub use attention::{attention, attention_saving};
+pub use attention_backward::attention_backward;
 pub use cosine_topk::cosine_topk;
+pub use dropout::dropout;
 pub use embedding::embedding;
 pub use embedding_backward::embedding_backward;
 pub use grad_norm::grad_norm;
@@ -74,6 +79,7 @@ pub use segments::TokenSegments;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
 pub use texts::{OwnRows, PackedTexts, PairList, Places, TokenIds};
+pub use texts::{Origins, PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 /// Kernel texts, for tests and tools.
@@ -141,6 +147,8 @@ pub const ALL: &[&OpSpec] = &[
     &layer_norm::SPEC,
     &matmul::SPEC,
     &attention::SPEC,
+    &attention_backward::SPEC,
+    &dropout::SPEC,
     &pool::SPEC,
     &normalize_rows::SPEC,
     &scatter_rows::SPEC,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::device::{Buffer, Device, Slice};
 use crate::error::{Error, Result};
+use crate::ops::check_device;
 
 /// Packed texts: `t` tokens of `n` texts one behind the other, text `i` being rows `offsets[i] .. offsets[i + 1]`.
 pub struct PackedTexts {
@@ -73,6 +74,59 @@ impl PackedTexts {
     /// The offsets where kernels see them.
     pub(super) fn on_device(&self) -> Slice<'_, u32> {
         self.on_device.as_slice()
+    }
+}
+
+/// Where the tokens of packed texts come from: of each its position in its text and the text's number in the whole batch,
+/// which stay the same however the batch is packed.
+pub struct Origins {
+    /// Of the texts that it was made for.
+    offsets: Arc<[u32]>,
+    /// `[t, 2]`: position, number.
+    on_device: Buffer<u32>,
+}
+
+impl Origins {
+    /// Of `texts`, whose numbers in the batch are `numbers` `[n]`, on their device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not as many numbers as texts, [`Error::OutOfMemory`] and device failures.
+    pub fn new(texts: &PackedTexts, numbers: &[u32]) -> Result<Self> {
+        if numbers.len() != texts.texts() {
+            return Err(Error::shape(
+                "origins",
+                "numbers",
+                texts.texts(),
+                numbers.len(),
+            ));
+        }
+        let mut places = Vec::with_capacity(2 * texts.tokens());
+        for (span, &number) in texts.offsets.windows(2).zip(numbers) {
+            places.extend((0..span[1] - span[0]).flat_map(|position| [position, number]));
+        }
+        Ok(Origins {
+            offsets: texts.offsets.clone(),
+            on_device: texts.device().upload(&places)?,
+        })
+    }
+
+    /// Position and number of every token, `[t, 2]`, where kernels see them.
+    pub(super) fn on_device(&self) -> Slice<'_, u32> {
+        self.on_device.as_slice()
+    }
+
+    /// The same, if they are those of `texts`.
+    pub(super) fn of(&self, op: &'static str, texts: &PackedTexts) -> Result<Slice<'_, u32>> {
+        if !Arc::ptr_eq(&self.offsets, &texts.offsets) && self.offsets != texts.offsets {
+            return Err(Error::shape(
+                op,
+                "origins",
+                format!("those of these {} texts", texts.texts()),
+                "others",
+            ));
+        }
+        check_device(op, "origins", self.on_device.device(), texts.device())?;
+        Ok(self.on_device())
     }
 }
 

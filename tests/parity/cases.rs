@@ -16,7 +16,9 @@ pub use nearmiss::ops::table::{Record, Records};
 use nearmiss::ops::{ALL, Rounding};
 
 mod attention;
+mod attention_backward;
 mod cosine_topk;
+mod dropout;
 mod embedding;
 mod judge;
 mod layer_norm;
@@ -57,6 +59,11 @@ pub struct Case {
 /// A case for every device.
 pub fn anywhere(_: &Device) -> bool {
     true
+}
+
+/// A case for what only the CPU does yet.
+pub fn on_cpu(device: &Device) -> bool {
+    device.kind() == DeviceKind::Cpu
 }
 
 /// A case for what only the PTX kernel does.
@@ -138,6 +145,8 @@ fn all() -> Vec<Case> {
     cases.extend(layer_norm::cases());
     cases.extend(matmul::cases());
     cases.extend(attention::cases());
+    cases.extend(attention_backward::cases());
+    cases.extend(dropout::cases());
     cases.extend(pool::cases());
     cases.extend(normalize_rows::cases());
     cases.extend(scatter_rows::cases());
