@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn words_find_what_is_about_the_same() {
         let pairs = pairs();
-        let (rows, without) = by_words(&pairs, [0, 2], 1).unwrap();
+        let (rows, without) = by_words(&pairs, [0, 1], 1).unwrap();
         assert_eq!((fault(&pairs, &rows), without), (None, 0));
         // The rare word decides: each negative is another answer about the same tree, where there is one.
         for row in &rows {
@@ -363,7 +363,7 @@ mod tests {
             .build()
             .unwrap();
         assert_eq!(
-            threads.install(|| by_words(&pairs, [0, 2], 1)).unwrap().0,
+            threads.install(|| by_words(&pairs, [0, 1], 1)).unwrap().0,
             rows
         );
         // Further down the list others come.

@@ -630,7 +630,7 @@ mod tests {
         assert_ne!(of(SplitBy::Row, 43).unwrap().sha256, one.sha256);
         // Where no anchor occurs twice there is nothing to keep together.
         assert_eq!(of(SplitBy::Anchor, 42).unwrap(), one);
-        let half = split(["a"; 100_000], SplitBy::Row, 0.5, 1).unwrap();
+        let half = split(std::iter::repeat_n("a", 100_000), SplitBy::Row, 0.5, 1).unwrap();
         assert_eq!((half.train.len(), half.held_out.len()), (50_000, 40_000));
         assert!(split(["a"], SplitBy::Row, 1.5, 1).is_err());
     }

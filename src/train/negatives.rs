@@ -168,3 +168,113 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::Device;
+    use crate::data::Category;
+    use crate::encoder::LoadOptions;
+
+    fn encoder() -> Encoder {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-2x64");
+        Encoder::load(&folder, &Device::cpu(), LoadOptions::default()).unwrap()
+    }
+
+    /// Twelve anchors with two answers each; every answer answers two.
+    fn pairs() -> Vec<Pair> {
+        let words = [
+            "dog", "cat", "river", "bank", "house", "city", "water", "light", "paper", "red",
+            "blue", "old",
+        ];
+        let pair = |i: usize, answer: usize| Pair {
+            anchor: format!("the {} is here", words[i]),
+            positive: format!(
+                "a {} and a {}",
+                words[answer % 12],
+                words[(answer + 5) % 12]
+            ),
+            category: Category::parse("x"),
+        };
+        (0..12).flat_map(|i| [pair(i, i), pair(i, i + 1)]).collect()
+    }
+
+    #[test]
+    fn the_encoder_finds_what_is_most_similar_and_not_too_similar() {
+        let (encoder, pairs) = (encoder(), pairs());
+        let candidates = Candidates::new(&pairs).unwrap();
+        let embed = |texts: &[&str]| encoder.embed(texts, TextKind::Plain).unwrap();
+        let texts = embed(candidates.texts());
+        let d = encoder.width();
+        let row = |rows: &[f32], i: usize| rows[i * d..][..d].to_vec();
+        // Vectors are stored in f16: each component of a unit vector moves by 2^-11 of itself at most, so that a cosine
+        // moves by less than 2^-10.
+        let slack = 1.0 / 1024.0;
+        let mut limited = 0;
+        for below in [0.99, 1e3] {
+            let mut heard = (0, 0);
+            let mined = by_encoder(&pairs, &encoder, [0, 1], below, 1, |n, of| heard = (n, of));
+            let (rows, random) = mined.unwrap();
+            assert_eq!(heard, (36, 36));
+            let mut without = 0;
+            for (i, triplet) in rows.iter().enumerate() {
+                let anchor = row(&embed(&[triplet.anchor.as_str()]), 0);
+                let of = |text: usize| cosine(&anchor, &row(&texts, text));
+                let limit = below * of(candidates.positive(i) as usize);
+                let number = candidates
+                    .texts()
+                    .iter()
+                    .position(|t| *t == triplet.negative);
+                let number = number.unwrap();
+                assert!(candidates.admits(i, number as u32));
+                let fits = |bound: f64| {
+                    let all =
+                        (0..candidates.texts().len()).filter(|&t| candidates.admits(i, t as u32));
+                    all.map(of)
+                        .filter(|&c| c <= bound)
+                        .fold(f64::NEG_INFINITY, f64::max)
+                };
+                limited += usize::from(fits(f64::INFINITY) > limit + slack);
+                if fits(limit + slack) == f64::NEG_INFINITY {
+                    without += 1;
+                    continue;
+                }
+                // Unless rounding leaves none.
+                if fits(limit - slack) > f64::NEG_INFINITY {
+                    assert!(of(number) <= limit + slack, "{triplet:?}");
+                    assert!(of(number) >= fits(limit - slack) - slack, "{triplet:?}");
+                }
+            }
+            assert!(random >= without && random <= 24);
+            assert!(below < 1.0 || random == 0);
+        }
+        assert!(limited > 0, "the limit has nothing to do");
+    }
+
+    #[test]
+    fn rows_with_negatives_keep_them() {
+        let encoder = encoder();
+        let none = |_: usize, _: usize| panic!("nothing is to be encoded");
+        let rows = random(&pairs(), 3).unwrap();
+        let kept =
+            Negatives::encoder().complete(Examples::Triplets(rows.clone()), &encoder, 1, none);
+        assert_eq!(kept.unwrap(), (rows.clone(), 0));
+        let found = Negatives::Random.complete(Examples::Pairs(pairs()), &encoder, 3, none);
+        assert_eq!(found.unwrap(), (rows, 0));
+        let ranks = [3, 3];
+        let wrong = Negatives::Bm25 { ranks }.complete(Examples::Pairs(pairs()), &encoder, 3, none);
+        assert!(matches!(
+            wrong.unwrap_err(),
+            Error::Setting {
+                setting: "ranks",
+                ..
+            }
+        ));
+        let (rows, random) = Negatives::bm25()
+            .complete(Examples::Pairs(pairs()), &encoder, 3, none)
+            .unwrap();
+        assert_eq!((rows.len(), random), (24, 0));
+    }
+}
