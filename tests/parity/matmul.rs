@@ -38,10 +38,7 @@ pub fn cases() -> Vec<Case> {
         };
         let Then { bias, residual, .. } = then;
         let name = format!("saving: m={m},n={n},k={k},bias={bias},residual={residual}");
-        cases.push(Case {
-            on: |device| device.kind() == DeviceKind::Cpu,
-            ..with_every_type(name, m, n, k, then)
-        });
+        cases.push(with_every_type(name, m, n, k, then));
     }
     // A software adapter leaves the staged tiles out, which are what hardware runs: here it is told to take them, and
     // hardware the direct ones.
@@ -52,11 +49,16 @@ pub fn cases() -> Vec<Case> {
         (130, 136, 200),
         (257, 264, 24),
     ] {
-        for epilogue in [0, 7] {
-            let then = Then::of(epilogue);
+        for (epilogue, saving) in [(0, false), (7, false), (7, true)] {
+            let then = Then {
+                saving,
+                ..Then::of(epilogue)
+            };
             cases.push(Case {
                 op: "matmul",
-                name: format!("the other tiles: m={m},n={n},k={k},epilogue={epilogue}"),
+                name: format!(
+                    "the other tiles: m={m},n={n},k={k},epilogue={epilogue},saving={saving}"
+                ),
                 on: |device| device.kind() == DeviceKind::Wgpu,
                 run: Box::new(move |device| {
                     let options = WgpuOptions {

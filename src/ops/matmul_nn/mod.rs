@@ -10,13 +10,14 @@
 //! `Phi(x) = (1 + erf(x / sqrt 2)) / 2` and its density `phi(x) = exp(-x^2 / 2) / sqrt(2 pi)`.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 
 use super::OpSpec;
-use super::matmul::host_operands;
+use super::matmul::{host_operands, takes_operands};
 use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::Result;
 
@@ -25,11 +26,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "matmul_nn",
     formula: "c = (a w) gelu'(u) + residual (gelu', residual optional)",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::MATMUL_NN],
+    ptx: gpu::MATMUL_NN.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::MATMUL_NN.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// What happens to the product before it is stored, in this order.
@@ -108,7 +109,10 @@ pub fn matmul_nn<'a, A: Float, C: Float>(
                 cpu::matmul_nn(a, w, gelu_of, epilogue.residual.map(|r| r.host()), c, dims);
                 Ok(())
             }
-            Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+            Target::Gpu(gpu) => {
+                takes_operands::<A>(&SPEC, gpu, device)?;
+                gpu::matmul_nn(gpu, a, w, epilogue, c, dims)
+            }
         },
     )
 }

@@ -9,13 +9,14 @@
 //! order, so that two runs give equal bits. Comes after the loss, beside [`mod@super::matmul_nn`].
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 
 use super::OpSpec;
-use super::matmul::host_operands;
+use super::matmul::{host_operands, takes_operands};
 use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::Result;
 
@@ -24,11 +25,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "matmul_tn",
     formula: "c += a^T b; column_sums += sum_t a_t (optional)",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::MATMUL_TN, gpu::ADD_PARTIALS],
+    ptx: gpu::MATMUL_TN.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::MATMUL_TN.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// Sizes of a product.
@@ -84,7 +85,10 @@ pub fn matmul_tn<'a, A: Float>(
             cpu::matmul_tn(a, b, c.host(), column_sums, dims);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(gpu) => {
+            takes_operands::<A>(&SPEC, gpu, device)?;
+            gpu::matmul_tn(gpu, a, b, c, column_sums, dims)
+        }
     })
 }
 
