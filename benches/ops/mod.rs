@@ -12,10 +12,13 @@ use serde_json::json;
 
 use super::{Case, Context, Prepared, Recorded, Scale};
 
+mod adamw;
 mod attention;
 mod cosine_topk;
 mod embedding;
 mod encode;
+mod grad_norm;
+mod info_nce;
 mod layer_norm;
 mod matmul;
 mod maxsim;
@@ -54,6 +57,9 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(similarity_map::cases(context));
     cases.extend(maxsim::cases(context));
     cases.extend(soft_alignment::cases(context));
+    cases.extend(info_nce::cases(context));
+    cases.extend(grad_norm::cases(context));
+    cases.extend(adamw::cases(context));
     cases.extend(encode::cases(context)?);
     Ok(cases)
 }
@@ -75,6 +81,15 @@ fn packings(scale: Scale) -> &'static [(usize, usize)] {
         Scale::Software => &[(2, 128), (13, 20)],
         Scale::Cpu => &[(16, 128), (100, 20)],
         Scale::Gpu => &[(256, 128), (1600, 20)],
+    }
+}
+
+/// Elements of a flat buffer: those of all-MiniLM-L6-v2, where there is time.
+fn parameters(scale: Scale) -> usize {
+    match scale {
+        Scale::Quick => 1000,
+        Scale::Software => 1 << 20,
+        Scale::Cpu | Scale::Gpu => 22_713_216,
     }
 }
 

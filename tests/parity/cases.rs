@@ -15,9 +15,12 @@ use nearmiss::ops::table::SUBJECTS;
 pub use nearmiss::ops::table::{Record, Records};
 use nearmiss::ops::{ALL, Rounding};
 
+mod adamw;
 mod attention;
 mod cosine_topk;
 mod embedding;
+mod grad_norm;
+mod info_nce;
 mod judge;
 mod layer_norm;
 mod matmul;
@@ -144,6 +147,9 @@ fn all() -> Vec<Case> {
     cases.extend(similarity_map::cases());
     cases.extend(maxsim::cases());
     cases.extend(soft_alignment::cases());
+    cases.extend(info_nce::cases());
+    cases.extend(grad_norm::cases());
+    cases.extend(adamw::cases());
     cases
 }
 
