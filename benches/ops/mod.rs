@@ -12,12 +12,15 @@ use serde_json::json;
 
 use super::{Case, Context, Prepared, Recorded, Scale};
 
+mod adamw;
 mod attention;
 mod attention_backward;
 mod cosine_topk;
 mod dropout;
 mod embedding;
 mod encode;
+mod grad_norm;
+mod info_nce;
 mod layer_norm;
 mod matmul;
 mod matmul_nn;
@@ -62,6 +65,9 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(soft_alignment::cases(context));
     cases.extend(matmul_nn::cases(context));
     cases.extend(matmul_tn::cases(context));
+    cases.extend(info_nce::cases(context));
+    cases.extend(grad_norm::cases(context));
+    cases.extend(adamw::cases(context));
     cases.extend(encode::cases(context)?);
     Ok(cases)
 }
@@ -83,6 +89,15 @@ fn packings(scale: Scale) -> &'static [(usize, usize)] {
         Scale::Software => &[(2, 128), (13, 20)],
         Scale::Cpu => &[(16, 128), (100, 20)],
         Scale::Gpu => &[(256, 128), (1600, 20)],
+    }
+}
+
+/// Elements of a flat buffer: those of all-MiniLM-L6-v2, where there is time.
+fn parameters(scale: Scale) -> usize {
+    match scale {
+        Scale::Quick => 1000,
+        Scale::Software => 1 << 20,
+        Scale::Cpu | Scale::Gpu => 22_713_216,
     }
 }
 

@@ -13,8 +13,9 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Accum, OpSpec, Rounding, simd};
-use crate::device::{Cost, Slice, SliceMut, Target};
+use super::{Accum, OpSpec, Rounding, grid, in_every_tier, simd};
+use crate::device::template::{Source, Variant};
+use crate::device::{Call, Cost, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -22,11 +23,39 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "grad_norm",
     formula: "out[0] = sum of squares of all gradients",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[GRAD_NORM_CHUNKS, GRAD_NORM],
+    ptx: GRAD_NORM.ptx,
+    ptx_variants: || variants().to_vec(),
+    wgsl: GRAD_NORM.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
+};
+
+const GRAD_NORM: Kernel = Kernel {
+    entry: "grad_norm",
+    params: &[
+        Param::read("sums"),
+        Param::write("out"),
+        Param::u32("count"),
+    ],
+    ptx: Some(Source {
+        file: "grad_norm.ptx",
+        text: include_str!("../../kernels/grad_norm.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "grad_norm.wgsl",
+        text: include_str!("../../shaders/grad_norm.wgsl"),
+    }),
+};
+
+const GRAD_NORM_CHUNKS: Kernel = Kernel {
+    entry: "grad_norm_chunks",
+    params: &[
+        Param::read("gradient"),
+        Param::write("sums"),
+        Param::u32("n"),
+        Param::u32("chunks").wgsl(),
+    ],
+    ..GRAD_NORM
 };
 
 /// Elements whose squares make one sum of the first stage.
@@ -75,7 +104,7 @@ pub fn grad_norm<'a>(
             out[0] = cpu(gradients);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, gradients, out),
     })
 }
 
@@ -90,14 +119,14 @@ pub fn reference<A: Accum, T: Copy + Into<f64>>(gradients: &[&[T]]) -> A {
 }
 
 /// `g(h)` of the sum, as all squares are positive, with `h` the additions that a square goes through at most: on no device
-/// more than one in 32 of its chunk and one in 32 of the sums of the first stage, two trees, and its own rounding. Squares
-/// below the normal range may be flushed.
+/// more than one in 32 of its chunk and one in 32 of the sums of the first stage (of which each gradient may have a last one
+/// that is not whole), two trees, and its own rounding; adding the zero sum of no elements changes nothing. Squares below the
+/// normal range may be flushed.
 #[doc(hidden)]
 pub fn error_bound(gradients: &[&[f32]], rounding: &Rounding) -> f64 {
     let sum = reference::<f64, f32>(gradients);
     let n: usize = gradients.iter().map(|gradient| gradient.len()).sum();
-    let chunks: usize = gradients.iter().map(|g| g.len().div_ceil(CHUNK)).sum();
-    let h = CHUNK / 32 + chunks.div_ceil(32) + 24;
+    let h = CHUNK / 32 + n.div_ceil(32 * CHUNK) + gradients.len() + 32;
     rounding.store(
         sum,
         rounding.g(h) * sum + n as f64 * f64::from(f32::MIN_POSITIVE),
@@ -117,6 +146,69 @@ fn cpu(gradients: &[Slice<'_, f32>]) -> f32 {
 #[multiversion(targets = "simd")]
 fn squares(values: &[f32]) -> f32 {
     simd::sum(values, |v| v * v)
+}
+
+fn variant(stage: &'static str) -> Variant {
+    Variant::new().with("stage", stage)
+}
+
+fn variants() -> [Variant; 2] {
+    ["chunks", "total"].map(variant)
+}
+
+/// Sums of the first stage that one launch writes are a multiple of this, so that the next one's begin where a view may;
+/// those of no elements are zero.
+const SUMS: usize = 64;
+
+/// What does not fit into one binding goes in turns.
+fn gpu(gpu: Gpu<'_>, gradients: &[Slice<'_, f32>], mut out: SliceMut<'_, f32>) -> Result<()> {
+    let fit = usize::try_from(gpu.max_binding()).unwrap_or(usize::MAX) / (4 * CHUNK);
+    let at_once = match fit {
+        0..SUMS => fit.max(1),
+        _ => fit.min(1 << 17) / SUMS * SUMS,
+    };
+    let turns: Vec<Slice<'_, f32>> = gradients
+        .iter()
+        .flat_map(|gradient| {
+            let starts = (0..gradient.len()).step_by(at_once * CHUNK);
+            starts.map(|from| gradient.slice(from..gradient.len().min(from + at_once * CHUNK)))
+        })
+        .collect();
+    let sums_of = |turn: &Slice<'_, f32>| turn.len().div_ceil(CHUNK).next_multiple_of(SUMS);
+    let count = turns.iter().map(sums_of).sum::<usize>();
+    let mut sums = out.device().alloc::<f32>(count.max(SUMS))?;
+    let mut first = 0;
+    for turn in turns {
+        let chunks = sums_of(&turn);
+        gpu.call(&Call {
+            kernel: &GRAD_NORM_CHUNKS,
+            variant: variant("chunks"),
+            args: &[
+                turn.into(),
+                (&mut sums.as_slice_mut().slice_mut(first..first + chunks)).into(),
+                turn.len().into(),
+                chunks.into(),
+            ],
+            geometry: Geometry {
+                groups: grid(chunks),
+                grid: [chunks as u32, 1, 1],
+                threads: 256,
+                shared_bytes: 0,
+            },
+        })?;
+        first += chunks;
+    }
+    gpu.call(&Call {
+        kernel: &GRAD_NORM,
+        variant: variant("total"),
+        args: &[sums.as_slice().into(), (&mut out).into(), count.into()],
+        geometry: Geometry {
+            groups: [1, 1, 1],
+            grid: [1, 1, 1],
+            threads: 256,
+            shared_bytes: 0,
+        },
+    })
 }
 
 #[cfg(test)]

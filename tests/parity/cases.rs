@@ -15,11 +15,14 @@ use nearmiss::ops::table::SUBJECTS;
 pub use nearmiss::ops::table::{Record, Records};
 use nearmiss::ops::{ALL, Rounding};
 
+mod adamw;
 mod attention;
 mod attention_backward;
 mod cosine_topk;
 mod dropout;
 mod embedding;
+mod grad_norm;
+mod info_nce;
 mod judge;
 mod layer_norm;
 mod matmul;
@@ -157,6 +160,9 @@ fn all() -> Vec<Case> {
     cases.extend(soft_alignment::cases());
     cases.extend(matmul_nn::cases());
     cases.extend(matmul_tn::cases());
+    cases.extend(info_nce::cases());
+    cases.extend(grad_norm::cases());
+    cases.extend(adamw::cases());
     cases
 }
 

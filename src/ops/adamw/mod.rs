@@ -20,13 +20,14 @@
 //! f16: memory bound everywhere.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
 pub use reference::{State, error_bound, reference};
 
+use super::OpSpec;
 use super::grad_norm::NORM;
-use super::{Checks, OpSpec};
 use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::{Error, Result};
 
@@ -35,11 +36,11 @@ use crate::error::{Error, Result};
 pub const SPEC: OpSpec = OpSpec {
     name: "adamw",
     formula: "w = w (1 - rate decay) - rate m^ / (sqrt(v^) + eps), m and v moving averages of g and g^2",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::ADAMW],
+    ptx: gpu::ADAMW.ptx,
+    ptx_variants: gpu::variants,
+    wgsl: gpu::ADAMW.wgsl,
+    wgsl_variants: || super::in_every_tier(gpu::variants()),
 };
 
 /// What a step is made with.
@@ -114,7 +115,7 @@ pub fn adamw<'a, W: Float>(
 ) -> Result<()> {
     let (gradient, norm, master) = (gradient.into(), norm.into(), master.into());
     let device = master.device();
-    let check: Checks<'_> = SPEC.checks(device);
+    let check = SPEC.checks(device);
     let n = master.len();
     check.rows("master", &master, 8)?;
     check.holds("gradient", &gradient, n)?;
@@ -133,7 +134,7 @@ pub fn adamw<'a, W: Float>(
             cpu::adamw(&constants, gradient, norm, moments, master, working);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(gpu) => gpu::adamw(gpu, &constants, gradient, norm, moments, master, working),
     })
 }
 

@@ -36,7 +36,7 @@ impl Weights {
     }
 
     fn step(&mut self, settings: &AdamW, gradient: &[f32], sum: f32) {
-        let cpu = Device::cpu();
+        let cpu = self.master.device().clone();
         let gradient = cpu.upload(gradient).unwrap();
         let norm = cpu.upload(&[sum, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         let moments = Moments {

@@ -13,6 +13,7 @@
 //! Comes after [`mod@super::pool`]; its gradients go into the backward of it.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
@@ -27,11 +28,11 @@ use crate::error::{Error, Result};
 pub const SPEC: OpSpec = OpSpec {
     name: "info_nce",
     formula: "L_i = log sum_j exp(z_ij) - z_ii, z_ij = scale a_i . c_j; gradients of mean L",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::PRODUCT, gpu::SOFTMAX],
+    ptx: gpu::PRODUCT.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::PRODUCT.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// What the loss is of.
@@ -156,7 +157,7 @@ pub fn info_nce<'a>(
             );
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(gpu) => gpu::info_nce(gpu, &args, losses, d_anchors, d_candidates),
     })
 }
 

@@ -14,6 +14,7 @@ const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
 const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "matmul",
     "matmul_tn",
     "matmul_nn",
@@ -26,6 +27,9 @@ const ORDER: [&str; 15] = [
     "layer_norm",
     "embedding",
     "pool",
+    "adamw",
+    "grad_norm",
+    "info_nce",
     "pair_dot",
     "normalize_rows",
     "scatter_rows",
