@@ -53,7 +53,6 @@ mod texts;
 mod token_pairs;
 
 pub use adamw::adamw;
-pub use attention::attention;
 pub use attention::{attention, attention_saving};
 pub use attention_backward::attention_backward;
 pub use cosine_topk::cosine_topk;
@@ -78,8 +77,7 @@ pub use scatter_rows::scatter_rows;
 pub use segments::TokenSegments;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
-pub use texts::{OwnRows, PackedTexts, PairList, Places, TokenIds};
-pub use texts::{Origins, PackedTexts, PairList, Places, TokenIds};
+pub use texts::{Origins, OwnRows, PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 /// Kernel texts, for tests and tools.

@@ -20,8 +20,6 @@ pub struct Rounding {
     pub exp: (f64, f64),
     /// Error of `ln(x)` for `x >= 1` is at most `ln * max(1, ln x) * u`, absolute.
     pub ln: f64,
-    /// Error of a natural logarithm: in units of `u`, relative, and absolute (near 1, where the logarithm vanishes).
-    pub ln: (f64, f64),
     /// Error of an intermediate value that a matrix unit takes as f16: relative, and absolute for a subnormal one. Zero
     /// where products of intermediate values take f32.
     pub operand: (f64, f64),
@@ -38,12 +36,6 @@ impl Rounding {
     ///   for an `x` below 2 and relative above, and two roundings; operands of tensor cores are f16, to nearest.
     /// * WGSL allows either neighbour (2^-23) and gives division 2.5 ulp, `inverseSqrt` 2 ulp, `exp` 3 + 2 |x| ulp, `log` 2^-21
     ///   below 2 and 3 ulp above;
-    /// * CPU: IEEE 754 to nearest; `exp` and `ln` of the standard library within 1 ulp.
-    /// * CUDA: `.rn` everywhere, but tensor cores do not round each addition to nearest, so `u` is 2^-23;
-    ///   `exp(x) = ex2.approx(x * log2 e)` costs about `(4 + 2 |x|)` u; `lg2.approx` is within 2^-22, relative or, near 1,
-    ///   absolute, and one product makes it natural; operands of tensor cores are f16, to nearest.
-    /// * WGSL allows either neighbour (2^-23) and gives division 2.5 ulp, `inverseSqrt` 2 ulp, `exp` 3 + 2 |x| ulp, `log` 3
-    ///   ulp or, near 1, 2^-21;
     ///   packing to f16 may round either way; subnormals may be flushed.
     pub fn of(kind: DeviceKind) -> Self {
         let (to_nearest, either) = (2f64.powi(-24), 2f64.powi(-23));
@@ -56,8 +48,6 @@ impl Rounding {
                 sqrt: 1.0,
                 exp: (4.0, 0.0),
                 ln: 2.0,
-                exp: (2.0, 0.0),
-                ln: (2.0, 0.0),
                 operand: (0.0, 0.0),
                 tiny: f16_subnormal,
             },
@@ -68,7 +58,6 @@ impl Rounding {
                 sqrt: 1.0,
                 exp: (4.0, 2.0),
                 ln: 4.0,
-                ln: (4.0, 2f64.powi(-22)),
                 operand: (2f64.powi(-11), 2f64.powi(-25)),
                 tiny: f16_subnormal,
             },
@@ -79,7 +68,6 @@ impl Rounding {
                 sqrt: 3.0,
                 exp: (3.0, 2.0),
                 ln: 4.0,
-                ln: (3.0, 2f64.powi(-21)),
                 operand: (0.0, 0.0),
                 // Smallest normal f16: anything below may become zero.
                 tiny: 2f64.powi(-14),

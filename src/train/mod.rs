@@ -1,7 +1,3 @@
-//! Training.
-
-pub mod scale;
-pub mod schedule;
 //! Training of sentence encoders with in-batch negatives: everything around the step.
 //!
 //! ```text
@@ -22,6 +18,8 @@ pub mod lock;
 pub mod negatives;
 pub mod options;
 pub mod sampler;
+pub mod scale;
+pub mod schedule;
 
 pub use batches::{Batches, Packing, TripletBatch};
 pub use checkpoint::{Identity, Snapshot, State};

@@ -162,7 +162,7 @@ pub fn error_bound_saving(
                 of_statistics[i * n_heads + head] = {
                     let log = (l as f64).ln() + 6.0;
                     let e = e_score + eps + rounding.g(l + steps);
-                    let e = e / (1.0 - e).max(0.5) + rounding.ln.0 * u * log + rounding.ln.1;
+                    let e = e / (1.0 - e).max(0.5) + rounding.ln * log.max(1.0) * u;
                     let value = max + total.ln();
                     let e = e + 4.0 * u * (max.abs() + log) + u * value.abs();
                     rounding.store(value, e, 4)
