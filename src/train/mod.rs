@@ -21,7 +21,7 @@ pub mod options;
 pub mod sampler;
 pub mod scale;
 pub mod schedule;
-mod step;
+pub mod step;
 pub mod trainer;
 
 pub use batches::{Batches, Packing, TripletBatch};
@@ -31,4 +31,5 @@ pub use lock::FolderLock;
 pub use negatives::Negatives;
 pub use options::{Dropout, Length, Plan, SizeClass, TrainOptions};
 pub use sampler::{Position, Sampler};
+pub use step::Step;
 pub use trainer::{Progress, Trained, Trainer};

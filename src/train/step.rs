@@ -31,9 +31,9 @@ const ALIGN: usize = 8;
 /// Elements of what [`grad_norm()`] writes.
 const NORM: usize = grad_norm::NORM;
 
-/// An encoder with what its training keeps on the device.
-pub(super) struct Step {
-    pub encoder: Encoder,
+/// An encoder with what its training keeps on the device: gradients and moments.
+pub struct Step {
+    pub(super) encoder: Encoder,
     gradients: Gradients,
     /// Of gradients and of their squares.
     moments: [Weights<f32>; 2],
@@ -75,6 +75,10 @@ impl Array<'_> {
 }
 
 impl Step {
+    /// For an encoder that has not taken a step yet.
+    ///
+    /// # Errors
+    /// What the device reports; as [`Encoder::load`] on one that multiplies f16, where the weights are read once more.
     pub fn new(mut encoder: Encoder) -> Result<Self> {
         let gradients = encoder.gradients()?;
         let device = encoder.device().clone();
@@ -91,9 +95,19 @@ impl Step {
         })
     }
 
+    /// The encoder with its weights as they are.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// The encoder, without what is kept for more steps.
+    pub fn into_encoder(self) -> Encoder {
+        self.encoder
+    }
+
     /// Everything on the device that a step changes, under its names. A working copy is kept too, since devices may round
     /// to it in their own way.
-    pub fn arrays(&mut self) -> Result<Vec<(&'static str, Array<'_>)>> {
+    pub(super) fn arrays(&mut self) -> Result<Vec<(&'static str, Array<'_>)>> {
         let Trainable { master, working } = self.encoder.trainable()?;
         let [first, second] = &mut self.moments;
         let mut all = Vec::new();
@@ -114,7 +128,7 @@ impl Step {
     }
 
     /// SHA-256 of the weights as they are.
-    pub fn weights_sha256(&mut self) -> Result<String> {
+    pub(super) fn weights_sha256(&mut self) -> Result<String> {
         let (matrices, vectors) = self.encoder.trainable()?.master.groups_mut();
         let mut hash = Sha256::new();
         for group in [matrices, vectors] {
@@ -123,8 +137,12 @@ impl Step {
         Ok(hex(&hash.finalize()))
     }
 
-    /// Computes the gradient of `loss_scale` times the loss of a batch in every weight; returns the loss of every anchor.
-    /// If the device runs out of memory, the chunks are halved and all begins again.
+    /// Computes the gradient of `loss_scale` times the loss of a batch in every weight; returns the loss of every anchor,
+    /// not scaled. `scale` is the factor of the cosines. If the device runs out of memory, the chunks are halved and all
+    /// begins again.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no room for a text; as [`Encoder::hidden_states`].
     pub fn gradients(
         &mut self,
         batch: &TripletBatch,
@@ -220,8 +238,11 @@ impl Step {
         losses.read()
     }
 
-    /// Makes a step with the gradients that there are, unless they are not finite; `settings` are those of matrices.
-    /// Returns the norm of the gradients as they are.
+    /// Makes a step with the gradients that there are, unless they are not finite; `settings` are those of matrices, vectors
+    /// do not decay. Returns the norm of the gradients as they are, scaled.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for settings without meaning, or what the device reports.
     pub fn update(&mut self, settings: &AdamW) -> Result<f32> {
         let Step {
             encoder,

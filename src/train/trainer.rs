@@ -220,7 +220,7 @@ impl<'a> Trainer<'a> {
         }
         drop(lock);
         Ok(Trained {
-            encoder: step.encoder,
+            encoder: step.into_encoder(),
             plan,
             steps: run.state.step,
             skipped: run.state.step - run.state.updates,
