@@ -13,7 +13,7 @@ use nearmiss::device::{Device, DeviceKind, Precision};
 use nearmiss::encoder::{Dropout, Encoder, LoadOptions};
 use nearmiss::ops::{self, adamw::AdamW};
 use nearmiss::text::{pack, plan_batches};
-use nearmiss::train::{Position, Step, TripletBatch};
+use nearmiss::train::{Objective, Position, Step, TripletBatch};
 
 use super::encode::{bound, models};
 use super::{Case, Context, Prepared, Recorded, Scale, bits, json};
@@ -142,11 +142,21 @@ fn prepare(
     let whole = batch_of(&encoder, budget);
     let scale = if device.precision() == Precision::Mixed { 1024.0 } else { 1.0 };
     let mut step = Step::new(encoder)?;
-    let losses = step.gradients(&whole, SCALE, scale, dropout)?;
+    let objective = Objective {
+        scale: SCALE,
+        loss_scale: scale,
+        dropout,
+        own: &[],
+    };
+    let losses = step.gradients(&whole, &objective)?;
 
     let other = load(&Device::cpu())?;
     let parts = batch_of(&other, budget / 4);
-    let want = Step::new(other)?.gradients(&parts, SCALE, 1.0, dropout)?;
+    let plain = Objective {
+        loss_scale: 1.0,
+        ..objective
+    };
+    let want = Step::new(other)?.gradients(&parts, &plain)?;
     let ratios = losses.iter().zip(&want).map(|(got, want)| f64::from(got - want).abs() / bound);
     let worst = ratios.fold(0.0, |worst, ratio| {
         if ratio.is_finite() { f64::max(worst, ratio) } else { f64::INFINITY }
@@ -166,7 +176,7 @@ fn prepare(
             return Ok(());
         }
         if part != Part::Update {
-            step.gradients(&whole, SCALE, scale, dropout)?;
+            step.gradients(&whole, &objective)?;
         }
         if part != Part::Gradients {
             step.update(&settings)?;

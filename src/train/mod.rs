@@ -31,5 +31,5 @@ pub use lock::FolderLock;
 pub use negatives::Negatives;
 pub use options::{Dropout, Length, Plan, SizeClass, TrainOptions};
 pub use sampler::{Position, Sampler};
-pub use step::Step;
+pub use step::{Objective, Step};
 pub use trainer::{Progress, Trained, Trainer};

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::model::weights::{Gradients, Weights};
 use crate::ops::adamw::{AdamW, Moments};
 use crate::ops::info_nce::InfoNce;
-use crate::ops::{Places, adamw, grad_norm, info_nce, scatter_rows};
+use crate::ops::{OwnRows, Places, adamw, grad_norm, info_nce, scatter_rows};
 use crate::text::Batch;
 
 /// Rows of embeddings at a multiple of which every device lets a view begin: rows are at least 8 numbers wide.
@@ -40,6 +40,19 @@ pub struct Step {
     norm: Buffer<f32>,
     /// Most tokens of a chunk; falls when the device runs out of memory.
     budget: usize,
+}
+
+/// What a gradient is computed of.
+#[derive(Clone, Copy)]
+pub struct Objective<'a> {
+    /// Factor of the cosines: 1 / temperature.
+    pub scale: f32,
+    /// Factor of the loss, and so of the gradients.
+    pub loss_scale: f32,
+    /// What is dropped.
+    pub dropout: Dropout,
+    /// Per row of the training data, whether its negative is a candidate for its own anchor alone; empty if none is.
+    pub own: &'a [bool],
 }
 
 /// A part of the state, as a checkpoint has it: in f32.
@@ -137,22 +150,19 @@ impl Step {
         Ok(hex(&hash.finalize()))
     }
 
-    /// Computes the gradient of `loss_scale` times the loss of a batch in every weight; returns the loss of every anchor,
-    /// not scaled. `scale` is the factor of the cosines. If the device runs out of memory, the chunks are halved and all
-    /// begins again.
+    /// Computes the gradient of the loss of a batch in every weight; returns the loss of every anchor, not scaled. If the
+    /// device runs out of memory, the chunks are halved and all begins again.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no room for a text; as [`Encoder::hidden_states`].
     pub fn gradients(
         &mut self,
         batch: &TripletBatch,
-        scale: f32,
-        loss_scale: f32,
-        dropout: Dropout,
+        objective: &Objective<'_>,
     ) -> Result<Vec<f32>> {
         loop {
             let chunks = divided(&batch.chunks, self.budget);
-            match self.attempt(&chunks, batch.rows.len(), scale, loss_scale, dropout) {
+            match self.attempt(&chunks, &batch.rows, objective) {
                 Err(Error::OutOfMemory { .. }) if chunks.iter().any(|c| c.n_texts() > 1) => {
                     let largest = chunks.iter().map(Batch::n_tokens).max();
                     self.budget = (largest.unwrap_or(0) / 2).max(1);
@@ -165,17 +175,15 @@ impl Step {
     fn attempt(
         &mut self,
         chunks: &[Batch],
-        b: usize,
-        scale: f32,
-        loss_scale: f32,
-        dropout: Dropout,
+        rows: &[u32],
+        objective: &Objective<'_>,
     ) -> Result<Vec<f32>> {
         self.gradients.clear()?;
         let Step {
             encoder, gradients, ..
         } = self;
-        let (device, d) = (encoder.device(), encoder.width());
-        let dropout = Some(dropout);
+        let (device, d, b) = (encoder.device(), encoder.width(), rows.len());
+        let dropout = Some(objective.dropout);
         let Some((last, others)) = chunks.split_last() else {
             return Ok(Vec::new());
         };
@@ -199,13 +207,15 @@ impl Step {
         let mut losses = device.alloc::<f32>(b)?;
         let mut d_embeddings = device.alloc::<f32>(embeddings.len())?;
         let (mut d_anchors, d_candidates) = d_embeddings.as_slice_mut().split_at_mut(second * d);
+        let own = owners(rows, objective.own);
+        let own = own.map(|own| OwnRows::new(device, &own)).transpose()?;
         let loss = InfoNce {
             anchors: embeddings.slice(..b * d),
             candidates: embeddings.slice(second * d..),
-            own: None,
+            own: own.as_ref(),
             d,
-            scale,
-            gradient_scale: loss_scale,
+            scale: objective.scale,
+            gradient_scale: objective.loss_scale,
         };
         info_nce(&loss, &mut losses, d_anchors.slice_mut(..b * d), d_candidates)?;
         drop(embeddings);
@@ -279,6 +289,15 @@ impl Step {
         adamw::<f32>(&exempt, gradients.vectors(), &*norm, moments, masters.1, working_vectors)?;
         Ok(norm.read_range(0..1)?[0].sqrt())
     }
+}
+
+/// The anchor that alone sees a candidate, for positives, then negatives; `None` if all see all.
+fn owners(rows: &[u32], own: &[bool]) -> Option<Vec<Option<u32>>> {
+    if own.is_empty() {
+        return None;
+    }
+    let negatives = (0..).zip(rows).map(|(i, &row)| own[row as usize].then_some(i));
+    Some(rows.iter().map(|_| None).chain(negatives).collect())
 }
 
 /// The chunks, those of more tokens than the budget in halves, and these again, as long as they have several texts.

@@ -14,9 +14,8 @@ use super::options::{Plan, TrainOptions};
 use super::sampler::{Position, Sampler};
 use super::scale::LossScale;
 use super::schedule::Schedule;
-use super::step::Step;
+use super::step::{Objective, Step};
 use crate::data::pairs::Triplet;
-use crate::data::triplets;
 use crate::device::{Device, DeviceKind, Precision};
 use crate::encoder::{Dropout, Encoder};
 use crate::error::{Error, Result};
@@ -62,6 +61,7 @@ const LEAST_SCALE: f32 = 1.0 / 1024.0;
 pub struct Trainer<'a> {
     encoder: Encoder,
     options: TrainOptions,
+    own: Vec<bool>,
     folder: Option<PathBuf>,
     stop: Option<Arc<AtomicBool>>,
     watch: Box<dyn FnMut(&Progress) + 'a>,
@@ -105,10 +105,17 @@ impl<'a> Trainer<'a> {
         Trainer {
             encoder,
             options,
+            own: Vec::new(),
             folder: None,
             stop: None,
             watch: Box::new(|_| {}),
         }
+    }
+
+    /// Makes the negatives of some rows candidates for their own anchors alone: `own` says of every row whether its is.
+    pub fn own_negatives(mut self, own: Vec<bool>) -> Self {
+        self.own = own;
+        self
     }
 
     /// Keeps checkpoints and the learning curve in `folder`, goes on from a checkpoint that is there, and at the end
@@ -141,13 +148,13 @@ impl<'a> Trainer<'a> {
         let Trainer {
             encoder,
             options,
+            own,
             folder,
             stop,
             mut watch,
         } = self;
         let limit = encoder.tokenizer().max_length();
-        let sha256 = triplets::sha256(&rows);
-        let plan = options.plan(encoder.config(), limit, rows.len(), sha256)?;
+        let plan = options.plan(encoder.config(), limit, &rows, &own)?;
         let lock = folder.as_deref().map(FolderLock::take).transpose()?;
         let mut step = Step::new(encoder)?;
         let device = step.encoder.device().clone();
@@ -165,11 +172,6 @@ impl<'a> Trainer<'a> {
             let identity = Identity::new(step.weights_sha256()?, &plan)?;
             run.resume(folder, identity, plan.steps, &mut step)?;
         }
-        let schedule = Schedule {
-            peak: plan.learning_rate,
-            steps: plan.steps,
-            warm_up: plan.warmup_steps,
-        };
         let mut truncated = 0;
         if run.state.step < plan.steps {
             let mut sampler = if plan.distinct {
@@ -193,7 +195,7 @@ impl<'a> Trainer<'a> {
                 let begun = Instant::now();
                 let batch = batches.next_batch()?;
                 truncated += batch.truncated;
-                let mut point = run.step(&mut step, &batch, &plan, &schedule)?;
+                let mut point = run.step(&mut step, &batch, &plan, &own)?;
                 point.tokens_per_second = batch.tokens as f32 / begun.elapsed().as_secs_f32();
                 if let Some(files) = &mut run.files {
                     files.curve.push(&point)?;
@@ -291,8 +293,13 @@ impl Run {
         step: &mut Step,
         batch: &TripletBatch,
         plan: &Plan,
-        schedule: &Schedule,
+        own: &[bool],
     ) -> Result<Point> {
+        let schedule = Schedule {
+            peak: plan.learning_rate,
+            steps: plan.steps,
+            warm_up: plan.warmup_steps,
+        };
         let [hidden, attention] = plan.dropout.map(|rate| rate as f32);
         let dropout = Dropout {
             hidden,
@@ -300,8 +307,13 @@ impl Run {
             seed: plan.seed,
             step: self.state.step,
         };
-        let scale = self.scale.scale();
-        let losses = step.gradients(batch, plan.scale as f32, scale, dropout)?;
+        let objective = Objective {
+            scale: plan.scale as f32,
+            loss_scale: self.scale.scale(),
+            dropout,
+            own,
+        };
+        let losses = step.gradients(batch, &objective)?;
         let number = self.state.step + 1;
         let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
         if !loss.is_finite() {
@@ -329,7 +341,7 @@ impl Run {
             step: number,
             loss: loss as f32,
             gradient_norm: norm * settings.gradient_factor,
-            scale,
+            scale: objective.loss_scale,
             learning_rate: settings.learning_rate,
             tokens_per_second: f32::NAN,
         })

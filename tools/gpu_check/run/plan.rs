@@ -13,8 +13,7 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 15] = [
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 18] = [
     "matmul",
     "matmul_tn",
     "matmul_nn",
