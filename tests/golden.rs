@@ -103,11 +103,12 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
             weights.get(&format!("{name}.weight")),
             weights.get(&format!("{name}.bias")),
         );
-        layer_norm::reference::<f32>(x, residual, &weight, Some(&bias), config.layer_norm_eps)
+        layer_norm::reference::<f32, _>(x, residual, &weight, Some(&bias), config.layer_norm_eps)
     };
     let tables = ["word", "position", "token_type"]
         .map(|t| stored(&format!("embeddings.{t}_embeddings.weight")));
-    let x = embedding::reference::<f32>([&tables[0], &tables[1], &tables[2]], &ids, &positions, d);
+    let x =
+        embedding::reference::<f32, _>([&tables[0], &tables[1], &tables[2]], &ids, &positions, d);
     let mut h = norm(&x, None, "embeddings.LayerNorm");
     let mut hidden = vec![h.clone()];
     for i in 0..config.n_layers {
@@ -154,7 +155,7 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
     }
     let pooling = encoder.pooling();
     Stages {
-        embeddings: pool::reference::<f32>(&h, &offsets, pooling.pooling, pooling.normalize, d),
+        embeddings: pool::reference::<f32, _>(&h, &offsets, pooling.pooling, pooling.normalize, d),
         hidden,
     }
 }
@@ -459,10 +460,11 @@ fn saved_activations_are_those_of_the_pass(device: Device) {
         };
         assert_eq!(device.memory().in_use, before, "nothing is kept");
         let peak = device.memory().peak;
-        let (hidden, saved) = encoder.hidden_states_saving(&batch).unwrap();
+        let pass = encoder.training_pass(&batch, None).unwrap();
         assert!(device.memory().peak > peak, "inference needs less");
-        assert!(hidden.read().unwrap() == plain, "the bits of a plain pass");
-        match saved {
+        let hidden = pass.hidden.read().unwrap();
+        assert!(hidden == plain, "the bits of a plain pass");
+        match pass.saved {
             Saved::F32(saved) => check_saved(model, &encoder, &batch, &saved, &plain, |v| v),
             Saved::Mixed(saved) => {
                 let round = |v| f16::from_f32(v).to_f32();
@@ -537,13 +539,11 @@ fn check_saved<A: Float>(
             false,
         );
         let inner = values(&layer.feed_forward.inner);
-        linear(
-            "inner",
-            &act(&layer.middle),
-            &inner,
-            &["intermediate.dense"],
-            true,
-        );
+        let before = values(&layer.feed_forward.before_gelu);
+        for (what, got, gelu) in [("before GELU", &before, false), ("inner", &inner, true)] {
+            let input = act(&layer.middle);
+            linear(what, &input, got, &["intermediate.dense"], gelu);
+        }
         let outer = values(&layer.feed_forward.branch);
         linear("outer", &inner, &outer, &["output.dense"], false);
         let output = match saved.layers.get(i + 1) {
@@ -561,8 +561,10 @@ fn check_saved<A: Float>(
             let [weight, bias] =
                 ["weight", "bias"].map(|v| weights.get(&name(&format!("{what}.{v}"))));
             let eps = config.layer_norm_eps;
-            let single = layer_norm::reference::<f32>(x, Some(residual), &weight, Some(&bias), eps);
-            let double = layer_norm::reference::<f64>(x, Some(residual), &weight, Some(&bias), eps);
+            let single =
+                layer_norm::reference::<f32, _>(x, Some(residual), &weight, Some(&bias), eps);
+            let double =
+                layer_norm::reference::<f64, _>(x, Some(residual), &weight, Some(&bias), eps);
             hold(
                 &format!("{model}: {what} {i}"),
                 got,
@@ -577,8 +579,8 @@ fn check_saved<A: Float>(
         ["weight", "bias"].map(|v| weights.get(&format!("embeddings.LayerNorm.{v}")));
     let eps = config.layer_norm_eps;
     let first = saved.layers[0].input.h.read().unwrap();
-    let single = layer_norm::reference::<f32>(&embedded, None, &weight, Some(&bias), eps);
-    let double = layer_norm::reference::<f64>(&embedded, None, &weight, Some(&bias), eps);
+    let single = layer_norm::reference::<f32, _>(&embedded, None, &weight, Some(&bias), eps);
+    let double = layer_norm::reference::<f64, _>(&embedded, None, &weight, Some(&bias), eps);
     hold(
         &format!("{model}: embeddings.LayerNorm"),
         &first,

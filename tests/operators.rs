@@ -26,7 +26,15 @@ const PARTS: &[Part] = &[
         folder: "src/ops",
         extension: "rs",
         required: |_| true,
-        shared: &["mod", "rounding", "simd", "table", "texts", "token_pairs"],
+        shared: &[
+            "mod",
+            "rounding",
+            "segments",
+            "simd",
+            "table",
+            "texts",
+            "token_pairs",
+        ],
     },
     Part {
         folder: "shaders",

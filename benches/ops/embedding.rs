@@ -82,7 +82,7 @@ fn prepare<T: Float>(context: &Context, t: usize, vocab: usize) -> Result<Prepar
     ];
     let tables = [&tables[0][..], &tables[1], &tables[2]];
     let order: Vec<u32> = (0..which.len() as u32).collect();
-    let want = reference::<f64>(tables, &order, &order, d);
+    let want = reference::<f64, _>(tables, &order, &order, d);
     let bound = error_bound(tables, &order, &order, d, &rounding(context));
     Ok(Prepared {
         checked: want.len(),

@@ -80,7 +80,7 @@ fn prepare<A: Float>(context: &Context, t: usize) -> Result<Prepared> {
     run(&mut inputs[0])?;
     let which = sample(t);
     let (x, residual) = (gather(&x, d, &which), widen(&gather(&residual, d, &which)));
-    let want = reference::<f64>(&x, Some(&residual), &weight, Some(&bias), EPS);
+    let want = reference::<f64, _>(&x, Some(&residual), &weight, Some(&bias), EPS);
     let bound = |bytes| {
         error_bound(
             &x,

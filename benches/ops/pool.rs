@@ -40,7 +40,7 @@ fn prepare(context: &Context, n: usize, l: usize) -> Result<Prepared> {
     let which = sample(n);
     let h = gather(&h, l * d, &which);
     let alone = offsets(which.len(), l);
-    let want = reference::<f64>(&h, &alone, Pooling::Mean, true, d);
+    let want = reference::<f64, _>(&h, &alone, Pooling::Mean, true, d);
     let bound = error_bound(&h, &alone, Pooling::Mean, true, d, 4, &rounding(context));
     Ok(Prepared {
         checked: want.len(),

@@ -15,9 +15,14 @@ use nearmiss::ops::table::SUBJECTS;
 pub use nearmiss::ops::table::{Record, Records};
 use nearmiss::ops::{ALL, Rounding};
 
+mod adamw;
 mod attention;
+mod attention_backward;
 mod cosine_topk;
+mod dropout;
 mod embedding;
+mod grad_norm;
+mod info_nce;
 mod judge;
 mod layer_norm;
 mod matmul;
@@ -57,6 +62,11 @@ pub struct Case {
 /// A case for every device.
 pub fn anywhere(_: &Device) -> bool {
     true
+}
+
+/// A case for what only the CPU does yet.
+pub fn on_cpu(device: &Device) -> bool {
+    device.kind() == DeviceKind::Cpu
 }
 
 /// A case for what only the PTX kernel does.
@@ -138,6 +148,8 @@ fn all() -> Vec<Case> {
     cases.extend(layer_norm::cases());
     cases.extend(matmul::cases());
     cases.extend(attention::cases());
+    cases.extend(attention_backward::cases());
+    cases.extend(dropout::cases());
     cases.extend(pool::cases());
     cases.extend(normalize_rows::cases());
     cases.extend(scatter_rows::cases());
@@ -148,6 +160,9 @@ fn all() -> Vec<Case> {
     cases.extend(soft_alignment::cases());
     cases.extend(matmul_nn::cases());
     cases.extend(matmul_tn::cases());
+    cases.extend(info_nce::cases());
+    cases.extend(grad_norm::cases());
+    cases.extend(adamw::cases());
     cases
 }
 

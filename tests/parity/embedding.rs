@@ -78,7 +78,7 @@ fn case<T: Float>(device: &Device, t: usize, d: usize, as_cpu: bool) -> Result<O
         None
     };
     let tables = [&word[..], &position, &token_type];
-    let want = reference::<f64>(tables, &ids, &positions, d);
+    let want = reference::<f64, _>(tables, &ids, &positions, d);
     let rounding = rounding(device);
     let bound = |_| error_bound(tables, &ids, &positions, d, &rounding);
     judge(&got, broken.as_deref(), &want, bound, &rounding)

@@ -85,7 +85,7 @@ fn case<A: Float>(
     };
     let add = residual.then_some(&add[..]);
     let shift = bias.then_some(&shift[..]);
-    let want = reference::<f64>(&x, add, &weight, shift, eps);
+    let want = reference::<f64, _>(&x, add, &weight, shift, eps);
     let rounding = rounding(device);
     let bound = |bytes| error_bound(&x, add, &weight, shift, eps, bytes, &rounding);
     let broken = broken.as_ref();

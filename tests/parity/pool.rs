@@ -76,7 +76,7 @@ fn in_any_batch(device: &Device, d: usize, normalize: bool) -> Result<Outcome, S
         return Err(format!("other bits among others, normalize = {normalize}"));
     }
     let (h, rounding) = (&h[..long * d], rounding(device));
-    let want = reference::<f64>(h, &alone, Pooling::Mean, normalize, d);
+    let want = reference::<f64, _>(h, &alone, Pooling::Mean, normalize, d);
     let bound = |bytes| error_bound(h, &alone, Pooling::Mean, normalize, d, bytes, &rounding);
     judge(&got, None, &want, bound, &rounding)
 }
@@ -145,7 +145,7 @@ fn case<T: Float>(
         }
         _ => None,
     };
-    let want = reference::<f64>(&h, &offsets, pooling, normalize, d);
+    let want = reference::<f64, _>(&h, &offsets, pooling, normalize, d);
     let rounding = rounding(device);
     let bound = |bytes| error_bound(&h, &offsets, pooling, normalize, d, bytes, &rounding);
     judge(&got, broken.as_deref(), &want, bound, &rounding)

@@ -75,17 +75,22 @@ impl WorkList {
     }
 
     /// Holds the list to the texts and the device of a call.
-    pub(super) fn check(&self, texts: &PackedTexts, device: &Device) -> Result<()> {
+    pub(in crate::ops) fn check(
+        &self,
+        op: &'static str,
+        texts: &PackedTexts,
+        device: &Device,
+    ) -> Result<()> {
         let offsets = texts.shared_offsets();
         if !Arc::ptr_eq(&self.offsets, offsets) && self.offsets != *offsets {
             return Err(Error::shape(
-                "attention",
+                op,
                 "work list",
                 format!("that of these {} texts", texts.texts()),
                 "another one",
             ));
         }
-        check_device("attention", "work list", self.list.device(), device)
+        check_device(op, "work list", self.list.device(), device)
     }
 
     pub(super) fn blocks(&self) -> Blocks {

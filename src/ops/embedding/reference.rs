@@ -3,8 +3,8 @@
 use crate::ops::{Accum, Rounding};
 
 /// The definition, in loops. All tables row-major; result `[t, d]`.
-pub fn reference<A: Accum>(
-    tables: [&[f32]; 3],
+pub fn reference<A: Accum, T: Copy + Into<f64>>(
+    tables: [&[T]; 3],
     ids: &[u32],
     positions: &[u32],
     d: usize,
@@ -30,7 +30,7 @@ pub fn error_bound(
     rounding: &Rounding,
 ) -> Vec<f64> {
     let magnitudes = tables.map(|table| table.iter().map(|v| v.abs()).collect::<Vec<f32>>());
-    let sums = reference::<f64>(
+    let sums = reference::<f64, _>(
         [&magnitudes[0], &magnitudes[1], &magnitudes[2]],
         ids,
         positions,

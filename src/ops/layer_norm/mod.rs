@@ -13,6 +13,7 @@ mod reference;
 
 use half::f16;
 
+pub(super) use reference::{Deviations, deviations};
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 

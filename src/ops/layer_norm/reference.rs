@@ -3,40 +3,21 @@
 use crate::ops::{Accum, Rounding};
 
 /// The definition, in loops; result `[rows, d]`.
-pub fn reference<A: Accum>(
-    x: &[f32],
-    residual: Option<&[f32]>,
-    weight: &[f32],
-    bias: Option<&[f32]>,
+pub fn reference<A: Accum, T: Copy + Into<f64>>(
+    x: &[T],
+    residual: Option<&[T]>,
+    weight: &[T],
+    bias: Option<&[T]>,
     eps: f32,
 ) -> Vec<A> {
     let d = weight.len();
-    let n = A::of(d as f64);
     let mut y = Vec::with_capacity(x.len());
-    for (r, row) in x.chunks_exact(d).enumerate() {
-        let v: Vec<A> = (0..d)
-            .map(|c| {
-                let x = A::of(row[c].into());
-                match residual {
-                    Some(residual) => x + A::of(residual[r * d + c].into()),
-                    None => x,
-                }
-            })
-            .collect();
-        let mut total = A::of(0.0);
-        for &v in &v {
-            total += v;
-        }
-        let mean = total / n;
-        let mut squares = A::of(0.0);
-        for &v in &v {
-            squares += (v - mean) * (v - mean);
-        }
-        let rstd = A::of(1.0) / (squares / n + A::of(eps.into())).sqrt();
-        for c in 0..d {
-            let scaled = (v[c] - mean) * rstd * A::of(weight[c].into());
+    for r in 0..x.len() / d {
+        let (c, rstd) = deviations::<A, T>(x, residual, r, d, eps);
+        for i in 0..d {
+            let scaled = c[i] * rstd * A::of(weight[i].into());
             y.push(match bias {
-                Some(bias) => scaled + A::of(bias[c].into()),
+                Some(bias) => scaled + A::of(bias[i].into()),
                 None => scaled,
             });
         }
@@ -44,34 +25,70 @@ pub fn reference<A: Accum>(
     y
 }
 
-/// Follows the errors through the definition, to first order in `u` with the quadratic term of the variance kept:
-///
-/// * `v`: one rounding, `e_v = u |v|`
-/// * mean: `e_m = g(d + 1) mean|v| + mean(e_v)`
-/// * deviation `c = v - mean`: `e_c = e_v + e_m + u |c|`
-/// * variance: `e_s = mean(2 |c| e_c + e_c^2) + g(d + 2) var`
-/// * `rstd = (var + eps)^(-1/2)`: relative `e_r = e_s / (2 (var + eps - e_s)) + (sqrt + division) u`
-/// * `y = c rstd w + b`: `|w| rstd (e_c + |c| e_r) + 2 u |c rstd w| + u |y|`
-///
-/// The result is for the f32 output; `bytes` 2 adds the rounding to f16.
-pub fn error_bound(
-    x: &[f32],
-    residual: Option<&[f32]>,
-    weight: &[f32],
-    bias: Option<&[f32]>,
+/// Of row `r`, `v - mean(v)` and `1 / sqrt(var(v) + eps)` with `v = x + residual`.
+pub(in crate::ops) fn deviations<A: Accum, T: Copy + Into<f64>>(
+    x: &[T],
+    residual: Option<&[T]>,
+    r: usize,
+    d: usize,
     eps: f32,
-    bytes: usize,
-    rounding: &Rounding,
-) -> Vec<f64> {
-    let d = weight.len();
-    let u = rounding.u;
-    let mean_of = |values: &[f64]| values.iter().sum::<f64>() / d as f64;
-    let mut bounds = Vec::with_capacity(x.len());
-    for (r, row) in x.chunks_exact(d).enumerate() {
-        let v: Vec<f64> = (0..d)
-            .map(|c| {
-                f64::from(row[c]) + residual.map_or(0.0, |residual| residual[r * d + c].into())
-            })
+) -> (Vec<A>, A) {
+    let n = A::of(d as f64);
+    let mut v: Vec<A> = (r * d..(r + 1) * d)
+        .map(|i| {
+            let x = A::of(x[i].into());
+            match residual {
+                Some(residual) => x + A::of(residual[i].into()),
+                None => x,
+            }
+        })
+        .collect();
+    let mut total = A::of(0.0);
+    for &v in &v {
+        total += v;
+    }
+    let mean = total / n;
+    let mut squares = A::of(0.0);
+    for v in &mut v {
+        *v = *v - mean;
+        squares += *v * *v;
+    }
+    let rstd = A::of(1.0) / (squares / n + A::of(eps.into())).sqrt();
+    (v, rstd)
+}
+
+/// Deviations of a row from its mean and `rstd`, exact, with the errors that they may have.
+pub(in crate::ops) struct Deviations {
+    /// `v - mean(v)`.
+    pub c: Vec<f64>,
+    /// Absolute errors of `c`.
+    pub e_c: Vec<f64>,
+    /// `1 / sqrt(var(v) + eps)`.
+    pub rstd: f64,
+    /// Relative error of `rstd`.
+    pub e_r: f64,
+}
+
+impl Deviations {
+    /// Of row `r`. To first order in `u`, with the quadratic term of the variance kept:
+    ///
+    /// * `v`: one rounding, `e_v = u |v|`
+    /// * mean: `e_m = g(d + 1) mean|v| + mean(e_v)`
+    /// * deviation `c = v - mean`: `e_c = e_v + e_m + u |c|`
+    /// * variance: `e_s = mean(2 |c| e_c + e_c^2) + g(d + 2) var`
+    /// * `rstd = (var + eps)^(-1/2)`: relative `e_r = e_s / (2 (var + eps - e_s)) + (sqrt + division) u`
+    pub fn of(
+        x: &[f32],
+        residual: Option<&[f32]>,
+        r: usize,
+        d: usize,
+        eps: f32,
+        rounding: &Rounding,
+    ) -> Self {
+        let u = rounding.u;
+        let mean_of = |values: &[f64]| values.iter().sum::<f64>() / d as f64;
+        let v: Vec<f64> = (r * d..(r + 1) * d)
+            .map(|i| f64::from(x[i]) + residual.map_or(0.0, |residual| residual[i].into()))
             .collect();
         let e_v: Vec<f64> = v
             .iter()
@@ -96,7 +113,33 @@ pub fn error_bound(
         } else {
             f64::INFINITY
         };
-        let rstd = spread.powf(-0.5);
+        Deviations {
+            c,
+            e_c,
+            rstd: spread.powf(-0.5),
+            e_r,
+        }
+    }
+}
+
+/// From the errors of the deviations and of `rstd` (see [`Deviations::of`]), `y = c rstd w + b` has
+/// `|w| rstd (e_c + |c| e_r) + 2 u |c rstd w| + u |y|`.
+///
+/// The result is for the f32 output; `bytes` 2 adds the rounding to f16.
+pub fn error_bound(
+    x: &[f32],
+    residual: Option<&[f32]>,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+    bytes: usize,
+    rounding: &Rounding,
+) -> Vec<f64> {
+    let d = weight.len();
+    let u = rounding.u;
+    let mut bounds = Vec::with_capacity(x.len());
+    for r in 0..x.len() / d {
+        let Deviations { c, e_c, rstd, e_r } = Deviations::of(x, residual, r, d, eps, rounding);
         for i in 0..d {
             let w = f64::from(weight[i]).abs();
             let scaled = c[i].abs() * rstd * w;

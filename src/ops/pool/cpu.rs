@@ -28,7 +28,7 @@ pub(super) fn pool<T: Float>(args: &Args<'_>, out: &mut [T]) {
 
 /// The mean of `rows` `[n, d]`; zero of none.
 #[multiversion(targets = "simd")]
-fn mean(rows: &[f32], out: &mut [f32]) {
+pub(in crate::ops) fn mean(rows: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     let mut n = 0u32;
     for row in rows.chunks_exact(out.len()) {

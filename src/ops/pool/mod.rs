@@ -11,6 +11,9 @@ mod reference;
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 
+pub(super) use cpu::mean;
+pub(super) use reference::Pooled;
+
 use super::{OpSpec, PackedTexts};
 use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::Result;
@@ -46,7 +49,7 @@ impl Pooling {
 }
 
 /// Norms below this count as this, so that a zero vector stays zero.
-const NORM_FLOOR: f32 = 1e-12;
+pub(super) const NORM_FLOOR: f32 = 1e-12;
 
 /// The arguments after checking.
 struct Args<'a> {
@@ -113,7 +116,7 @@ pub fn pool<'a, T: Float>(
 }
 
 /// The rows of a text that are averaged.
-fn rows(span: &[u32], pooling: Pooling) -> std::ops::Range<usize> {
+pub(super) fn rows(span: &[u32], pooling: Pooling) -> std::ops::Range<usize> {
     let (start, end) = (span[0] as usize, span[1] as usize);
     match pooling {
         Pooling::Mean => start..end,

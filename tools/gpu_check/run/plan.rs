@@ -13,7 +13,7 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 18] = [
     "matmul",
     "matmul_tn",
     "matmul_nn",
@@ -26,6 +26,9 @@ const ORDER: [&str; 15] = [
     "layer_norm",
     "embedding",
     "pool",
+    "adamw",
+    "grad_norm",
+    "info_nce",
     "pair_dot",
     "normalize_rows",
     "scatter_rows",
