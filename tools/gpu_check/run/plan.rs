@@ -13,12 +13,14 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 15] = [
     "matmul",
     "cosine_topk",
     "maxsim",
     "encode",
     "attention",
+    "attention_backward",
+    "dropout",
     "similarity_map",
     "soft_alignment",
     "layer_norm",
