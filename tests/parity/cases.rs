@@ -64,11 +64,6 @@ pub fn anywhere(_: &Device) -> bool {
     true
 }
 
-/// A case for what only the CPU does yet.
-pub fn on_cpu(device: &Device) -> bool {
-    device.kind() == DeviceKind::Cpu
-}
-
 /// A case for what only the PTX kernel does.
 pub fn on_cuda(device: &Device) -> bool {
     device.kind() == DeviceKind::Cuda

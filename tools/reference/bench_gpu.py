@@ -328,6 +328,36 @@ def case_attention(bench: Bench, s: dict) -> Case:
     return Case(function, inputs, lambda out: out[:tokens], function(inputs[0][0][:tokens].double()))
 
 
+def case_attention_backward(bench: Bench, s: dict) -> Case:
+    """Of the gradient alone, the graph of its forward kept; without dropout, so that it can be compared."""
+    n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
+    gradient = noise(bench, n * tokens, heads * dim, seed=1)
+
+    def forward(qkv):
+        q, k, v = qkv.view(-1, tokens, 3, heads, dim).permute(2, 0, 3, 1, 4)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return out.transpose(1, 2).reshape(-1, heads * dim)
+
+    def function(out, qkv):
+        return torch.autograd.grad(out, qkv, gradient[: len(out)].to(out.dtype), retain_graph=True)[0]
+
+    inputs = []
+    for i in range(bench.copies(16 * n * tokens * heads * dim)):
+        qkv = noise(bench, n * tokens, 3 * heads * dim, seed=2 + i).requires_grad_()
+        inputs.append((forward(qkv), qkv))
+    alone = inputs[0][1].detach()[:tokens].double().requires_grad_()
+    return Case(function, inputs, lambda out: out[:tokens], function(forward(alone), alone))
+
+
+def case_dropout(bench: Bench, s: dict) -> Case:
+    t, width = s["tokens"], s["width"]
+    inputs = [(noise(bench, t, width, seed=i),) for i in range(bench.copies(4 * t * width))]
+    exact = inputs[0][0][:8].double() / 0.9
+    # Which elements are dropped is chance; what is compared are the others.
+    return Case(lambda x: torch.nn.functional.dropout(x, 0.1), inputs,
+                lambda out: torch.where(out[:8] == 0, exact, out[:8].double()), exact)  # fmt: skip
+
+
 def case_pool(bench: Bench, s: dict) -> Case:
     n, tokens, width = s["texts"], s["tokens"], s["width"]
     inputs = [(noise(bench, n, tokens, width, seed=i, dtype=torch.float32),)
@@ -468,6 +498,8 @@ CASES = {
     "layer_norm": case_layer_norm,
     "matmul": case_matmul,
     "attention": case_attention,
+    "attention_backward": case_attention_backward,
+    "dropout": case_dropout,
     "pool": case_pool,
     "cosine_topk": case_cosine_topk,
     "similarity_map": case_similarity_map,
