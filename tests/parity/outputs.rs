@@ -30,6 +30,18 @@ impl<T: Element> Output<T> {
         })
     }
 
+    /// The same around `values`, for what is added to.
+    pub fn holding(device: &Device, values: &[T], poison: u32) -> Result<Self> {
+        let guard = guard::<T>(poison);
+        let mut all = filled::<T>(values.len() + 2 * guard, poison);
+        all[guard..][..values.len()].copy_from_slice(values);
+        Ok(Output {
+            buffer: device.upload(&all)?,
+            len: values.len(),
+            poison,
+        })
+    }
+
     /// Where the operator is to write.
     pub fn target(&mut self) -> SliceMut<'_, T> {
         let behind = self.buffer.as_slice_mut();
