@@ -493,6 +493,74 @@ def case_scatter_rows(bench: Bench, s: dict) -> Case:
     return Case(function, inputs, lambda out: out[places[:8]], inputs[0][0][:8].double(), 0.0)
 
 
+def case_pool_backward(bench: Bench, s: dict) -> Case:
+    n, tokens, width = s["texts"], s["tokens"], s["width"]
+    inputs = [(noise(bench, n, tokens, width, seed=i, dtype=torch.float32),
+               noise(bench, n, width, seed=99 + i, dtype=torch.float32))
+              for i in range(bench.copies(8 * n * tokens * width))]  # fmt: skip
+
+    def function(h, d_out):
+        mean = h.mean(1)
+        norm = mean.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        unit = mean / norm
+        gradient = (d_out - unit * (unit * d_out).sum(1, keepdim=True)) / norm / tokens
+        return gradient[:, None].expand(-1, tokens, -1).contiguous()
+
+    exact = function(*(part[:8].double() for part in inputs[0]))
+    return Case(function, inputs, lambda out: out[:8], exact)
+
+
+def case_layer_norm_backward(bench: Bench, s: dict) -> Case:
+    """From what PyTorch's forward keeps: the sum with the residual, mean and deviation."""
+    t, width = s["tokens"], s["width"]
+    weight, bias, d_weight, d_bias = (noise(bench, width, seed=i, dtype=torch.float32) for i in range(4))
+
+    def kept(i):
+        v, dy = (noise(bench, t, width, seed=seed + i, dtype=torch.float32) for seed in (4, 99))
+        return v, *torch.native_layer_norm(v, (width,), weight, bias, 1e-12)[1:], dy
+
+    inputs = [kept(i) for i in range(bench.copies(14 * t * width))]
+
+    def function(v, mean, rstd, dy):
+        dx, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+            dy, v, (width,), mean, rstd, weight, bias, [True, True, True])  # fmt: skip
+        d_weight.add_(of_weight)
+        d_bias.add_(of_bias)
+        return dx, dx.half()
+
+    v, gradient = inputs[0][0][:8].double(), inputs[0][3][:8].double() * weight.double()
+    deviation = v - v.mean(1, keepdim=True)
+    rstd = (deviation.square().mean(1, keepdim=True) + 1e-12).rsqrt()
+    z = deviation * rstd
+    exact = (gradient - gradient.mean(1, keepdim=True) - z * (z * gradient).mean(1, keepdim=True)) * rstd
+    return Case(function, inputs, lambda out: out[0][:8], exact)
+
+
+def case_embedding_backward(bench: Bench, s: dict) -> Case:
+    """As autograd does it: a gradient of each whole table, which is added to what is there."""
+    t, vocab, width = s["tokens"], s["vocab"], s["width"]
+    word, position, kind = (noise(bench, n, width, seed=i, dtype=torch.float32) for i, n in enumerate((vocab, 512, 2)))
+    places = torch.arange(t, device=bench.device) % 64
+    inputs = []
+    for i in range(bench.copies(4 * t * width)):
+        # Words as frequent as words are: the k-th at about 1 / k.
+        generator = torch.Generator(device=bench.device).manual_seed(i)
+        uniform = torch.rand(t, generator=generator, device=bench.device)
+        inputs.append((noise(bench, t, width, seed=99 + i, dtype=torch.float32), (vocab**uniform).long() - 1))
+
+    def function(dx, ids):
+        of = torch.ops.aten.embedding_dense_backward
+        of_position = of(dx, places, 512, -1, False)
+        word.add_(of(dx, ids, vocab, -1, False))
+        position.add_(of_position)
+        kind[0].add_(dx.sum(0))
+        return of_position
+
+    exact = torch.zeros(512, width, dtype=torch.float64, device=bench.device)
+    exact.index_add_(0, places, inputs[0][0].double())
+    return Case(function, inputs, lambda out: out[:8], exact[:8])
+
+
 CASES = {
     "embedding": case_embedding,
     "layer_norm": case_layer_norm,
@@ -508,6 +576,9 @@ CASES = {
     "pair_dot": case_pair_dot,
     "normalize_rows": case_normalize_rows,
     "scatter_rows": case_scatter_rows,
+    "pool_backward": case_pool_backward,
+    "layer_norm_backward": case_layer_norm_backward,
+    "embedding_backward": case_embedding_backward,
 }
 
 

@@ -13,7 +13,7 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 23] = [
     "matmul",
     "matmul_tn",
     "matmul_nn",
@@ -26,6 +26,9 @@ const ORDER: [&str; 20] = [
     "similarity_map",
     "soft_alignment",
     "layer_norm",
+    "layer_norm_backward",
+    "embedding_backward",
+    "pool_backward",
     "embedding",
     "pool",
     "adamw",
