@@ -7,6 +7,7 @@
 //! * [`TrainOptions`] say what is wanted; with a model and its data they give a [`Plan`].
 //! * [`arms`] mix rows for retrieval with structural ones; [`negatives`] finds negatives for rows without.
 //! * [`Sampler`] puts rows into batches, [`Batches`] turns these into packed chunks, one batch ahead of the device.
+//! * [`schedule`] and [`scale`] say how large a step is and what keeps gradients in f16 away from zero.
 //! * [`checkpoint`] keeps the state in one file, [`FolderLock`] keeps a second training out of the folder, and
 //!   [`curve`] shows how it went.
 
@@ -18,11 +19,15 @@ pub mod lock;
 pub mod negatives;
 pub mod options;
 pub mod sampler;
+pub mod scale;
+pub mod schedule;
 
 pub use batches::{Batches, Packing, TripletBatch};
 pub use checkpoint::{Identity, Snapshot, State};
 pub use curve::{Curve, Point};
 pub use lock::FolderLock;
 pub use negatives::Negatives;
-pub use options::{Dropout, Length, Plan, SizeClass, TrainOptions};
+pub use options::{Dropout, Length, Plan, TrainOptions};
 pub use sampler::{Position, Sampler};
+pub use scale::LossScale;
+pub use schedule::{Schedule, SizeClass};
