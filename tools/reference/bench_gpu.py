@@ -316,6 +316,7 @@ def case_matmul_tn(bench: Bench, s: dict) -> Case:
 
 
 def case_attention(bench: Bench, s: dict) -> Case:
+    """In training, too, without dropout, so that it can be compared."""
     n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
     inputs = [(noise(bench, n * tokens, 3 * heads * dim, seed=i),)
               for i in range(bench.copies(8 * n * tokens * heads * dim))]  # fmt: skip
