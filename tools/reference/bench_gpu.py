@@ -560,6 +560,8 @@ def case_embedding_backward(bench: Bench, s: dict) -> Case:
     exact = torch.zeros(512, width, dtype=torch.float64, device=bench.device)
     exact.index_add_(0, places, inputs[0][0].double())
     return Case(function, inputs, lambda out: out[:8], exact[:8])
+
+
 def case_info_nce(bench: Bench, s: dict) -> Case:
     b, m, width, scale = s["anchors"], s["candidates"], s["width"], 10.0
     inputs = [(unit(bench, b, width, seed=2 * i).float(), unit(bench, m, width, seed=2 * i + 1).float())
