@@ -316,6 +316,7 @@ def case_matmul_tn(bench: Bench, s: dict) -> Case:
 
 
 def case_attention(bench: Bench, s: dict) -> Case:
+    """In training, too, without dropout, so that it can be compared."""
     n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
     inputs = [(noise(bench, n * tokens, 3 * heads * dim, seed=i),)
               for i in range(bench.copies(8 * n * tokens * heads * dim))]  # fmt: skip
@@ -561,6 +562,58 @@ def case_embedding_backward(bench: Bench, s: dict) -> Case:
     return Case(function, inputs, lambda out: out[:8], exact[:8])
 
 
+def case_info_nce(bench: Bench, s: dict) -> Case:
+    b, m, width, scale = s["anchors"], s["candidates"], s["width"], 10.0
+    inputs = [(unit(bench, b, width, seed=2 * i).float(), unit(bench, m, width, seed=2 * i + 1).float())
+              for i in range(bench.copies(8 * (b + m) * width))]  # fmt: skip
+    labels = torch.arange(b, device=bench.device)
+
+    def function(anchors, candidates):
+        # What cross_entropy and its backward compute.
+        scores = scale * anchors @ candidates.T
+        losses = torch.nn.functional.cross_entropy(scores, labels, reduction="none")
+        slopes = torch.softmax(scores, dim=1)
+        slopes[labels, labels] -= 1.0
+        slopes *= scale / b
+        return losses, slopes @ candidates, slopes.T @ anchors
+
+    exact = function(*[part.double() for part in inputs[0]])[0]
+    # Scores of at most 10 with a product of `width` terms each, and as much again for the softmax.
+    return Case(function, inputs, lambda out: out[0], exact, 4 * scale * (width + m) * 2.0**-23)
+
+
+def case_grad_norm(bench: Bench, s: dict) -> Case:
+    n = s["elements"]
+    inputs = [(noise(bench, n, seed=i, dtype=torch.float32),) for i in range(bench.copies(4 * n))]
+    exact = torch.linalg.vector_norm(inputs[0][0].double()).reshape(1)
+    return Case(lambda g: torch.linalg.vector_norm(g), inputs, lambda out: out.reshape(1), exact)
+
+
+def case_adamw(bench: Bench, s: dict) -> Case:
+    n, rate, decay = s["elements"], 1e-4, 0.01
+
+    def tensors(i: int):
+        gradient, weights = (noise(bench, n, seed=2 * i + j, dtype=torch.float32) for j in range(2))
+        first, second = torch.zeros_like(weights), torch.zeros_like(weights)
+        return gradient, first, second, weights, weights.half()
+
+    inputs = [tensors(i) for i in range(bench.copies(18 * n))]
+    step, clip = (torch.ones((), device=bench.device) for _ in range(2))
+
+    def function(gradient, first, second, weights, working):
+        gradient.mul_(clip)  # as clip_grad_norm_ ends
+        torch._fused_adamw_(
+            [weights], [gradient], [first], [second], [], [step], lr=rate, beta1=0.9, beta2=0.999, weight_decay=decay,
+            eps=1e-8, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return weights, working.copy_(weights)
+
+    gradient, _, _, weights, _ = (part[:8].double() for part in inputs[0])
+    exact = weights * (1 - rate * decay) - rate * gradient / (gradient.abs() + 1e-8)
+    # A few roundings of a weight below 8.
+    return Case(function, inputs, lambda out: out[0][:8], exact, 8 * 2.0**-22)
+
+
 CASES = {
     "embedding": case_embedding,
     "layer_norm": case_layer_norm,
@@ -581,6 +634,9 @@ CASES = {
     "pool_backward": case_pool_backward,
     "layer_norm_backward": case_layer_norm_backward,
     "embedding_backward": case_embedding_backward,
+    "info_nce": case_info_nce,
+    "grad_norm": case_grad_norm,
+    "adamw": case_adamw,
 }
 
 
