@@ -2,13 +2,15 @@
 enable f16;
 %% endif
 %% from "_elements.wgsl" import array
+%% from "_gelu.wgsl" import erf
 // matmul.wgsl - linear layer with fused epilogue
-// Computes   c = epilogue(a w^T),  epilogue(v) = gelu(v + bias) + residual, each part optional
+// Computes   c = epilogue(a w^T),  epilogue(v) = gelu(v + bias) + residual, each part optional; before_gelu = a w^T + bias
+//            where the variant `saves`
 // Twins      src/ops/matmul/ (definition, reference), kernels/matmul.ptx
 // Entry      matmul
 //
 // Shapes     a [m, k], w [n, k] f16 or f32 (variant `input`); bias [n] f32; residual [m, n] f32;
-//            c [m, n] f16 or f32 (variant `output`)
+//            before_gelu [m, n] as a; c [m, n] f16 or f32 (variant `output`)
 // Layout     row-major, last axis contiguous, 16-byte aligned; c aliases nothing
 // Requires   n % 8 == 0, k % 8 == 0; m arbitrary
 //
@@ -48,6 +50,10 @@ ${array(next.binding, "bias", "f32", "read", native)}
 ${array(next.binding, "residual", "f32", "read", native)}
 %% set next.binding = next.binding + 1
 %% endif
+%% if saves
+${array(next.binding, "before_gelu", input, "read_write", native)}
+%% set next.binding = next.binding + 1
+%% endif
 ${array(next.binding, "c", output, "read_write", native)}
 
 const TILE: u32 = 64u;
@@ -58,23 +64,7 @@ var<workgroup> w_panel: array<vec4<f32>, 256>; // [k4][column]
 %% endif
 %% if gelu
 
-// erf by the rational fit of src/ops/matmul/; all terms positive, nothing cancels.
-fn erf(v: vec4<f32>) -> vec4<f32> {
-    let x = clamp(v, vec4<f32>(-3.92), vec4<f32>(3.92));
-    let t = x * x;
-    var num = fma(t, vec4<f32>(2.0347384e-6), vec4<f32>(0.00028747795));
-    num = fma(t, num, vec4<f32>(0.0038682814));
-    num = fma(t, num, vec4<f32>(0.053060345));
-    num = fma(t, num, vec4<f32>(0.19276305));
-    num = fma(t, num, vec4<f32>(1.128379));
-    var den = fma(t, vec4<f32>(3.8070597e-5), vec4<f32>(0.0011881031));
-    den = fma(t, den, vec4<f32>(0.015172207));
-    den = fma(t, den, vec4<f32>(0.1150842));
-    den = fma(t, den, vec4<f32>(0.50416344));
-    den = fma(t, den, vec4<f32>(1.0));
-    return x * num / den;
-}
-
+${erf()}
 fn gelu(v: vec4<f32>) -> vec4<f32> {
     return 0.5 * v * (1.0 + erf(v * 0.70710678));
 }
@@ -153,6 +143,9 @@ fn matmul(
         var v = acc${i};
 %% if bias
         v += load_bias(col / 4u);
+%% endif
+%% if saves
+        store_before_gelu(at, v);
 %% endif
 %% if gelu
         v = gelu(v);

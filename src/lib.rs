@@ -13,6 +13,7 @@
 //! * [`index`]: [`index::VectorIndex`], exact cosine search over an f16 corpus; [`index::TokenIndex`], the same by MaxSim
 //!   over token vectors.
 //! * [`verifier`]: scorers of pairs of texts.
+//! * [`train`]: training of encoders with in-batch negatives.
 //! * [`text`], [`data`], [`metrics`]: tokens; collections, near-misses and the grammars that write built-in ones; ranking,
 //!   separation and geometry. They know no device.
 //! * [`study`]: the experiments, as `run-study` runs them.
@@ -29,7 +30,7 @@
 //! # Ok::<(), nearmiss::Error>(())
 //! ```
 //!
-//! Dependencies point one way: `error <- device <- ops <- model <- encoder <- index <- verifier <- study`.
+//! Dependencies point one way: `error <- device <- ops <- model <- encoder <- index <- verifier <- train <- study`.
 
 pub mod data;
 pub mod device;
@@ -43,6 +44,7 @@ mod random;
 #[cfg(feature = "study")]
 pub mod study;
 pub mod text;
+pub mod train;
 pub mod verifier;
 
 pub use device::{Device, DeviceKind};

@@ -124,7 +124,7 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
                 part("weight", &|n| stored(n)),
                 part("bias", &|n| weights.get(n)),
             );
-            rounded(matmul::reference::<f32>(
+            rounded(matmul::reference::<f32, _>(
                 x,
                 &weight,
                 Some(&bias),
@@ -460,10 +460,11 @@ fn saved_activations_are_those_of_the_pass(device: Device) {
         };
         assert_eq!(device.memory().in_use, before, "nothing is kept");
         let peak = device.memory().peak;
-        let (hidden, saved) = encoder.hidden_states_saving(&batch).unwrap();
+        let pass = encoder.training_pass(&batch, None).unwrap();
         assert!(device.memory().peak > peak, "inference needs less");
-        assert!(hidden.read().unwrap() == plain, "the bits of a plain pass");
-        match saved {
+        let hidden = pass.hidden.read().unwrap();
+        assert!(hidden == plain, "the bits of a plain pass");
+        match pass.saved {
             Saved::F32(saved) => check_saved(model, &encoder, &batch, &saved, &plain, |v| v),
             Saved::Mixed(saved) => {
                 let round = |v| f16::from_f32(v).to_f32();
@@ -515,8 +516,8 @@ fn check_saved<A: Float>(
             };
             let (w, bias) = (part("weight", true), part("bias", false));
             let n = bias.len();
-            let single = matmul::reference::<f32>(x, &w, Some(&bias), gelu, None, n);
-            let double = matmul::reference::<f64>(x, &w, Some(&bias), gelu, None, n);
+            let single = matmul::reference::<f32, _>(x, &w, Some(&bias), gelu, None, n);
+            let double = matmul::reference::<f64, _>(x, &w, Some(&bias), gelu, None, n);
             same(&format!("{what} {i}"), got, single, double);
         };
         let qkv = values(&layer.attention.qkv);
@@ -538,13 +539,11 @@ fn check_saved<A: Float>(
             false,
         );
         let inner = values(&layer.feed_forward.inner);
-        linear(
-            "inner",
-            &act(&layer.middle),
-            &inner,
-            &["intermediate.dense"],
-            true,
-        );
+        let before = values(&layer.feed_forward.before_gelu);
+        for (what, got, gelu) in [("before GELU", &before, false), ("inner", &inner, true)] {
+            let input = act(&layer.middle);
+            linear(what, &input, got, &["intermediate.dense"], gelu);
+        }
         let outer = values(&layer.feed_forward.branch);
         linear("outer", &inner, &outer, &["output.dense"], false);
         let output = match saved.layers.get(i + 1) {

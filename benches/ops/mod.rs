@@ -12,14 +12,21 @@ use serde_json::json;
 
 use super::{Case, Context, Prepared, Recorded, Scale};
 
+mod adamw;
 mod attention;
+mod attention_backward;
 mod cosine_topk;
+mod dropout;
 mod embedding;
 mod embedding_backward;
 mod encode;
+mod grad_norm;
+mod info_nce;
 mod layer_norm;
 mod layer_norm_backward;
 mod matmul;
+mod matmul_nn;
+mod matmul_tn;
 mod maxsim;
 mod normalize_rows;
 mod pair_dot;
@@ -29,6 +36,7 @@ mod pool_backward;
 mod scatter_rows;
 mod similarity_map;
 mod soft_alignment;
+mod train_step;
 
 /// Width of the residual stream.
 const D_MODEL: usize = 384;
@@ -49,6 +57,8 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(layer_norm::cases(context));
     cases.extend(matmul::cases(context));
     cases.extend(attention::cases(context));
+    cases.extend(attention_backward::cases(context));
+    cases.extend(dropout::cases(context));
     cases.extend(pool::cases(context));
     cases.extend(normalize_rows::cases(context));
     cases.extend(scatter_rows::cases(context));
@@ -60,7 +70,13 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(similarity_map::cases(context));
     cases.extend(maxsim::cases(context));
     cases.extend(soft_alignment::cases(context));
+    cases.extend(matmul_nn::cases(context));
+    cases.extend(matmul_tn::cases(context));
+    cases.extend(info_nce::cases(context));
+    cases.extend(grad_norm::cases(context));
+    cases.extend(adamw::cases(context));
     cases.extend(encode::cases(context)?);
+    cases.extend(train_step::cases(context)?);
     Ok(cases)
 }
 
@@ -81,6 +97,15 @@ fn packings(scale: Scale) -> &'static [(usize, usize)] {
         Scale::Software => &[(2, 128), (13, 20)],
         Scale::Cpu => &[(16, 128), (100, 20)],
         Scale::Gpu => &[(256, 128), (1600, 20)],
+    }
+}
+
+/// Elements of a flat buffer: those of all-MiniLM-L6-v2, where there is time.
+fn parameters(scale: Scale) -> usize {
+    match scale {
+        Scale::Quick => 1000,
+        Scale::Software => 1 << 20,
+        Scale::Cpu | Scale::Gpu => 22_713_216,
     }
 }
 

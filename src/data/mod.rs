@@ -1,22 +1,28 @@
 //! Texts and judgements as they come from files. Nothing here knows a device.
 //!
 //! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses,
-//! paraphrases and triplets; [`generated`] holds the built-in collections, [`edits`] the built-in near-misses, [`probe`]
-//! sentences that show what an embedding is made of.
+//! paraphrases and triplets; [`triplets`] reads what training takes, and [`negatives`] finds negatives where it has none;
+//! [`generated`] holds the built-in collections, [`edits`] the built-in near-misses, [`probe`] sentences that show what
+//! an embedding is made of.
 
 pub mod beir;
 mod category;
 pub mod edits;
+mod fingerprint;
 pub mod generated;
+pub mod negatives;
 pub mod pairs;
 #[cfg(feature = "study")]
 pub mod probe;
 mod rows;
+pub mod triplets;
 
 pub use category::Category;
+pub(crate) use fingerprint::Fingerprint;
+#[cfg(feature = "study")]
+pub(crate) use fingerprint::hex;
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -43,10 +49,11 @@ pub fn read_texts(path: &Path) -> Result<Vec<String>> {
 
 /// The lines of a UTF-8 text file, one at a time, with their numbers.
 ///
-/// A byte order mark, `\r\n` line ends and a missing last line end are tolerated. Memory: one line.
+/// A byte order mark, `\r\n` line ends and a missing last line end are tolerated; a file whose name ends in `.gz` is
+/// decompressed. Memory: one line.
 pub(crate) struct TextLines<'a> {
     path: &'a Path,
-    reader: BufReader<File>,
+    reader: BufReader<Box<dyn Read>>,
     bytes: Vec<u8>,
     number: usize,
 }
@@ -59,10 +66,9 @@ impl<'a> TextLines<'a> {
 
     /// Opens `path`, to read `capacity` bytes at a time.
     fn with_buffer(path: &'a Path, capacity: usize) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         Ok(Self {
             path,
-            reader: BufReader::with_capacity(capacity, file),
+            reader: BufReader::with_capacity(capacity, rows::open(path)?),
             bytes: Vec::new(),
             number: 0,
         })

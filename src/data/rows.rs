@@ -63,88 +63,176 @@ fn unpacked(path: &Path, _: File) -> Result<Box<dyn Read>> {
     Err(Error::input(path, why))
 }
 
+/// Whether the name of a file says that it is compressed.
+fn packed(path: &Path) -> bool {
+    let ending = path.extension();
+    ending.is_some_and(|ending| ending.eq_ignore_ascii_case("gz"))
+}
+
+/// The bytes of a file, decompressed where its name ends in `.gz`.
+///
+/// # Errors
+/// [`Error::Io`] for a file that cannot be opened, [`Error::Input`] for a compressed one where none can be read.
+pub(super) fn open(path: &Path) -> Result<Box<dyn Read>> {
+    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    match packed(path) {
+        true => unpacked(path, file),
+        false => Ok(Box::new(file)),
+    }
+}
+
+/// `name` without an ending, in whatever case that is written.
+fn without<'a>(name: &'a str, ending: &str) -> Option<&'a str> {
+    let (rest, end) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
+    end.eq_ignore_ascii_case(ending).then_some(rest)
+}
+
+/// The name of a file without `.gz`.
+fn plain_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    without(&name, ".gz").unwrap_or(&name).to_string()
+}
+
+/// Endings of files that hold an object in each line.
+const LINES: [&str; 3] = [".jsonl", ".ndjson", ".json"];
+
+/// Whether the name of a file says that each of its lines is a JSON object.
+pub(super) fn holds_json(path: &Path) -> bool {
+    let name = plain_name(path);
+    LINES.iter().any(|ending| without(&name, ending).is_some())
+}
+
+/// The name of a file without its endings.
+pub(super) fn stem(path: &Path) -> String {
+    let name = plain_name(path);
+    let mut endings = [".csv"].iter().chain(&LINES);
+    let rest = endings.find_map(|ending| without(&name, ending));
+    rest.unwrap_or(&name).to_string()
+}
+
 /// Calls `row` with the `N` columns `wanted` of every row of a CSV file, trimmed, and with column `optional` or the
 /// file's name without its endings. `capacity` is the size of the buffers in bytes.
 ///
 /// # Errors
-/// [`Error::Io`] for a file that cannot be opened; [`Error::Input`] with the line for one that is damaged, not UTF-8 or
-/// holds NUL bytes, whose columns are missing or doubled, whose rows differ in length, or whose quotes swallow rows.
+/// As [`CsvFile::open`] and [`CsvFile::read`].
 pub(super) fn read_rows<const N: usize>(
     path: &Path,
     capacity: usize,
     wanted: &[&str; N],
     optional: &str,
-    mut row: impl FnMut([&str; N], &str),
+    row: impl FnMut([&str; N], &str),
 ) -> Result<QuoteNotes> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let packed = name.ends_with(".gz");
-    let stem = name.trim_end_matches(".gz").trim_end_matches(".csv");
-    let bytes: Box<dyn Read> = if packed {
-        unpacked(path, file)?
-    } else {
-        Box::new(file)
-    };
-    let broken = |e: std::io::Error| {
-        let cure = if packed {
-            "; decompress it or fetch it again"
-        } else {
-            ""
-        };
-        Error::input(path, format!("cannot be read: {e}{cure}"))
-    };
-    let watch = Watch::new(BufReader::with_capacity(capacity, bytes)).map_err(broken)?;
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(false)
-        .buffer_capacity(capacity)
-        .from_reader(watch);
-    let fault = |watch: &Watch<_>, e: csv::Error| match e.into_kind() {
-        csv::ErrorKind::Io(e) => broken(e),
-        kind => Error::input(path, format!("line {}: {}", watch.record, watch.why(kind))),
-    };
-    // What the watch saw explains what the parser made of it.
-    let check = |watch: &Watch<_>| match &watch.fault {
-        Some(fault) => Err(Error::input(path, fault)),
-        None => Ok(()),
-    };
+    CsvFile::open(path, capacity)?.read(wanted, optional, row)
+}
 
-    let header = reader.headers().cloned();
-    check(reader.get_ref())?;
-    let header = header.map_err(|e| fault(reader.get_ref(), e))?;
-    let column = |name: &str| -> Result<Option<usize>> {
+/// A CSV file whose header has been read.
+pub(super) struct CsvFile<'a> {
+    path: &'a Path,
+    reader: csv::Reader<Watch<BufReader<Box<dyn Read>>>>,
+    header: csv::StringRecord,
+}
+
+/// A file that cannot be read any further.
+fn broken(path: &Path, e: std::io::Error) -> Error {
+    let cure = match packed(path) {
+        true => "; decompress it or fetch it again",
+        false => "",
+    };
+    Error::input(path, format!("cannot be read: {e}{cure}"))
+}
+
+impl<'a> CsvFile<'a> {
+    /// Reads the header of a file, `capacity` bytes at a time.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be opened; [`Error::Input`] with the line for one whose first row is damaged.
+    pub(super) fn open(path: &'a Path, capacity: usize) -> Result<Self> {
+        let bytes = BufReader::with_capacity(capacity, open(path)?);
+        let watch = Watch::new(bytes).map_err(|e| broken(path, e))?;
+        let reader = csv::ReaderBuilder::new()
+            .flexible(false)
+            .buffer_capacity(capacity)
+            .from_reader(watch);
+        let mut file = CsvFile {
+            path,
+            reader,
+            header: csv::StringRecord::new(),
+        };
+        let header = file.reader.headers().cloned();
+        file.header = file.settle(header)?;
+        Ok(file)
+    }
+
+    /// A result of the parser, or what is wrong with the file. What the watch saw explains what the parser made of it.
+    fn settle<T>(&self, result: csv::Result<T>) -> Result<T> {
+        let watch = self.reader.get_ref();
+        if let Some(fault) = &watch.fault {
+            return Err(Error::input(self.path, fault));
+        }
+        result.map_err(|e| match e.into_kind() {
+            csv::ErrorKind::Io(e) => broken(self.path, e),
+            kind => {
+                let what = format!("line {}: {}", watch.record, watch.why(kind));
+                Error::input(self.path, what)
+            }
+        })
+    }
+
+    /// The names of its columns.
+    pub(super) fn columns(&self) -> Vec<&str> {
+        self.header.iter().map(str::trim).collect()
+    }
+
+    /// The place of a column.
+    fn column(&self, name: &str) -> Result<Option<usize>> {
+        let header = &self.header;
         let mut places = (0..header.len()).filter(|&i| header[i].trim().eq_ignore_ascii_case(name));
         match (places.next(), places.next()) {
             (_, Some(_)) => Err(Error::input(
-                path,
+                self.path,
                 format!("names column `{name}` twice; rename the one that is not meant"),
             )),
             (place, None) => Ok(place),
         }
-    };
-    let mut places = [0; N];
-    for (place, name) in places.iter_mut().zip(wanted) {
-        *place = column(name)?.ok_or_else(|| {
-            let found: Vec<&str> = header.iter().collect();
-            Error::input(
-                path,
-                format!(
-                    "has no column `{name}`; the first line must name {}, it names {}",
-                    wanted.join(", "),
-                    found.join(", ")
-                ),
-            )
-        })?;
     }
-    let optional = column(optional)?;
-    let mut record = csv::StringRecord::new();
-    loop {
-        let more = reader.read_record(&mut record);
-        check(reader.get_ref())?;
-        if !more.map_err(|e| fault(reader.get_ref(), e))? {
-            return Ok(reader.get_ref().notes);
+
+    /// Calls `row` with the `N` columns `wanted` of every row, trimmed, and with column `optional` or the file's name
+    /// without its endings.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the line for a file that is damaged, not UTF-8 or holds NUL bytes, whose columns are missing
+    /// or doubled, whose rows differ in length, or whose quotes swallow rows.
+    pub(super) fn read<const N: usize>(
+        mut self,
+        wanted: &[&str; N],
+        optional: &str,
+        mut row: impl FnMut([&str; N], &str),
+    ) -> Result<QuoteNotes> {
+        let mut places = [0; N];
+        for (place, name) in places.iter_mut().zip(wanted) {
+            *place = self.column(name)?.ok_or_else(|| {
+                let found: Vec<&str> = self.header.iter().collect();
+                Error::input(
+                    self.path,
+                    format!(
+                        "has no column `{name}`; the first line must name {}, it names {}",
+                        wanted.join(", "),
+                        found.join(", ")
+                    ),
+                )
+            })?;
         }
-        let extra = optional.map_or(stem, |at| record[at].trim());
-        row(places.map(|at| record[at].trim()), extra);
+        let optional = self.column(optional)?;
+        let stem = stem(self.path);
+        let mut record = csv::StringRecord::new();
+        loop {
+            let more = self.reader.read_record(&mut record);
+            if !self.settle(more)? {
+                return Ok(self.reader.get_ref().notes);
+            }
+            let extra = optional.map_or(&stem[..], |at| record[at].trim());
+            row(places.map(|at| record[at].trim()), extra);
+        }
     }
 }
 

@@ -155,12 +155,28 @@ const FRAGMENTS: &[Source] = &[
         text: include_str!("../../shaders/_elements.wgsl"),
     },
     Source {
+        file: "_gelu.wgsl",
+        text: include_str!("../../shaders/_gelu.wgsl"),
+    },
+    Source {
         file: "_group_sum.wgsl",
         text: include_str!("../../shaders/_group_sum.wgsl"),
     },
     Source {
         file: "_token_products.wgsl",
         text: include_str!("../../shaders/_token_products.wgsl"),
+    },
+    Source {
+        file: "_gelu.ptx",
+        text: include_str!("../../kernels/_gelu.ptx"),
+    },
+    Source {
+        file: "_philox.wgsl",
+        text: include_str!("../../shaders/_philox.wgsl"),
+    },
+    Source {
+        file: "_philox.ptx",
+        text: include_str!("../../kernels/_philox.ptx"),
     },
     Source {
         file: "_mma.ptx",

@@ -13,6 +13,9 @@
 //!
 //! Activations are f32 on the CPU and f16 on a GPU; `h` is kept in f32 in either case and, on a GPU, written a second
 //! time in f16 by the same pass.
+//!
+//! A training drops values at four places: of the first `h`, of the attention's probabilities, and of what either half of
+//! a layer adds to the stream.
 
 use half::f16;
 
@@ -21,9 +24,12 @@ use crate::device::{Buffer, Device, Float, Slice};
 use crate::error::Result;
 use crate::model::BertConfig;
 use crate::model::weights::{Layer, Linear, Norm, Weights};
+use crate::ops::attention::{Training, attention_saving};
+use crate::ops::dropout::{Mask, Site};
 use crate::ops::embedding::Tables;
 use crate::ops::matmul::Epilogue;
-use crate::ops::{attention, embedding, layer_norm, matmul};
+use crate::ops::{Origins, attention, dropout, embedding, layer_norm, matmul, matmul_saving};
+use crate::text::Batch;
 
 /// What a forward pass shows on its way: the stage and the residual stream `[t, d]`.
 pub type Observer<'a> = &'a mut dyn FnMut(Stage, &Buffer<f32>) -> Result<()>;
@@ -55,12 +61,56 @@ impl Stream {
     }
 
     /// The stream as an operand of a matrix product.
-    fn act<A: Float>(&self) -> Slice<'_, A> {
+    pub(super) fn act<A: Float>(&self) -> Slice<'_, A> {
         self.rounded
             .as_ref()
             .and_then(|b| b.as_slice().of_type())
             .or_else(|| self.h.as_slice().of_type())
             .expect("activations are f32, or f16 with a rounded copy")
+    }
+}
+
+/// What a training step drops: how much, and what the choice depends on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Share of the values dropped after the embedding and in what the halves of a layer add to the stream.
+    pub hidden: f32,
+    /// Share of the attention's probabilities.
+    pub attention: f32,
+    /// Of the training.
+    pub seed: u64,
+    /// Of the step: no two have the same masks.
+    pub step: u64,
+}
+
+/// The dropout of a batch.
+pub(super) struct Masks {
+    dropout: Dropout,
+    /// The numbers of its texts in the step.
+    origins: Origins,
+}
+
+impl Masks {
+    /// `None` if nothing is dropped.
+    pub fn new(dropout: Dropout, inputs: &Inputs, batch: &Batch) -> Result<Option<Self>> {
+        if dropout.hidden == 0.0 && dropout.attention == 0.0 {
+            return Ok(None);
+        }
+        let origins = Origins::new(&inputs.texts, &batch.texts)?;
+        Ok(Some(Masks { dropout, origins }))
+    }
+
+    /// What is dropped at a site of layer number (from 0), with what numbers the tokens; `None` for nothing.
+    pub fn at(&self, layer: usize, site: Site) -> Option<(Mask, &Origins)> {
+        let rate = match site {
+            Site::Probabilities => self.dropout.attention,
+            Site::Embedding | Site::AttentionOutput | Site::FeedForwardOutput => {
+                self.dropout.hidden
+            }
+        };
+        let Dropout { seed, step, .. } = self.dropout;
+        let mask = Mask::new(rate, seed, step, layer as u32, site);
+        (rate > 0.0).then_some((mask, &self.origins))
     }
 }
 
@@ -96,6 +146,8 @@ pub struct SavedLayer<A: Float> {
 pub struct SavedAttention<A: Float> {
     /// Queries, keys and values, `[t, 3 d]`.
     pub qkv: Buffer<A>,
+    /// Logarithms of the sums of exponentials of the scores, `[t, n_heads]`.
+    pub statistics: Buffer<f32>,
     /// The attention's output, `[t, d]`.
     pub context: Buffer<A>,
     /// What is added to the stream before the norm, `[t, d]`.
@@ -104,6 +156,8 @@ pub struct SavedAttention<A: Float> {
 
 /// What was computed on the way through the feed-forward part of a layer.
 pub struct SavedFeedForward<A: Float> {
+    /// Before GELU, `[t, d_ff]`.
+    pub before_gelu: Buffer<A>,
     /// After GELU, `[t, d_ff]`.
     pub inner: Buffer<A>,
     /// What is added to the stream before the norm, `[t, d]`.
@@ -115,9 +169,10 @@ pub(super) fn forward<A: Float>(
     weights: &Weights<A>,
     config: &BertConfig,
     inputs: &Inputs,
+    masks: Option<&Masks>,
     observe: Option<Observer<'_>>,
 ) -> Result<Buffer<f32>> {
-    let pass = Pass::new(weights, config, inputs);
+    let pass = Pass::new(weights, config, inputs, masks);
     Ok(pass.run(false, observe)?.0.h)
 }
 
@@ -126,8 +181,9 @@ pub(super) fn forward_saving<A: Float>(
     weights: &Weights<A>,
     config: &BertConfig,
     inputs: &Inputs,
+    masks: Option<&Masks>,
 ) -> Result<(Buffer<f32>, SavedPass<A>)> {
-    let (stream, saved) = Pass::new(weights, config, inputs).run(true, None)?;
+    let (stream, saved) = Pass::new(weights, config, inputs, masks).run(true, None)?;
     Ok((stream.h, saved.expect("asked for")))
 }
 
@@ -135,16 +191,23 @@ struct Pass<'a, A: Float> {
     weights: &'a Weights<A>,
     config: &'a BertConfig,
     inputs: &'a Inputs,
+    masks: Option<&'a Masks>,
     device: &'a Device,
     t: usize,
 }
 
 impl<'a, A: Float> Pass<'a, A> {
-    fn new(weights: &'a Weights<A>, config: &'a BertConfig, inputs: &'a Inputs) -> Self {
+    fn new(
+        weights: &'a Weights<A>,
+        config: &'a BertConfig,
+        inputs: &'a Inputs,
+        masks: Option<&'a Masks>,
+    ) -> Self {
         Pass {
             weights,
             config,
             inputs,
+            masks,
             device: weights.device(),
             t: inputs.ids.len(),
         }
@@ -165,7 +228,7 @@ impl<'a, A: Float> Pass<'a, A> {
         show(Stage::Embedding, &stream)?;
         let mut layers = Vec::new();
         for (i, layer) in self.weights.table().layers.iter().enumerate() {
-            let (output, saved) = self.layer(layer, stream, keep)?;
+            let (output, saved) = self.layer(i, layer, stream, keep)?;
             stream = output;
             layers.extend(saved);
             show(Stage::Layer(i), &stream)?;
@@ -186,64 +249,125 @@ impl<'a, A: Float> Pass<'a, A> {
             d,
         };
         embedding(&tables, &self.inputs.ids, &mut x)?;
-        Ok((self.norm(&x, None, table.embedding_norm)?, x))
+        let mut stream = self.norm(&x, None, table.embedding_norm)?;
+        self.drop(0, Site::Embedding, &mut stream.h)?;
+        if let Some(rounded) = &mut stream.rounded {
+            self.drop(0, Site::Embedding, rounded)?;
+        }
+        Ok((stream, x))
     }
 
     fn layer(
         &self,
+        number: usize,
         layer: &Layer,
         input: Stream,
         keep: bool,
     ) -> Result<(Stream, Option<SavedLayer<A>>)> {
-        let (middle, attention) = self.attend(layer, &input)?;
+        let (middle, attention) = self.attend(number, layer, &input, keep)?;
         let first_half = keep.then_some((input, attention));
-        let (output, feed_forward) = self.feed_forward(layer, &middle)?;
-        let saved = first_half.map(|(input, attention)| SavedLayer {
-            input,
-            attention,
-            middle,
-            feed_forward,
-        });
+        let (output, feed_forward) = self.feed_forward(number, layer, &middle, keep)?;
+        let saved = first_half
+            .zip(feed_forward)
+            .map(|((input, attention), feed_forward)| SavedLayer {
+                input,
+                attention,
+                middle,
+                feed_forward,
+            });
         Ok((output, saved))
     }
 
-    fn attend(&self, layer: &Layer, input: &Stream) -> Result<(Stream, SavedAttention<A>)> {
-        let d = self.config.d_model;
-        let qkv = self.linear(input.act(), layer.qkv, 3 * d, false)?;
+    fn attend(
+        &self,
+        number: usize,
+        layer: &Layer,
+        input: &Stream,
+        keep: bool,
+    ) -> Result<(Stream, SavedAttention<A>)> {
+        let (d, heads) = (self.config.d_model, self.config.n_heads);
+        let qkv = self.linear(input.act(), layer.qkv, 3 * d)?;
         let mut context = self.device.alloc::<A>(self.t * d)?;
-        attention(
-            &qkv,
-            &self.inputs.texts,
-            &self.inputs.work,
-            self.config.n_heads,
-            self.config.head_dim(),
-            &mut context,
-        )?;
-        let branch = self.linear(context.as_slice(), layer.attention_out, d, false)?;
+        let mask = self.mask(number, Site::Probabilities);
+        let trained = keep || mask.is_some();
+        let mut statistics = self.device.alloc(if trained { heads * self.t } else { 0 })?;
+        let Inputs { texts, work, .. } = self.inputs;
+        let width = self.config.head_dim();
+        if trained {
+            let training = Training {
+                statistics: statistics.as_slice_mut(),
+                mask,
+            };
+            attention_saving(&qkv, texts, work, heads, width, training, &mut context)?;
+        } else {
+            attention(&qkv, texts, work, heads, width, &mut context)?;
+        }
+        let mut branch = self.linear(context.as_slice(), layer.attention_out, d)?;
+        self.drop(number, Site::AttentionOutput, &mut branch)?;
         let output = self.norm(&input.h, Some(&branch), layer.attention_norm)?;
         let saved = SavedAttention {
             qkv,
+            statistics,
             context,
             branch,
         };
         Ok((output, saved))
     }
 
-    fn feed_forward(&self, layer: &Layer, input: &Stream) -> Result<(Stream, SavedFeedForward<A>)> {
-        let inner = self.linear(input.act(), layer.ff_in, self.config.d_ff, true)?;
-        let branch = self.linear(inner.as_slice(), layer.ff_out, self.config.d_model, false)?;
+    fn feed_forward(
+        &self,
+        number: usize,
+        layer: &Layer,
+        input: &Stream,
+        keep: bool,
+    ) -> Result<(Stream, Option<SavedFeedForward<A>>)> {
+        let n = self.config.d_ff;
+        let mut before_gelu = None;
+        let mut inner = self.device.alloc::<A>(self.t * n)?;
+        let (weight, epilogue) = self.operands(layer.ff_in, true);
+        if keep {
+            let before = before_gelu.insert(self.device.alloc::<A>(self.t * n)?);
+            matmul_saving(input.act(), weight, &epilogue, before, &mut inner, self.t, n)?;
+        } else {
+            matmul(input.act(), weight, &epilogue, &mut inner, self.t, n)?;
+        }
+        let mut branch = self.linear(inner.as_slice(), layer.ff_out, self.config.d_model)?;
+        self.drop(number, Site::FeedForwardOutput, &mut branch)?;
         let output = self.norm(&input.h, Some(&branch), layer.ff_norm)?;
-        Ok((output, SavedFeedForward { inner, branch }))
+        let saved = before_gelu.map(|before_gelu| SavedFeedForward {
+            before_gelu,
+            inner,
+            branch,
+        });
+        Ok((output, saved))
     }
 
-    fn linear(&self, x: Slice<'_, A>, layer: Linear, n: usize, gelu: bool) -> Result<Buffer<A>> {
-        let mut out = self.device.alloc::<A>(self.t * n)?;
+    /// What is dropped at a site; `None` for nothing.
+    fn mask(&self, layer: usize, site: Site) -> Option<(Mask, &'a Origins)> {
+        self.masks.and_then(|masks| masks.at(layer, site))
+    }
+
+    /// Drops values of `x` `[t, d]`, if any are dropped at this site.
+    fn drop<T: Float>(&self, layer: usize, site: Site, x: &mut Buffer<T>) -> Result<()> {
+        match self.mask(layer, site) {
+            Some((mask, origins)) => dropout(x, self.config.d_model, mask, origins),
+            None => Ok(()),
+        }
+    }
+
+    /// The weight of a linear layer, and what happens to the product.
+    fn operands(&self, layer: Linear, gelu: bool) -> (Slice<'a, A>, Epilogue<'a>) {
         let epilogue = Epilogue {
             bias: Some(self.weights.vector(layer.bias)),
             gelu,
             residual: None,
         };
-        let weight = self.weights.matrix(layer.weight);
+        (self.weights.matrix(layer.weight), epilogue)
+    }
+
+    fn linear(&self, x: Slice<'_, A>, layer: Linear, n: usize) -> Result<Buffer<A>> {
+        let mut out = self.device.alloc::<A>(self.t * n)?;
+        let (weight, epilogue) = self.operands(layer, false);
         matmul(x, weight, &epilogue, &mut out, self.t, n)?;
         Ok(out)
     }

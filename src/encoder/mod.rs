@@ -13,19 +13,23 @@
 //! one per kernel, with the same bits as a result. [`Encoder::set_graphs`] and the environment variable
 //! `NEARMISS_GRAPHS` (`off`, or a number) say how many are kept.
 
+mod backward;
 mod forward;
 mod graphs;
+mod training;
 mod window;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::f16;
 
 pub use forward::{
-    Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage, Stream,
+    Dropout, Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage, Stream,
 };
 pub use graphs::GraphStats;
+pub(crate) use training::Trainable;
+pub use training::TrainingPass;
 pub use window::{HiddenBatch, Window, WindowOptions};
 
 use crate::device::{Buffer, Device, DeviceKind, Precision};
@@ -35,6 +39,7 @@ use crate::model::weights::{Table, Weights};
 use crate::model::{BertConfig, Checkpoint, PoolingConfig};
 use crate::ops::{PackedTexts, pool};
 use crate::text::{Batch, TextKind, Tokenizer};
+use forward::Masks;
 use graphs::{Graphs, Inputs, Output};
 use window::{Pooled, WINDOW};
 
@@ -47,6 +52,10 @@ pub struct Encoder {
     pooling: PoolingConfig,
     tokenizer: Tokenizer,
     weights: Working,
+    /// The weights in f32 beside a working copy in f16, once a training has changed them.
+    master: Option<Weights<f32>>,
+    /// Where it was read from.
+    folder: PathBuf,
     token_budget: usize,
     /// Texts of a window.
     window: usize,
@@ -122,7 +131,14 @@ impl Encoder {
             pooling,
             tokenizer,
             weights,
+            master: None,
+            folder: folder.to_path_buf(),
         })
+    }
+
+    /// The model folder that it was read from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The device it runs on.
@@ -226,7 +242,7 @@ impl Encoder {
                 &self.device,
                 Output::Hidden,
                 batch,
-                |inputs| self.forward(inputs, None),
+                |inputs| self.forward(inputs, None, None),
                 |h| {
                     let mut copy = self.device.alloc(h.len())?;
                     copy.copy_from(0, h)?;
@@ -237,34 +253,15 @@ impl Encoder {
             return Ok((h, PackedTexts::new(&self.device, batch.offsets.clone())?));
         }
         let inputs = Inputs::upload(&self.device, batch)?;
-        let h = self.forward(&inputs, observe)?;
+        let h = self.forward(&inputs, None, observe)?;
         Ok((h, inputs.texts))
-    }
-
-    /// As [`Encoder::hidden_states`], and everything computed on the way that a backward pass reads.
-    ///
-    /// # Errors
-    /// As [`Encoder::hidden_states`].
-    pub fn hidden_states_saving(&self, batch: &Batch) -> Result<(Buffer<f32>, Saved)> {
-        self.check_batch(batch)?;
-        let inputs = Inputs::upload(&self.device, batch)?;
-        match &self.weights {
-            Working::F32(weights) => {
-                let (h, saved) = forward::forward_saving(weights, &self.config, &inputs)?;
-                Ok((h, Saved::F32(saved)))
-            }
-            Working::Mixed(weights) => {
-                let (h, saved) = forward::forward_saving(weights, &self.config, &inputs)?;
-                Ok((h, Saved::Mixed(saved)))
-            }
-        }
     }
 
     /// The embeddings of a packed batch.
     fn pooled(&self, batch: &Batch) -> Result<Pooled> {
         self.check_batch(batch)?;
         let work = |inputs: &Inputs| {
-            let h = self.forward(inputs, None)?;
+            let h = self.forward(inputs, None, None)?;
             self.pool(&h, &inputs.texts)
         };
         let replayed = self
@@ -287,10 +284,16 @@ impl Encoder {
     }
 
     /// The hidden states of a batch that is on the device.
-    fn forward(&self, inputs: &Inputs, observe: Option<Observer<'_>>) -> Result<Buffer<f32>> {
+    fn forward(
+        &self,
+        inputs: &Inputs,
+        masks: Option<&Masks>,
+        observe: Option<Observer<'_>>,
+    ) -> Result<Buffer<f32>> {
+        let config = &self.config;
         match &self.weights {
-            Working::F32(weights) => forward::forward(weights, &self.config, inputs, observe),
-            Working::Mixed(weights) => forward::forward(weights, &self.config, inputs, observe),
+            Working::F32(weights) => forward::forward(weights, config, inputs, masks, observe),
+            Working::Mixed(weights) => forward::forward(weights, config, inputs, masks, observe),
         }
     }
 

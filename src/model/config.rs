@@ -27,12 +27,25 @@ pub struct BertConfig {
     pub token_types: usize,
     /// Added to the variance in every layer norm.
     pub layer_norm_eps: f32,
+    /// Share of the values that training drops after the embedding, the attention and the feed-forward part.
+    pub hidden_dropout: f32,
+    /// Share of the attention probabilities that training drops.
+    pub attention_dropout: f32,
 }
 
 impl BertConfig {
     /// Dimensions of one head.
     pub fn head_dim(&self) -> usize {
         self.d_model / self.n_heads
+    }
+
+    /// Weights that an encoder of these sizes has, without a pooler.
+    pub fn parameters(&self) -> usize {
+        let (d, ff) = (self.d_model, self.d_ff);
+        let tables = (self.vocab + self.max_positions + self.token_types) * d + 2 * d;
+        // Four square products and two of the feed-forward part with their biases, two layer norms.
+        let layer = 4 * (d * d + d) + (d * ff + ff) + (ff * d + d) + 4 * d;
+        tables + self.n_layers * layer
     }
 
     /// FLOP of a forward pass over texts of these lengths (matrix products and attention).
@@ -70,6 +83,10 @@ struct RawConfig {
     type_vocab_size: usize,
     #[serde(default = "bert_eps")]
     layer_norm_eps: f32,
+    #[serde(default = "bert_dropout")]
+    hidden_dropout_prob: f32,
+    #[serde(default = "bert_dropout")]
+    attention_probs_dropout_prob: f32,
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
 }
@@ -80,6 +97,10 @@ fn two() -> usize {
 
 fn bert_eps() -> f32 {
     1e-12
+}
+
+fn bert_dropout() -> f32 {
+    0.1
 }
 
 /// An entry of `modules.json`.
@@ -144,6 +165,8 @@ impl BertConfig {
             max_positions: raw.max_position_embeddings,
             token_types: raw.type_vocab_size,
             layer_norm_eps: raw.layer_norm_eps,
+            hidden_dropout: raw.hidden_dropout_prob,
+            attention_dropout: raw.attention_probs_dropout_prob,
         };
         match config.fault() {
             Some(fault) => refuse(fault),
@@ -170,6 +193,14 @@ impl BertConfig {
                 "vocab_size, max_position_embeddings or type_vocab_size is too small".into(),
             );
         }
+        for (name, rate) in [
+            ("hidden_dropout_prob", self.hidden_dropout),
+            ("attention_probs_dropout_prob", self.attention_dropout),
+        ] {
+            if !(0.0..1.0).contains(&rate) {
+                return Some(format!("{name} is {rate}; it must be from 0 to below 1"));
+            }
+        }
         // Token ids, positions and elements of a table are numbered in 32 bits by the kernels.
         const MOST: usize = u32::MAX as usize;
         let rows = [self.vocab, self.max_positions, self.token_types, self.d_ff];
@@ -186,7 +217,7 @@ impl BertConfig {
     /// `config.json` of a model of these sizes, as transformers reads it.
     pub(super) fn to_json(&self) -> Value {
         // Through the shortest decimal: 1e-12 as f32 is not the f64 that is written 1e-12.
-        let eps: f64 = (self.layer_norm_eps.to_string().parse()).unwrap_or(f64::from(bert_eps()));
+        let decimal = |value: f32| value.to_string().parse().unwrap_or(f64::from(value));
         json!({
             "architectures": ["BertModel"],
             "model_type": "bert",
@@ -197,7 +228,9 @@ impl BertConfig {
             "intermediate_size": self.d_ff,
             "max_position_embeddings": self.max_positions,
             "type_vocab_size": self.token_types,
-            "layer_norm_eps": eps,
+            "layer_norm_eps": decimal(self.layer_norm_eps),
+            "hidden_dropout_prob": decimal(self.hidden_dropout),
+            "attention_probs_dropout_prob": decimal(self.attention_dropout),
             "hidden_act": "gelu",
             "position_embedding_type": "absolute",
         })
@@ -324,11 +357,29 @@ mod tests {
         let dir = folder(&[("config.json", CONFIG)]);
         let config = BertConfig::read(dir.path()).unwrap();
         assert_eq!((config.head_dim(), config.layer_norm_eps), (32, 1e-12));
+        // What transformers takes where a folder does not say.
+        assert_eq!(
+            (config.hidden_dropout, config.attention_dropout),
+            (0.1, 0.1)
+        );
+        let rates =
+            r#""hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0.25, "vocab_size""#;
+        let dir = folder(&[("config.json", &CONFIG.replace("\"vocab_size\"", rates))]);
+        let config = BertConfig::read(dir.path()).unwrap();
+        assert_eq!(
+            (config.hidden_dropout, config.attention_dropout),
+            (0.0, 0.25)
+        );
         for (from, to, needle) in [
             ("\"bert\"", "\"roberta\"", "model_type is `roberta`"),
             ("\"gelu\"", "\"relu\"", "hidden_act is `relu`"),
             (": 64", ": 60", "multiple of 32"),
             ("\"vocab_size\": 10,", "", "vocab_size"),
+            (
+                "\"vocab_size\"",
+                "\"hidden_dropout_prob\": 1.0, \"vocab_size\"",
+                "hidden_dropout_prob is 1; it must be",
+            ),
             (
                 ": 10,",
                 ": 1000000000000000000,",

@@ -223,6 +223,8 @@ mod tests {
             max_positions: 16,
             token_types: 2,
             layer_norm_eps: 1e-12,
+            hidden_dropout: 0.1,
+            attention_dropout: 0.1,
         }
     }
 

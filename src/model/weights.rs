@@ -7,7 +7,8 @@
 //! all weights of a group is done to one range. Queries, keys and values are stored as one matrix, as they are multiplied.
 //!
 //! [`Weights::load`] reads a checkpoint, [`Weights::tensors`] gives its tensors back under their own names and in their
-//! own types, with those that an encoder does not use.
+//! own types, with those that an encoder does not use. [`Weights::zeros`] has a number for every weight, as gradients and
+//! moments are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use half::f16;
 
 use super::checkpoint::{Checkpoint, Tensor};
-use crate::device::{Buffer, Device, ElementType, Float, Slice};
+use crate::device::{Buffer, Device, Element, ElementType, Float, Slice, SliceMut};
 use crate::error::Result;
 use crate::model::BertConfig;
 
@@ -230,6 +231,12 @@ pub struct Weights<A: Float> {
     vectors: Buffer<f32>,
 }
 
+/// A number for every weight, where the weight is: gradients of a loss.
+pub type Gradients = Weights<f32>;
+
+/// Elements that [`Weights::clear`] writes at a time.
+const CLEARED: usize = 1 << 20;
+
 impl<A: Float> Weights<A> {
     /// Reads the tensors of `table` from a checkpoint.
     ///
@@ -267,8 +274,31 @@ impl<A: Float> Weights<A> {
         Ok(weights)
     }
 
+    /// A zero for every weight.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn zeros(table: Arc<Table>, device: &Device) -> Result<Self> {
+        let mut weights = Weights {
+            matrices: device.alloc(table.elements(Group::Matrices))?,
+            vectors: device.alloc(table.elements(Group::Vectors))?,
+            table,
+        };
+        weights.clear()?;
+        Ok(weights)
+    }
+
+    /// Makes everything zero, on the device.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn clear(&mut self) -> Result<()> {
+        clear(&mut self.matrices)?;
+        clear(&mut self.vectors)
+    }
+
     /// What is where.
-    pub fn table(&self) -> &Table {
+    pub fn table(&self) -> &Arc<Table> {
         &self.table
     }
 
@@ -295,6 +325,34 @@ impl<A: Float> Weights<A> {
     /// All vectors, as the table places them.
     pub fn vectors(&self) -> &Buffer<f32> {
         &self.vectors
+    }
+
+    /// All matrices and all vectors, to be written.
+    pub fn groups_mut(&mut self) -> (&mut Buffer<A>, &mut Buffer<f32>) {
+        (&mut self.matrices, &mut self.vectors)
+    }
+
+    /// Weight and bias of a linear layer, to be written.
+    pub fn linear_mut(&mut self, at: Linear) -> (SliceMut<'_, A>, SliceMut<'_, f32>) {
+        let (w, b) = (at.weight, at.bias);
+        let (matrices, vectors) = (&mut self.matrices, &mut self.vectors);
+        (
+            part(matrices.as_slice_mut(), w.start, w.elements),
+            part(vectors.as_slice_mut(), b.start, b.elements),
+        )
+    }
+
+    /// Weight and bias of a norm, to be written.
+    pub fn norm_mut(&mut self, at: Norm) -> [SliceMut<'_, f32>; 2] {
+        let places = [at.weight, at.bias].map(|v| (v.start, v.elements));
+        parts(self.vectors.as_slice_mut(), places)
+    }
+
+    /// The tables of words, positions and token types, to be written.
+    pub fn tables_mut(&mut self) -> [SliceMut<'_, A>; 3] {
+        let table = &self.table;
+        let places = [table.word, table.position, table.token_type].map(|m| (m.start, m.elements));
+        parts(self.matrices.as_slice_mut(), places)
     }
 
     /// The tensors of a checkpoint with these weights in the place of its own: their names and types are the
@@ -344,6 +402,38 @@ impl<A: Float> Weights<A> {
     }
 }
 
+/// Elements of a view.
+fn part<T: Element>(view: SliceMut<'_, T>, start: usize, elements: usize) -> SliceMut<'_, T> {
+    view.split_at_mut(start).1.split_at_mut(elements).0
+}
+
+/// Several of them, by first element and number, in the order in which they lie.
+fn parts<T: Element, const N: usize>(
+    view: SliceMut<'_, T>,
+    places: [(usize, usize); N],
+) -> [SliceMut<'_, T>; N] {
+    let mut rest = Some((0, view));
+    places.map(|(start, elements)| {
+        let (at, view) = rest.take().expect("put back below");
+        let (wanted, after) = view.split_at_mut(start - at).1.split_at_mut(elements);
+        rest = Some((start + elements, after));
+        wanted
+    })
+}
+
+/// Writes zeros, most of them as copies on the device.
+fn clear<T: Float>(buffer: &mut Buffer<T>) -> Result<()> {
+    let zeros = vec![T::from_f32(0.0); CLEARED.min(buffer.len())];
+    let zeros = buffer.device().upload(&zeros)?;
+    let mut at = 0;
+    while at < buffer.len() {
+        let count = zeros.len().min(buffer.len() - at);
+        buffer.copy_from(at, zeros.slice(..count))?;
+        at += count;
+    }
+    Ok(())
+}
+
 /// Why values cannot be had in `A`, if they cannot.
 fn fits<A: Float>(values: &[f32]) -> Result<(), String> {
     if A::TYPE != ElementType::F16 {
@@ -387,6 +477,8 @@ mod tests {
             max_positions: 16,
             token_types: 2,
             layer_norm_eps: 1e-12,
+            hidden_dropout: 0.1,
+            attention_dropout: 0.1,
         };
         let table = Table::new(&config);
         for group in [Group::Matrices, Group::Vectors] {
@@ -481,6 +573,45 @@ mod tests {
             error.contains("key.weight") && error.contains("f16"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn parts_to_be_written_are_where_they_are_read() {
+        let (config, _) = golden(MODELS[1]);
+        let table = Arc::new(Table::new(&config));
+        let mut weights = Weights::<f32>::zeros(table.clone(), &Device::cpu()).unwrap();
+        let fill = |mut view: SliceMut<'_, f32>, value: f32| view.host().fill(value);
+        let layer = table.layers[2];
+        let [word, position, token_type] = weights.tables_mut();
+        fill(word, 1.0);
+        fill(position, 2.0);
+        fill(token_type, 3.0);
+        let (weight, bias) = weights.linear_mut(layer.ff_in);
+        fill(weight, 4.0);
+        fill(bias, 5.0);
+        let [weight, bias] = weights.norm_mut(layer.ff_norm);
+        fill(weight, 6.0);
+        fill(bias, 7.0);
+        let sum = |view: Slice<'_, f32>, value: f32| {
+            let values = view.read().unwrap();
+            assert!(values.iter().all(|&v| v == value));
+            values.len() as f64 * f64::from(value)
+        };
+        let matrices = sum(weights.matrix(table.word), 1.0)
+            + sum(weights.matrix(table.position), 2.0)
+            + sum(weights.matrix(table.token_type), 3.0)
+            + sum(weights.matrix(layer.ff_in.weight), 4.0);
+        let vectors = sum(weights.vector(layer.ff_in.bias), 5.0)
+            + sum(weights.vector(layer.ff_norm.weight), 6.0)
+            + sum(weights.vector(layer.ff_norm.bias), 7.0);
+        let all = |buffer: &Buffer<f32>| -> f64 {
+            let values = buffer.read().unwrap();
+            values.into_iter().map(f64::from).sum()
+        };
+        assert_eq!(all(weights.matrices()), matrices, "and nothing else");
+        assert_eq!(all(weights.vectors()), vectors);
+        weights.clear().unwrap();
+        assert_eq!(all(weights.matrices()) + all(weights.vectors()), 0.0);
     }
 
     #[test]

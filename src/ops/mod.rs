@@ -7,6 +7,7 @@
 //!
 //! Operators take views ([`Slice`], [`SliceMut`]; `&buffer` is one) and check every size before anything runs. Lists
 //! with which a kernel indexes memory are types that are checked when they are made: [`PackedTexts`], [`TokenIds`],
+//! [`PairList`], [`Places`], [`OwnRows`].
 //! [`TokenSegments`], [`PairList`], [`Places`].
 //!
 //! Every reference is plain loops, generic over the accumulator ([`Accum`]): in `f64` it is the truth that devices
@@ -14,13 +15,20 @@
 //! given inputs and a device's [`Rounding`], the largest error each output element may have, derived from the number
 //! of roundings on its way (see the function's documentation), never guessed.
 
+pub mod adamw;
 pub mod attention;
+pub mod attention_backward;
 pub mod cosine_topk;
+pub mod dropout;
 pub mod embedding;
 pub mod embedding_backward;
+pub mod grad_norm;
+pub mod info_nce;
 pub mod layer_norm;
 pub mod layer_norm_backward;
 pub mod matmul;
+pub mod matmul_nn;
+pub mod matmul_tn;
 pub mod maxsim;
 pub mod normalize_rows;
 pub mod pair_dot;
@@ -44,13 +52,20 @@ mod simd;
 mod texts;
 mod token_pairs;
 
-pub use attention::attention;
+pub use adamw::adamw;
+pub use attention::{attention, attention_saving};
+pub use attention_backward::attention_backward;
 pub use cosine_topk::cosine_topk;
+pub use dropout::dropout;
 pub use embedding::embedding;
 pub use embedding_backward::embedding_backward;
+pub use grad_norm::grad_norm;
+pub use info_nce::info_nce;
 pub use layer_norm::layer_norm;
 pub use layer_norm_backward::layer_norm_backward;
-pub use matmul::matmul;
+pub use matmul::{matmul, matmul_saving};
+pub use matmul_nn::matmul_nn;
+pub use matmul_tn::matmul_tn;
 pub use maxsim::maxsim;
 pub use normalize_rows::normalize_rows;
 pub use pair_dot::pair_dot;
@@ -62,7 +77,7 @@ pub use scatter_rows::scatter_rows;
 pub use segments::TokenSegments;
 pub use similarity_map::similarity_map;
 pub use soft_alignment::soft_alignment;
-pub use texts::{PackedTexts, PairList, Places, TokenIds};
+pub use texts::{Origins, OwnRows, PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 
 /// Kernel texts, for tests and tools.
@@ -130,6 +145,8 @@ pub const ALL: &[&OpSpec] = &[
     &layer_norm::SPEC,
     &matmul::SPEC,
     &attention::SPEC,
+    &attention_backward::SPEC,
+    &dropout::SPEC,
     &pool::SPEC,
     &normalize_rows::SPEC,
     &scatter_rows::SPEC,
@@ -141,6 +158,11 @@ pub const ALL: &[&OpSpec] = &[
     &similarity_map::SPEC,
     &maxsim::SPEC,
     &soft_alignment::SPEC,
+    &matmul_nn::SPEC,
+    &matmul_tn::SPEC,
+    &info_nce::SPEC,
+    &grad_norm::SPEC,
+    &adamw::SPEC,
 ];
 
 /// The accumulator of a reference implementation: `f64` is the truth, `f32` the yardstick.
@@ -162,6 +184,8 @@ pub trait Accum:
     fn sqrt(self) -> Self;
     /// Natural exponential.
     fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
 }
 
 macro_rules! accum {
@@ -178,6 +202,9 @@ macro_rules! accum {
             }
             fn exp(self) -> Self {
                 <$t>::exp(self)
+            }
+            fn ln(self) -> Self {
+                <$t>::ln(self)
             }
         }
     };

@@ -18,6 +18,8 @@ pub struct Rounding {
     pub sqrt: f64,
     /// Error of `exp(x)` is at most `(exp.0 + exp.1 * |x|) * u`, relative.
     pub exp: (f64, f64),
+    /// Error of `ln(x)` for `x >= 1` is at most `ln * max(1, ln x) * u`, absolute.
+    pub ln: f64,
     /// Error of an intermediate value that a matrix unit takes as f16: relative, and absolute for a subnormal one. Zero
     /// where products of intermediate values take f32.
     pub operand: (f64, f64),
@@ -28,10 +30,12 @@ pub struct Rounding {
 impl Rounding {
     /// The rounding rules of a kind of device.
     ///
-    /// * CPU: IEEE 754 to nearest; `exp` of the standard library within 1 ulp.
+    /// * CPU: IEEE 754 to nearest; `exp` within 2 ulp (our own for vectors, see `simd.rs`), `ln` of the standard library within 1.
     /// * CUDA: `.rn` everywhere, but tensor cores do not round each addition to nearest, so `u` is 2^-23;
-    ///   `exp(x) = ex2.approx(x * log2 e)` costs about `(4 + 2 |x|)` u; operands of tensor cores are f16, to nearest.
-    /// * WGSL allows either neighbour (2^-23) and gives division 2.5 ulp, `inverseSqrt` 2 ulp, `exp` 3 + 2 |x| ulp;
+    ///   `exp(x) = ex2.approx(x * log2 e)` costs about `(4 + 2 |x|)` u; `ln(x) = lg2.approx(x) * ln 2` is off by 2^-22, absolute
+    ///   for an `x` below 2 and relative above, and two roundings; operands of tensor cores are f16, to nearest.
+    /// * WGSL allows either neighbour (2^-23) and gives division 2.5 ulp, `inverseSqrt` 2 ulp, `exp` 3 + 2 |x| ulp, `log` 2^-21
+    ///   below 2 and 3 ulp above;
     ///   packing to f16 may round either way; subnormals may be flushed.
     pub fn of(kind: DeviceKind) -> Self {
         let (to_nearest, either) = (2f64.powi(-24), 2f64.powi(-23));
@@ -42,7 +46,8 @@ impl Rounding {
                 u16: 2f64.powi(-11),
                 division: 1.0,
                 sqrt: 1.0,
-                exp: (2.0, 0.0),
+                exp: (4.0, 0.0),
+                ln: 2.0,
                 operand: (0.0, 0.0),
                 tiny: f16_subnormal,
             },
@@ -52,6 +57,7 @@ impl Rounding {
                 division: 1.0,
                 sqrt: 1.0,
                 exp: (4.0, 2.0),
+                ln: 4.0,
                 operand: (2f64.powi(-11), 2f64.powi(-25)),
                 tiny: f16_subnormal,
             },
@@ -61,6 +67,7 @@ impl Rounding {
                 division: 2.5,
                 sqrt: 3.0,
                 exp: (3.0, 2.0),
+                ln: 4.0,
                 operand: (0.0, 0.0),
                 // Smallest normal f16: anything below may become zero.
                 tiny: 2f64.powi(-14),

@@ -106,7 +106,7 @@ pub const SUBJECTS: &[Subject] = &[
     Subject {
         name: "cuda",
         kind: DeviceKind::Cuda,
-        stored: None,
+        stored: Some(include_str!("../../tests/parity/records/cuda.json")),
     },
 ];
 

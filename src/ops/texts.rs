@@ -1,4 +1,4 @@
-//! Lists of numbers on a device that kernels index memory with: packed texts, places of rows, pairs of texts.
+//! Lists of numbers on a device that kernels index memory with: packed texts, places of rows, pairs of texts, owners of rows.
 //!
 //! A kernel cannot report an index that is out of its table, so these types are checked when they are made, and operators
 //! hold their limits to the tables at hand.
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::device::{Buffer, Device, Slice};
 use crate::error::{Error, Result};
+use crate::ops::check_device;
 
 /// Packed texts: `t` tokens of `n` texts one behind the other, text `i` being rows `offsets[i] .. offsets[i + 1]`.
 pub struct PackedTexts {
@@ -73,6 +74,59 @@ impl PackedTexts {
     /// The offsets where kernels see them.
     pub(super) fn on_device(&self) -> Slice<'_, u32> {
         self.on_device.as_slice()
+    }
+}
+
+/// Where the tokens of packed texts come from: of each its position in its text and the text's number in the whole batch,
+/// which stay the same however the batch is packed.
+pub struct Origins {
+    /// Of the texts that it was made for.
+    offsets: Arc<[u32]>,
+    /// `[t, 2]`: position, number.
+    on_device: Buffer<u32>,
+}
+
+impl Origins {
+    /// Of `texts`, whose numbers in the batch are `numbers` `[n]`, on their device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not as many numbers as texts, [`Error::OutOfMemory`] and device failures.
+    pub fn new(texts: &PackedTexts, numbers: &[u32]) -> Result<Self> {
+        if numbers.len() != texts.texts() {
+            return Err(Error::shape(
+                "origins",
+                "numbers",
+                texts.texts(),
+                numbers.len(),
+            ));
+        }
+        let mut places = Vec::with_capacity(2 * texts.tokens());
+        for (span, &number) in texts.offsets.windows(2).zip(numbers) {
+            places.extend((0..span[1] - span[0]).flat_map(|position| [position, number]));
+        }
+        Ok(Origins {
+            offsets: texts.offsets.clone(),
+            on_device: texts.device().upload(&places)?,
+        })
+    }
+
+    /// Position and number of every token, `[t, 2]`, where kernels see them.
+    pub(super) fn on_device(&self) -> Slice<'_, u32> {
+        self.on_device.as_slice()
+    }
+
+    /// The same, if they are those of `texts`.
+    pub(super) fn of(&self, op: &'static str, texts: &PackedTexts) -> Result<Slice<'_, u32>> {
+        if !Arc::ptr_eq(&self.offsets, &texts.offsets) && self.offsets != texts.offsets {
+            return Err(Error::shape(
+                op,
+                "origins",
+                format!("those of these {} texts", texts.texts()),
+                "others",
+            ));
+        }
+        check_device(op, "origins", self.on_device.device(), texts.device())?;
+        Ok(self.on_device())
     }
 }
 
@@ -272,6 +326,73 @@ impl PairList {
                 "pairs",
                 format!("numbers of {queries} queries and {documents} documents"),
                 format!("{} and {}", self.texts[0], self.texts[1]),
+            ));
+        }
+        Ok(self.on_device.as_slice())
+    }
+}
+
+/// Which candidates of a loss only one anchor sees, its own; all others are seen by every anchor.
+pub struct OwnRows {
+    /// `[m]`: the anchor, or [`OwnRows::EVERYBODY`].
+    on_device: Buffer<u32>,
+    /// The largest owner, and one more; 0 of none.
+    anchors: usize,
+    /// The first candidate whose owner has another number than itself.
+    foreign: usize,
+}
+
+impl OwnRows {
+    /// In place of an owner where there is none.
+    pub(super) const EVERYBODY: u32 = u32::MAX;
+
+    /// Places the owners of `m` candidates on `device`; `None` is a candidate for every anchor.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and device failures.
+    pub fn new(device: &Device, owners: &[Option<u32>]) -> Result<Self> {
+        let named: Vec<u32> = owners.iter().flatten().copied().collect();
+        let foreign = (0u32..)
+            .zip(owners)
+            .position(|(row, owner)| owner.is_some_and(|owner| owner != row));
+        let values: Vec<u32> = owners
+            .iter()
+            .map(|owner| owner.unwrap_or(Self::EVERYBODY))
+            .collect();
+        Ok(OwnRows {
+            on_device: device.upload(&values)?,
+            anchors: end(&named),
+            foreign: foreign.unwrap_or(owners.len()),
+        })
+    }
+
+    /// How many candidates there are.
+    pub fn len(&self) -> usize {
+        self.on_device.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.on_device.is_empty()
+    }
+
+    /// The owners where kernels see them, if all are below `anchors` and each anchor sees the candidate of its own number,
+    /// its positive.
+    pub(super) fn among(&self, op: &'static str, anchors: usize) -> Result<Slice<'_, u32>> {
+        if self.anchors > anchors {
+            return Err(Error::shape(
+                op,
+                "own",
+                format!("owners below {anchors}"),
+                self.anchors - 1,
+            ));
+        }
+        if self.foreign < anchors {
+            return Err(Error::shape(
+                op,
+                "own",
+                "positives that their anchors see",
+                format!("another owner of positive {}", self.foreign),
             ));
         }
         Ok(self.on_device.as_slice())

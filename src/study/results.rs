@@ -11,7 +11,6 @@
 //! Two machines that do the same therefore write into folders of one name, whatever hardware they have; what they find
 //! differs by rounding at most. Every file is complete or absent.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -19,8 +18,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::pair_scores::Scorers;
+pub(super) use crate::data::Fingerprint;
 use crate::data::beir::Collection;
-use crate::data::write_atomically;
+use crate::data::{hex, write_atomically};
 use crate::device::Precision;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
@@ -33,29 +33,6 @@ use crate::verifier::Verifier;
 pub fn id(config: &impl Serialize) -> String {
     let text = serde_json::to_string(config).expect("plain data");
     hex(&Sha256::digest(text.as_bytes()))[..12].to_string()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, b| {
-        let _ = write!(text, "{b:02x}");
-        text
-    })
-}
-
-/// SHA-256 over fields that are length-prefixed, so that no two lists of fields look alike.
-#[derive(Default)]
-pub(super) struct Fingerprint(Sha256);
-
-impl Fingerprint {
-    pub(super) fn field(&mut self, text: &str) {
-        self.0.update((text.len() as u64).to_le_bytes());
-        self.0.update(text.as_bytes());
-    }
-
-    /// In hexadecimal.
-    pub(super) fn finish(self) -> String {
-        hex(&self.0.finalize())
-    }
 }
 
 /// SHA-256 over everything of a collection that a number depends on.
@@ -125,7 +102,7 @@ pub struct Architecture {
 impl Setup {
     /// The setup of a job that is about to start.
     pub fn new(encoder: &Encoder, weights_sha256: &str, scorers: &Scorers) -> Self {
-        // The rest are shapes of the weights.
+        // The rest are shapes of the weights, or concern training alone.
         let BertConfig {
             n_layers,
             n_heads,
@@ -135,6 +112,8 @@ impl Setup {
             d_ff: _,
             max_positions: _,
             token_types: _,
+            hidden_dropout: _,
+            attention_dropout: _,
         } = *encoder.config();
         let pooling = encoder.pooling();
         let normalised = if pooling.normalize {

@@ -1,14 +1,17 @@
-//! Cases of `attention`; broken variant: the boundary between the last two texts is ignored.
+//! Cases of `attention`; broken variant: the boundary between the last two texts is ignored; in training, another mask.
 
 use nearmiss::Device;
 use nearmiss::device::Float;
-use nearmiss::ops::PackedTexts;
-use nearmiss::ops::attention::WorkList;
-use nearmiss::ops::attention::{attention, error_bound, reference};
+use nearmiss::ops::attention::{
+    Training, WorkList, attention, attention_saving, error_bound, error_bound_saving, reference,
+    reference_saving,
+};
+use nearmiss::ops::dropout::{Mask, Site};
+use nearmiss::ops::{Origins, PackedTexts};
 
 use super::{
     Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, each, judge, line, on_cuda,
-    rounding, twice, with_type,
+    rounding, sum, twice, with_type,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -42,7 +45,123 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases.extend(cases_by_size());
+    cases.extend(cases_in_training());
     cases
+}
+
+/// Dropout and statistics.
+fn cases_in_training() -> Vec<Case> {
+    let mixed = [64, 65, 32, 20, 0, 130, 2, 191, 16, 63];
+    // Few shapes of heads: each takes a software adapter a while to compile.
+    let table: [(&[usize], usize, usize, f32, f32); 9] = [
+        (&[], 3, 32, 1.0, 0.1),
+        (&[1], 3, 32, 1.0, 0.5),
+        (&[31, 1, 0, 33], 3, 32, 1.0, 0.1),
+        (&mixed, 3, 32, 1.0, 0.0),
+        (&mixed, 3, 32, 1.0, 0.1),
+        (&[97, 33, 40], 3, 64, 5.0, 0.25),
+        (&[257, 3], 3, 64, 1.0, 0.1),
+        (&[45, 3], 2, 96, 1.0, 0.1),
+        (&[33, 20], 1, 544, 1.0, 0.5),
+    ];
+    let case = |(lengths, n_heads, head_dim, size, rate): (&[usize], _, _, _, _)| {
+        let lengths = lengths.to_vec();
+        Case {
+            op: "attention",
+            name: format!(
+                "training,lengths={lengths:?},heads={n_heads}x{head_dim},size={size},rate={rate}"
+            ),
+            on: if head_dim == 96 { on_cuda } else { anywhere },
+            run: Box::new(move |device| {
+                let shape = (n_heads, head_dim);
+                each(
+                    activations(device),
+                    |element| with_type!(element, A => training::<A>(device, &lengths, shape, size, rate)),
+                )
+            }),
+        }
+    };
+    table.map(case).into()
+}
+
+/// Offsets of texts of these lengths.
+pub(super) fn offsets_of(lengths: &[usize]) -> Vec<u32> {
+    let mut offsets = vec![0u32];
+    for l in lengths {
+        offsets.push(offsets.last().expect("never empty") + *l as u32);
+    }
+    offsets
+}
+
+/// Numbers of texts in a larger batch: neither in order nor from 0.
+pub(super) fn numbers_of(lengths: &[usize]) -> Vec<u32> {
+    (0..lengths.len() as u32)
+        .map(|i| 1000 + i * 7 % 11)
+        .collect()
+}
+
+fn training<A: Float>(
+    device: &Device,
+    lengths: &[usize],
+    (n_heads, head_dim): (usize, usize),
+    size: f32,
+    rate: f32,
+) -> Result<Outcome, String> {
+    let (offsets, numbers) = (offsets_of(lengths), numbers_of(lengths));
+    let t = *offsets.last().expect("never empty") as usize;
+    let d = n_heads * head_dim;
+    let mut noise = Noise::new(t * 31 + d);
+    let qkv = noise.normal(t * 3 * d, size);
+    let run = |poison, mask: Mask| {
+        let packing = PackedTexts::new(device, offsets.clone())?;
+        let work = WorkList::new(&packing)?;
+        let origins = Origins::new(&packing, &numbers)?;
+        let mut out = Output::<A>::new(device, t * d, poison)?;
+        let mut statistics = Output::<f32>::new(device, t * n_heads, poison)?;
+        let training = Training {
+            statistics: statistics.target(),
+            mask: Some((mask, &origins)),
+        };
+        attention_saving(
+            &device.upload(&cast::<A>(&qkv))?,
+            &packing,
+            &work,
+            n_heads,
+            head_dim,
+            training,
+            out.target(),
+        )?;
+        Ok((out.read()?, statistics.read()?))
+    };
+    let mask = Mask::new(rate, 7, 3, 1, Site::Probabilities);
+    let other = Mask::new(rate, 7, 4, 1, Site::Probabilities);
+    let (out, statistics) = twice(|poison| run(poison, mask))?;
+    let broken = if rate > 0.0 && t > 1 {
+        Some(run(POISONS[0], other).map_err(line)?.0)
+    } else {
+        None
+    };
+    let dropped = Some((mask, &numbers[..]));
+    let (want, of_rows) = reference_saving::<f64>(&qkv, &offsets, n_heads, head_dim, dropped);
+    let rounding = rounding(device);
+    let bounds =
+        |bytes| error_bound_saving(&qkv, &offsets, n_heads, head_dim, dropped, bytes, &rounding);
+    Ok(sum([
+        judge(
+            &out,
+            broken.as_deref(),
+            &want,
+            |bytes| bounds(bytes).0,
+            &rounding,
+        )?,
+        judge(
+            &statistics,
+            None,
+            &of_rows,
+            |bytes| bounds(bytes).1,
+            &rounding,
+        )?,
+    ]))
 }
 
 /// What the PTX kernel does differently by the size of its input; the widest heads are a matter of all devices.
@@ -91,10 +210,7 @@ fn case<A: Float>(
     head_dim: usize,
     size: f32,
 ) -> Result<Outcome, String> {
-    let mut offsets = vec![0u32];
-    for l in lengths {
-        offsets.push(offsets.last().expect("never empty") + *l as u32);
-    }
+    let offsets = offsets_of(lengths);
     let t = *offsets.last().expect("never empty") as usize;
     let d = n_heads * head_dim;
     let mut noise = Noise::new(t * 31 + d);

@@ -15,14 +15,21 @@ use nearmiss::ops::table::SUBJECTS;
 pub use nearmiss::ops::table::{Record, Records};
 use nearmiss::ops::{ALL, Rounding};
 
+mod adamw;
 mod attention;
+mod attention_backward;
 mod cosine_topk;
+mod dropout;
 mod embedding;
 mod embedding_backward;
+mod grad_norm;
+mod info_nce;
 mod judge;
 mod layer_norm;
 mod layer_norm_backward;
 mod matmul;
+mod matmul_nn;
+mod matmul_tn;
 mod maxsim;
 mod normalize_rows;
 mod outputs;
@@ -139,6 +146,8 @@ fn all() -> Vec<Case> {
     cases.extend(layer_norm::cases());
     cases.extend(matmul::cases());
     cases.extend(attention::cases());
+    cases.extend(attention_backward::cases());
+    cases.extend(dropout::cases());
     cases.extend(pool::cases());
     cases.extend(normalize_rows::cases());
     cases.extend(scatter_rows::cases());
@@ -150,6 +159,11 @@ fn all() -> Vec<Case> {
     cases.extend(similarity_map::cases());
     cases.extend(maxsim::cases());
     cases.extend(soft_alignment::cases());
+    cases.extend(matmul_nn::cases());
+    cases.extend(matmul_tn::cases());
+    cases.extend(info_nce::cases());
+    cases.extend(grad_norm::cases());
+    cases.extend(adamw::cases());
     cases
 }
 

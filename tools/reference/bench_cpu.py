@@ -4,12 +4,15 @@
 encode  sentence-transformers in float32, end to end from text to embedding, texts from files (make_texts.py)
 topk    exact cosine top-k: float32 product with all documents, then
         numpy: argpartition and a sort of the k;  torch: torch.topk
+train   sentence-transformers in float32: steps of training with MultipleNegativesRankingLoss, AdamW and clipping, dropout
+        on, from the texts of a CSV file with columns anchor, positive, negative; and the memory at its highest
 maxsim  one query of 32 tokens against 10,000 documents of 128: torch einsum, max, sum, in float32; all at once, which
         holds the whole map, and 500 documents at a time
 
 Every figure is the median of several repeats after a warm-up. One JSON object per line goes to standard output.
 
     bench_cpu.py --what encode --model MODEL --texts texts-20.txt --texts texts-128.txt --threads 2
+    bench_cpu.py --what train --model MODEL --triplets triplets.csv --threads 2
     bench_cpu.py --what topk --threads 2
     bench_cpu.py --what maxsim --threads 2
 """
@@ -25,12 +28,13 @@ from pathlib import Path
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed of sentence-transformers, NumPy and PyTorch on the CPU.")
-    parser.add_argument("--what", choices=["encode", "topk", "maxsim"], required=True)
+    parser.add_argument("--what", choices=["encode", "train", "topk", "maxsim"], required=True)
     parser.add_argument("--threads", type=int, default=2, help="threads of every library [2]")
     parser.add_argument("--repeats", type=int, default=7, help="timed repeats, of which the median counts [7]")
-    parser.add_argument("--model", type=Path, help="model folder (encode)")
+    parser.add_argument("--model", type=Path, help="model folder (encode, train)")
+    parser.add_argument("--triplets", type=Path, help="CSV file (train)")
     parser.add_argument("--texts", type=Path, action="append", default=[], help="file, a text a line (encode; repeatable)")
-    parser.add_argument("--batch", type=int, default=32, help="texts per batch (encode) [32]")
+    parser.add_argument("--batch", type=int, default=32, help="texts (encode) or triplets (train) per batch [32]")
     parser.add_argument("--documents", type=int, default=100_000, help="corpus size (topk) [100000]")
     parser.add_argument("--width", type=int, default=384, help="embedding width (topk) [384]")
     parser.add_argument("--queries", type=int, default=32, help="queries per call (topk) [32]")
@@ -40,6 +44,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--threads and --repeats must be at least 1")
     if a.what == "encode" and not (a.model and a.texts):
         parser.error("--what encode needs --model and --texts")
+    if a.what == "train" and not (a.model and a.triplets):
+        parser.error("--what train needs --model and --triplets")
     a.k = a.k or [10, 100]
     if max(a.k) > a.documents or min(a.k) < 1:
         parser.error("--k must lie between 1 and --documents")
@@ -96,6 +102,58 @@ def encode(a: argparse.Namespace) -> None:
             tokens_per_s=sum(lengths) / median,
             **spread(seconds),
         )
+
+
+def train(a: argparse.Namespace) -> None:
+    import csv
+    import resource
+
+    import sentence_transformers
+    import torch
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    model = sentence_transformers.SentenceTransformer(str(a.model), device="cpu", model_kwargs={"dtype": torch.float32})
+    model.max_seq_length = 128
+    with a.triplets.open(encoding="utf-8", newline="") as file:
+        rows = [(row["anchor"], row["positive"], row["negative"]) for row in csv.DictReader(file)]
+    batches = [rows[i : i + a.batch] for i in range(0, len(rows) - a.batch + 1, a.batch)]
+    if not batches:
+        raise SystemExit(f"{a.triplets}: holds {len(rows)} triplets, fewer than a batch")
+    loss = MultipleNegativesRankingLoss(model, scale=10.0).train()
+    decayed = [p for p in model.parameters() if p.dim() == 2]
+    others = [p for p in model.parameters() if p.dim() != 2]
+    groups = [{"params": decayed, "weight_decay": 0.001}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-5)
+    tokens = []
+
+    def step(batch: list[tuple[str, str, str]]) -> None:
+        columns = [model.preprocess(list(column)) for column in zip(*batch, strict=True)]
+        tokens.append(sum(int(column["attention_mask"].sum()) for column in columns))
+        loss(columns, torch.zeros(len(batch))).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(batches[0])  # not counted
+    tokens.clear()
+    seconds = []
+    for i in range(a.repeats):
+        start = time.perf_counter()
+        step(batches[i % len(batches)])
+        seconds.append(time.perf_counter() - start)
+    emit(
+        what="train",
+        program=f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}",
+        model=a.model.resolve().name,
+        triplets=a.triplets.name,
+        batch=a.batch,
+        tokens_mean=sum(tokens) / (3 * a.batch * len(tokens)),
+        threads=torch.get_num_threads(),
+        steps_per_s=len(seconds) / sum(seconds),
+        tokens_per_s=sum(tokens) / sum(seconds),
+        peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        **spread(seconds),
+    )
 
 
 def topk(a: argparse.Namespace) -> None:
@@ -199,7 +257,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(a.threads)
-    {"encode": encode, "topk": topk, "maxsim": maxsim}[a.what](a)
+    {"encode": encode, "train": train, "topk": topk, "maxsim": maxsim}[a.what](a)
     return 0
 
 

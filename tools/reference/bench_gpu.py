@@ -280,6 +280,41 @@ def case_matmul(bench: Bench, s: dict) -> Case:
     return Case(function, inputs, lambda out: out[:8], exact)
 
 
+def case_matmul_nn(bench: Bench, s: dict) -> Case:
+    m, n, k = s["m"], s["n"], s["k"]
+    beside = {"gelu": torch.float16, "residual": torch.float32}
+    kind = next((dtype for name, dtype in beside.items() if s[name]), None)
+    inputs = [(noise(bench, m, n, seed=2 + i), unit(bench, n, k, seed=99 + i),
+               None if kind is None else noise(bench, m, k, seed=199 + i, dtype=kind))
+              for i in range(bench.copies(2 * (m * n + n * k + 2 * m * k)))]  # fmt: skip
+
+    def function(a, w, other):
+        c = a @ w
+        if s["gelu"]:
+            return torch.ops.aten.gelu_backward(c, other)
+        return c if other is None else other + c
+
+    a, w, other = (part if part is None else part[:8 if i != 1 else None].double() for i, part in enumerate(inputs[0]))
+    return Case(function, inputs, lambda out: out[:8], function(a, w, other))
+
+
+def case_matmul_tn(bench: Bench, s: dict) -> Case:
+    t, n, k = s["t"], s["n"], s["k"]
+    inputs = [(noise(bench, t, n, seed=2 + i), noise(bench, t, k, seed=99 + i))
+              for i in range(bench.copies(2 * t * (n + k)))]  # fmt: skip
+
+    # The gradients as a linear layer under autocast makes them, in f16, and their sum with what is there in f32.
+    c, sums = torch.zeros(n, k, device=bench.device), torch.zeros(n, device=bench.device)
+
+    def function(a, b):
+        c.add_(a.T @ b)
+        sums.add_(a.sum(0, dtype=torch.float32))
+        return c
+
+    exact = inputs[0][0][:, :8].double().T @ inputs[0][1].double()
+    return Case(function, inputs, lambda out: out[:8], exact)
+
+
 def case_attention(bench: Bench, s: dict) -> Case:
     n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
     inputs = [(noise(bench, n * tokens, 3 * heads * dim, seed=i),)
@@ -291,6 +326,36 @@ def case_attention(bench: Bench, s: dict) -> Case:
         return out.transpose(1, 2).reshape(-1, heads * dim)
 
     return Case(function, inputs, lambda out: out[:tokens], function(inputs[0][0][:tokens].double()))
+
+
+def case_attention_backward(bench: Bench, s: dict) -> Case:
+    """Of the gradient alone, the graph of its forward kept; without dropout, so that it can be compared."""
+    n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
+    gradient = noise(bench, n * tokens, heads * dim, seed=1)
+
+    def forward(qkv):
+        q, k, v = qkv.view(-1, tokens, 3, heads, dim).permute(2, 0, 3, 1, 4)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return out.transpose(1, 2).reshape(-1, heads * dim)
+
+    def function(out, qkv):
+        return torch.autograd.grad(out, qkv, gradient[: len(out)].to(out.dtype), retain_graph=True)[0]
+
+    inputs = []
+    for i in range(bench.copies(16 * n * tokens * heads * dim)):
+        qkv = noise(bench, n * tokens, 3 * heads * dim, seed=2 + i).requires_grad_()
+        inputs.append((forward(qkv), qkv))
+    alone = inputs[0][1].detach()[:tokens].double().requires_grad_()
+    return Case(function, inputs, lambda out: out[:tokens], function(forward(alone), alone))
+
+
+def case_dropout(bench: Bench, s: dict) -> Case:
+    t, width = s["tokens"], s["width"]
+    inputs = [(noise(bench, t, width, seed=i),) for i in range(bench.copies(4 * t * width))]
+    exact = inputs[0][0][:8].double() / 0.9
+    # Which elements are dropped is chance; what is compared are the others.
+    return Case(lambda x: torch.nn.functional.dropout(x, 0.1), inputs,
+                lambda out: torch.where(out[:8] == 0, exact, out[:8].double()), exact)  # fmt: skip
 
 
 def case_pool(bench: Bench, s: dict) -> Case:
@@ -500,7 +565,11 @@ CASES = {
     "embedding": case_embedding,
     "layer_norm": case_layer_norm,
     "matmul": case_matmul,
+    "matmul_nn": case_matmul_nn,
+    "matmul_tn": case_matmul_tn,
     "attention": case_attention,
+    "attention_backward": case_attention_backward,
+    "dropout": case_dropout,
     "pool": case_pool,
     "cosine_topk": case_cosine_topk,
     "similarity_map": case_similarity_map,

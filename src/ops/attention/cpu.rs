@@ -4,14 +4,20 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{PART, scale_of};
+use crate::ops::dropout::Mask;
+use crate::ops::dropout::philox::{LANES, fill};
 use crate::ops::simd;
 
 /// Query rows in a register tile of the CPU path: with [`PART`] columns, 8 accumulators of 16 lanes.
-const ROWS: usize = 4;
+pub(in crate::ops) const ROWS: usize = 4;
 
 /// `tile[r][c] = sum_k lhs[r][k] rhs[k * stride + c]` for [`ROWS`] rows and [`PART`] columns.
 #[inline(always)]
-fn tile_product(lhs: [&[f32]; ROWS], rhs: &[f32], stride: usize) -> [[f32; PART]; ROWS] {
+pub(in crate::ops) fn tile_product(
+    lhs: [&[f32]; ROWS],
+    rhs: &[f32],
+    stride: usize,
+) -> [[f32; PART]; ROWS] {
     let mut tile = [[0f32; PART]; ROWS];
     let k = lhs[0].len();
     for i in 0..k {
@@ -26,51 +32,90 @@ fn tile_product(lhs: [&[f32]; ROWS], rhs: &[f32], stride: usize) -> [[f32; PART]
     tile
 }
 
+/// What training adds.
+pub(super) struct Saving<'a> {
+    /// `[t, n_heads]`.
+    pub statistics: &'a mut [f32],
+    /// And the origins of the tokens.
+    pub mask: Option<(Mask, &'a [u32])>,
+}
+
+/// The same of one text: statistics and, with the mask, the number of the text.
+struct SavingOne<'a> {
+    statistics: &'a mut [f32],
+    mask: Option<(Mask, u32)>,
+}
+
+/// The buffers of a thread.
+#[derive(Default)]
+struct Scratch {
+    /// Keys of a head, then probabilities of a few rows.
+    values: Vec<f32>,
+    /// Random words of a row.
+    words: Vec<u32>,
+}
+
 pub(super) fn attention(
     qkv: &[f32],
     offsets: &[u32],
     n_heads: usize,
     head_dim: usize,
+    saving: Option<Saving<'_>>,
     out: &mut [f32],
 ) {
     let d = n_heads * head_dim;
-    // One piece of the output per text.
+    let (mut statistics, mask) = match saving {
+        Some(saving) => (Some(saving.statistics), saving.mask),
+        None => (None, None),
+    };
+    // One piece of the outputs per text.
     let mut rest = out;
     let mut texts = Vec::with_capacity(offsets.len() - 1);
     for span in offsets.windows(2) {
-        let (piece, tail) = rest.split_at_mut((span[1] - span[0]) as usize * d);
-        texts.push((
-            &qkv[span[0] as usize * 3 * d..span[1] as usize * 3 * d],
-            piece,
-        ));
+        let [first, end] = [span[0], span[1]].map(|row| row as usize);
+        if first == end {
+            continue;
+        }
+        let (piece, tail) = rest.split_at_mut((end - first) * d);
         rest = tail;
+        let saving = statistics.take().map(|all| {
+            let (piece, tail) = all.split_at_mut((end - first) * n_heads);
+            statistics = Some(tail);
+            SavingOne {
+                statistics: piece,
+                mask: mask.map(|(mask, origins)| (mask, origins[2 * first + 1])),
+            }
+        });
+        texts.push((&qkv[first * 3 * d..end * 3 * d], piece, saving));
     }
     texts
         .into_par_iter()
-        .for_each_init(Vec::new, |scratch, (qkv, out)| {
-            one_text(qkv, n_heads, head_dim, out, scratch);
+        .for_each_init(Scratch::default, |scratch, (qkv, out, saving)| {
+            one_text(qkv, n_heads, head_dim, saving, out, scratch);
         });
 }
 
 /// All heads of one text.
 #[multiversion(targets = "simd")]
-fn one_text(qkv: &[f32], n_heads: usize, head_dim: usize, out: &mut [f32], scratch: &mut Vec<f32>) {
+fn one_text(
+    qkv: &[f32],
+    n_heads: usize,
+    head_dim: usize,
+    mut saving: Option<SavingOne<'_>>,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
     let d = n_heads * head_dim;
     let l = out.len() / d;
     let padded = l.next_multiple_of(PART);
     let scale = scale_of(head_dim);
-    scratch.clear();
-    scratch.resize((head_dim + ROWS) * padded, 0.0);
-    let (keys, probs) = scratch.split_at_mut(head_dim * padded);
+    scratch.values.clear();
+    scratch.values.resize((head_dim + ROWS) * padded, 0.0);
+    scratch.words.resize(l.next_multiple_of(4 * LANES), 0);
+    let (keys, probs) = scratch.values.split_at_mut(head_dim * padded);
     for head in 0..n_heads {
         let column = |which: usize| which * d + head * head_dim;
-        // Keys, scaled and transposed to [head_dim, padded]; the padding stays zero.
-        for j in 0..l {
-            let key = &qkv[j * 3 * d + column(1)..][..head_dim];
-            for (c, &k) in key.iter().enumerate() {
-                keys[c * padded + j] = k * scale;
-            }
-        }
+        transpose_head(&qkv[column(1)..], 3 * d, l, scale, keys, padded);
         for i in (0..l).step_by(ROWS) {
             // A last block with fewer rows repeats its last one; the repeats are not stored.
             let row = |r: usize| (i + r).min(l - 1);
@@ -82,26 +127,64 @@ fn one_text(qkv: &[f32], n_heads: usize, head_dim: usize, out: &mut [f32], scrat
                     probs[r * padded + j..][..PART].copy_from_slice(&tile[r]);
                 }
             }
-            let mut totals = [0f32; ROWS];
+            let mut factors = [0f32; ROWS];
             for r in 0..ROWS {
                 let scores = &mut probs[r * padded..][..l];
                 let max = simd::max(scores);
                 for s in scores.iter_mut() {
                     *s = simd::exp_nonpositive(*s - max);
                 }
-                totals[r] = simd::sum(scores, |p| p);
+                let total = simd::sum(scores, |p| p);
+                factors[r] = 1.0 / total;
+                let Some(saving) = &mut saving else {
+                    continue;
+                };
+                saving.statistics[row(r) * n_heads + head] = max + total.ln();
+                if let Some((mask, number)) = saving.mask {
+                    let rest = [row(r) as u32, number, head as u32];
+                    fill(mask.key, rest, &mut scratch.words);
+                    drop_below(mask.threshold(), &scratch.words, scores);
+                    factors[r] *= mask.scale();
+                }
             }
             let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &probs[r * padded..][..l]);
             for c in (0..head_dim).step_by(PART) {
                 let tile = tile_product(weights, &qkv[column(2) + c..], 3 * d);
                 for r in 0..ROWS.min(l - i) {
                     let out = &mut out[(i + r) * d + head * head_dim + c..][..PART];
-                    let inverse = 1.0 / totals[r];
                     for (out, &v) in out.iter_mut().zip(&tile[r]) {
-                        *out = v * inverse;
+                        *out = v * factors[r];
                     }
                 }
             }
         }
+    }
+}
+
+/// `l` rows of a head at a distance of `stride`, scaled and transposed to `[head_dim, padded]`; what pads the columns stays
+/// as it is.
+#[inline(always)]
+pub(in crate::ops) fn transpose_head(
+    rows: &[f32],
+    stride: usize,
+    l: usize,
+    scale: f32,
+    to: &mut [f32],
+    padded: usize,
+) {
+    let head_dim = to.len() / padded;
+    for j in 0..l {
+        let row = &rows[j * stride..][..head_dim];
+        for (c, &x) in row.iter().enumerate() {
+            to[c * padded + j] = x * scale;
+        }
+    }
+}
+
+/// Sets to 0 what a word below `threshold` drops.
+#[inline(always)]
+pub(in crate::ops) fn drop_below(threshold: u32, words: &[u32], values: &mut [f32]) {
+    for (value, &word) in values.iter_mut().zip(words) {
+        *value = if word >= threshold { *value } else { 0.0 };
     }
 }

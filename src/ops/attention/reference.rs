@@ -1,23 +1,40 @@
 //! What attention is, and how far from it a result may be.
 
 use super::{KEYS, scale_of};
+use crate::ops::dropout::Mask;
 use crate::ops::{Accum, Rounding};
+
+/// The mask of the probabilities, and the numbers of the texts in their batch.
+pub type Dropped<'a> = Option<(Mask, &'a [u32])>;
 
 /// The definition, in loops; result `[t, d]`.
 pub fn reference<A: Accum>(
-    qkv: &[f32],
+    qkv: &[impl Copy + Into<f64>],
     offsets: &[u32],
     n_heads: usize,
     head_dim: usize,
 ) -> Vec<A> {
+    reference_saving(qkv, offsets, n_heads, head_dim, None).0
+}
+
+/// The definition with what training adds: probabilities are dropped after the softmax, so the denominators are those of
+/// all. Results `[t, d]` and the log-sum-exp of every row's scores, `[t, n_heads]`.
+pub fn reference_saving<A: Accum>(
+    qkv: &[impl Copy + Into<f64>],
+    offsets: &[u32],
+    n_heads: usize,
+    head_dim: usize,
+    dropped: Dropped<'_>,
+) -> (Vec<A>, Vec<A>) {
     let d = n_heads * head_dim;
     let at = |row: usize, which: usize, head: usize, c: usize| -> A {
         A::of(qkv[row * 3 * d + which * d + head * head_dim + c].into())
     };
     let scale = A::of(scale_of(head_dim).into());
     let mut out = vec![A::of(0.0); qkv.len() / 3];
-    for text in offsets.windows(2) {
-        let rows = text[0] as usize..text[1] as usize;
+    let mut statistics = vec![A::of(0.0); out.len() / head_dim.max(1)];
+    for (text, span) in offsets.windows(2).enumerate() {
+        let rows = span[0] as usize..span[1] as usize;
         for head in 0..n_heads {
             for i in rows.clone() {
                 let scores: Vec<A> = rows
@@ -33,10 +50,18 @@ pub fn reference<A: Accum>(
                 let max = scores
                     .iter()
                     .fold(scores[0], |m, &s| if s > m { s } else { m });
-                let probs: Vec<A> = scores.iter().map(|&s| (s - max).exp()).collect();
+                let mut probs: Vec<A> = scores.iter().map(|&s| (s - max).exp()).collect();
                 let mut total = A::of(0.0);
                 for &p in &probs {
                     total += p;
+                }
+                statistics[i * n_heads + head] = max + A::of(total.to_f64().ln());
+                if let Some((mask, numbers)) = dropped {
+                    let kept = A::of(1.0) / (A::of(1.0) - A::of(mask.rate.into()));
+                    for (j, p) in probs.iter_mut().enumerate() {
+                        let stays = mask.keeps(j, i - rows.start, numbers[text], head);
+                        *p = if stays { *p * kept } else { A::of(0.0) };
+                    }
                 }
                 for c in 0..head_dim {
                     let mut sum = A::of(0.0);
@@ -48,7 +73,7 @@ pub fn reference<A: Accum>(
             }
         }
     }
-    out
+    (out, statistics)
 }
 
 /// Error of each output, stored with `bytes` bytes. With `S_j = scale sum |q k_j|`, `R` the largest distance of a
@@ -72,6 +97,26 @@ pub fn error_bound(
     bytes: usize,
     rounding: &Rounding,
 ) -> Vec<f64> {
+    error_bound_saving(qkv, offsets, n_heads, head_dim, None, bytes, rounding).0
+}
+
+/// The same with what training adds; errors of the outputs and of the statistics.
+///
+/// * a dropped probability is exactly 0 and its value has no part in an output; for the others `1 / (1 - rate)` is rounded
+///   twice to nearest by the host, and multiplied in: `2 * 2^-24 + 2 u` relative
+/// * log-sum-exp `L = max + ln(sum)`: the rounding of either is a relative error of the sum, however far the maximum lags
+///   behind, so `e = max_j e_j + eps + g(l + T)`, the logarithm's own error `ln.0 u |ln sum| + ln.1`, and where exponents
+///   are to base 2 the maximum and the sum come back by products: `4 u (|max| + |ln sum|) + u |L|`. A maximum that lags
+///   behind does so by at most 8 octaves: `|ln sum| <= ln l + 6`.
+pub fn error_bound_saving(
+    qkv: &[f32],
+    offsets: &[u32],
+    n_heads: usize,
+    head_dim: usize,
+    dropped: Dropped<'_>,
+    bytes: usize,
+    rounding: &Rounding,
+) -> (Vec<f64>, Vec<f64>) {
     let d = n_heads * head_dim;
     let u = rounding.u;
     let at = |row: usize, which: usize, head: usize, c: usize| {
@@ -79,8 +124,11 @@ pub fn error_bound(
     };
     let scale = f64::from(scale_of(head_dim));
     let mut bounds = vec![0.0; qkv.len() / 3];
-    for text in offsets.windows(2) {
-        let rows = text[0] as usize..text[1] as usize;
+    let mut of_statistics = vec![0.0; bounds.len() / head_dim.max(1)];
+    let kept = dropped.map_or(1.0, |(mask, _)| 1.0 / (1.0 - f64::from(mask.rate)));
+    let e_kept = dropped.map_or(0.0, |_| 2.0 * 2f64.powi(-24) + 2.0 * u);
+    for (text, span) in offsets.windows(2).enumerate() {
+        let rows = span[0] as usize..span[1] as usize;
         let l = rows.len();
         let steps = l.div_ceil(KEYS);
         for head in 0..n_heads {
@@ -108,16 +156,31 @@ pub fn error_bound(
                 let relative = 2.0 * eps
                     + rounding.operand.0
                     + 2.0 * rounding.g(l + steps)
-                    + rounding.division * u;
+                    + rounding.division * u
+                    + e_kept;
                 let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                of_statistics[i * n_heads + head] = {
+                    let log = (l as f64).ln() + 6.0;
+                    let e = e_score + eps + rounding.g(l + steps);
+                    let e = e / (1.0 - e).max(0.5) + rounding.ln * log.max(1.0) * u;
+                    let value = max + total.ln();
+                    let e = e + 4.0 * u * (max.abs() + log) + u * value.abs();
+                    rounding.store(value, e, 4)
+                };
+                let stays = |j: usize| {
+                    dropped.is_none_or(|(mask, numbers)| {
+                        mask.keeps(j, i - rows.start, numbers[text], head)
+                    })
+                };
+                let stays: Vec<bool> = (0..l).map(stays).collect();
                 for c in 0..head_dim {
                     let (mut value, mut magnitude, mut narrowed) = (0.0, 0.0, 0.0);
-                    for (j, s) in rows.clone().zip(&scores) {
-                        let v = at(j, 2, head, c);
-                        let term = (s - max).exp() / total * v;
+                    for (j, s) in scores.iter().enumerate().filter(|&(j, _)| stays[j]) {
+                        let v = at(rows.start + j, 2, head, c);
+                        let term = kept * (s - max).exp() / total * v;
                         value += term;
                         magnitude += term.abs();
-                        narrowed += v.abs() / total;
+                        narrowed += kept * v.abs() / total;
                     }
                     let e = relative / (1.0 - relative).max(0.5) * magnitude
                         + 2.0 * rounding.operand.1 * narrowed;
@@ -126,5 +189,5 @@ pub fn error_bound(
             }
         }
     }
-    bounds
+    (bounds, of_statistics)
 }

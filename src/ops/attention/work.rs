@@ -15,7 +15,7 @@ pub(super) const PTX_ROWS: [usize; 3] = [128, 64, 32];
 
 /// How many entries the work list has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Blocks {
+pub(in crate::ops) enum Blocks {
     /// For the shader (and for the CPU, which needs none): (text, first row) of blocks of [`WGSL_ROWS`] rows.
     Wgsl(usize),
     /// For the PTX kernel, by class: (first row of the text, its rows, first row of the block within the text, 0) of
@@ -75,24 +75,29 @@ impl WorkList {
     }
 
     /// Holds the list to the texts and the device of a call.
-    pub(super) fn check(&self, texts: &PackedTexts, device: &Device) -> Result<()> {
+    pub(in crate::ops) fn check(
+        &self,
+        op: &'static str,
+        texts: &PackedTexts,
+        device: &Device,
+    ) -> Result<()> {
         let offsets = texts.shared_offsets();
         if !Arc::ptr_eq(&self.offsets, offsets) && self.offsets != *offsets {
             return Err(Error::shape(
-                "attention",
+                op,
                 "work list",
                 format!("that of these {} texts", texts.texts()),
                 "another one",
             ));
         }
-        check_device("attention", "work list", self.list.device(), device)
+        check_device(op, "work list", self.list.device(), device)
     }
 
-    pub(super) fn blocks(&self) -> Blocks {
+    pub(in crate::ops) fn blocks(&self) -> Blocks {
         self.blocks
     }
 
-    pub(super) fn on_device(&self) -> Slice<'_, u32> {
+    pub(in crate::ops) fn on_device(&self) -> Slice<'_, u32> {
         self.list.as_slice()
     }
 }

@@ -9,39 +9,70 @@ use super::{Dims, Epilogue};
 /// Rows of one CPU panel: at least this many, so that packing `w` (once per panel) stays a few per cent of the work.
 const PANEL: usize = 256;
 
-pub(super) fn matmul(a: &[f32], w: &[f32], epilogue: &Epilogue<'_>, c: &mut [f32], dims: Dims) {
+/// Rows of a panel of `m`, and how many threads share one: all where there is no other.
+pub(in crate::ops) fn panels(m: usize) -> (usize, Parallelism) {
+    let threads = rayon::current_num_threads();
+    let rows = m.div_ceil(threads).max(PANEL).min(m);
+    let parallelism = if rows == m {
+        Parallelism::Rayon(0)
+    } else {
+        Parallelism::None
+    };
+    (rows, parallelism)
+}
+
+/// `before_gelu`, if wanted, is as long as `c`.
+pub(super) fn matmul(
+    a: &[f32],
+    w: &[f32],
+    epilogue: &Epilogue<'_>,
+    before_gelu: Option<&mut [f32]>,
+    c: &mut [f32],
+    dims: Dims,
+) {
     let Dims { m, n, k } = dims;
     if m == 0 {
         return;
     }
     let bias = epilogue.bias.map(|b| b.host());
     let residual = epilogue.residual.map(|b| b.host());
-    let threads = rayon::current_num_threads();
-    let panel = m.div_ceil(threads).max(PANEL).min(m);
-    c.par_chunks_mut(panel * n).enumerate().for_each(|(i, c)| {
-        let first_row = i * panel;
-        let rows = c.len() / n;
-        let parallelism = if rows == m {
-            Parallelism::Rayon(0)
-        } else {
-            Parallelism::None
-        };
-        product(&a[first_row * k..], w, c, rows, n, k, parallelism);
-        if bias.is_some() || epilogue.gelu || residual.is_some() {
-            let residual = residual.map(|r| &r[first_row * n..][..rows * n]);
-            finish(c, bias, epilogue.gelu, residual, n);
-        }
-    });
+    let (panel, parallelism) = panels(m);
+    let mut saved = before_gelu.map(|saved| saved.chunks_mut(panel * n));
+    let jobs: Vec<_> = c
+        .chunks_mut(panel * n)
+        .map(|c| (c, saved.as_mut().and_then(Iterator::next)))
+        .collect();
+    jobs.into_par_iter()
+        .enumerate()
+        .for_each(|(i, (c, saved))| {
+            let first_row = i * panel;
+            let rows = c.len() / n;
+            product(&a[first_row * k..], w, c, rows, n, k, parallelism);
+            if bias.is_some() || epilogue.gelu || residual.is_some() {
+                let residual = residual.map(|r| &r[first_row * n..][..rows * n]);
+                finish(c, bias, epilogue.gelu, saved, residual, n);
+            }
+        });
 }
 
-/// The epilogue on a panel of rows of width `n`; `residual` is as long as `c`.
+/// The epilogue on a panel of rows of width `n`; `saved` and `residual` are as long as `c`.
 #[multiversion(targets = "simd")]
-fn finish(c: &mut [f32], bias: Option<&[f32]>, use_gelu: bool, residual: Option<&[f32]>, n: usize) {
-    for row in c.chunks_exact_mut(n) {
+fn finish(
+    c: &mut [f32],
+    bias: Option<&[f32]>,
+    use_gelu: bool,
+    mut saved: Option<&mut [f32]>,
+    residual: Option<&[f32]>,
+    n: usize,
+) {
+    for (r, row) in c.chunks_exact_mut(n).enumerate() {
         if let Some(bias) = bias {
             for (v, &b) in row.iter_mut().zip(bias) {
                 *v += b;
             }
+        }
+        if let Some(saved) = &mut saved {
+            saved[r * n..][..n].copy_from_slice(row);
         }
         if use_gelu {
             row.iter_mut().for_each(|v| *v = gelu(*v));
@@ -51,6 +82,77 @@ fn finish(c: &mut [f32], bias: Option<&[f32]>, use_gelu: bool, residual: Option<
         for (v, &r) in c.iter_mut().zip(residual) {
             *v += r;
         }
+    }
+}
+
+/// A matrix in memory: element `(i, j)` is `values[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Matrix<'a> {
+    values: &'a [f32],
+    row: usize,
+    column: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of `width` elements.
+    pub fn rows(values: &'a [f32], width: usize) -> Self {
+        Matrix {
+            values,
+            row: width,
+            column: 1,
+        }
+    }
+
+    /// The transpose of rows of `width` elements.
+    pub fn columns(values: &'a [f32], width: usize) -> Self {
+        Matrix {
+            values,
+            row: 1,
+            column: width,
+        }
+    }
+
+    /// Whether all of `rows` x `columns` elements are there.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        let last = |count: usize, stride| count.saturating_sub(1) * stride;
+        rows * columns == 0 || last(rows, self.row) + last(columns, self.column) < self.values.len()
+    }
+}
+
+/// `c = a b`, or `c += a b` where it `adds`; `a` `[m, k]`, `b` `[k, n]`, `c` `[m, n]` row-major.
+pub(in crate::ops) fn multiply(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: &mut [f32],
+    adds: bool,
+    [m, n, k]: [usize; 3],
+    parallelism: Parallelism,
+) {
+    assert!(a.holds(m, k) && b.holds(k, n) && c.len() >= m * n);
+    // SAFETY: the operands hold all of m k and k n elements at their strides, and `c` m n (asserted above); `c` is
+    // borrowed mutably and overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            adds,
+            a.values.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.values.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
     }
 }
 
@@ -64,32 +166,8 @@ pub(in crate::ops) fn product(
     k: usize,
     parallelism: Parallelism,
 ) {
-    assert!(a.len() >= m * k && w.len() >= n * k && c.len() >= m * n);
-    // SAFETY: the three slices hold at least m k, n k and m n elements (asserted above), which is what the strides
-    // reach; `c` is borrowed mutably and overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            a.as_ptr(),
-            1,
-            k as isize,
-            w.as_ptr(),
-            k as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
+    let (a, w) = (Matrix::rows(a, k), Matrix::columns(w, k));
+    multiply(a, w, c, false, [m, n, k], parallelism);
 }
 
 /// `erf(x)` for f32, from a rational fit of our own: `x P(x^2) / Q(x^2)` on `|x| <= 3.92`, where the fit is within

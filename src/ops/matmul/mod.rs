@@ -13,12 +13,14 @@ mod cpu;
 mod gpu;
 mod reference;
 
-pub(super) use cpu::product;
+pub(super) use cpu::{Matrix, erf, multiply, panels, product};
+pub(super) use gpu::{PtxTile, plan, with_element_types};
+pub(super) use reference::{erf_bound, erf_exact};
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 
 use super::OpSpec;
-use crate::device::{Cost, ElementType, Float, Gpu, Slice, SliceMut, Target};
+use crate::device::{Cost, Device, ElementType, Float, Gpu, Slice, SliceMut, Target};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
@@ -78,7 +80,53 @@ pub fn matmul<'a, A: Float, C: Float>(
     m: usize,
     n: usize,
 ) -> Result<()> {
-    let (a, w, mut c) = (a.into(), w.into(), c.into());
+    run(a.into(), w.into(), epilogue, None, c.into(), m, n)
+}
+
+/// As [`matmul()`] with GELU, and leaves what GELU takes, `a w^T + bias`, in `before_gelu` `[m, n]`: its backward
+/// ([`mod@super::matmul_nn`]) wants it.
+///
+/// # Errors
+/// Those of [`matmul()`], and [`Error::Invalid`] without GELU.
+///
+/// ```
+/// use nearmiss::{Device, ops::matmul::{Epilogue, matmul_saving}};
+/// let cpu = Device::cpu();
+/// let a = cpu.upload(&[1.0f32; 8])?; // 1 x 8
+/// let w = cpu.upload(&[-1.0f32; 64])?; // 8 x 8
+/// let (mut before, mut c) = (cpu.alloc::<f32>(8)?, cpu.alloc::<f32>(8)?);
+/// matmul_saving(&a, &w, &Epilogue { gelu: true, ..Default::default() }, &mut before, &mut c, 1, 8)?;
+/// assert_eq!(before.read()?, [-8.0; 8]);
+/// assert!(c.read()?.iter().all(|v| v.abs() < 1e-5));
+/// # Ok::<(), nearmiss::Error>(())
+/// ```
+pub fn matmul_saving<'a, A: Float, C: Float>(
+    a: impl Into<Slice<'a, A>>,
+    w: impl Into<Slice<'a, A>>,
+    epilogue: &Epilogue<'a>,
+    before_gelu: impl Into<SliceMut<'a, A>>,
+    c: impl Into<SliceMut<'a, C>>,
+    m: usize,
+    n: usize,
+) -> Result<()> {
+    if !epilogue.gelu {
+        return Err(Error::Invalid(
+            "matmul_saving: without GELU there is nothing before it".into(),
+        ));
+    }
+    let before_gelu = Some(before_gelu.into());
+    run(a.into(), w.into(), epilogue, before_gelu, c.into(), m, n)
+}
+
+fn run<'a, A: Float, C: Float>(
+    a: Slice<'a, A>,
+    w: Slice<'a, A>,
+    epilogue: &Epilogue<'a>,
+    mut before_gelu: Option<SliceMut<'a, A>>,
+    mut c: SliceMut<'a, C>,
+    m: usize,
+    n: usize,
+) -> Result<()> {
     let device = c.device();
     let check = SPEC.checks(device);
     check.width("n", n)?;
@@ -87,43 +135,82 @@ pub fn matmul<'a, A: Float, C: Float>(
     }
     let k = w.len() / n;
     check.width("k", k)?;
-    check.holds("a", &a, m * k)?;
     check.holds("w", &w, n * k)?;
+    check.holds("a", &a, m * k)?;
     check.holds("c", &c, m * n)?;
     check.optional("bias", &epilogue.bias, n)?;
     check.optional("residual", &epilogue.residual, m * n)?;
+    check.optional("before_gelu", &before_gelu, m * n)?;
     let dims = Dims { m, n, k };
-    device.run(
-        SPEC.name,
-        cost::<A, C>(dims, epilogue),
-        |target| match target {
-            Target::Cpu => {
-                let (Some(a), Some(w)) = (a.host_as::<f32>(), w.host_as::<f32>()) else {
-                    return Err(SPEC.unsupported(device, "the CPU multiplies f32 operands"));
-                };
-                let Some(c) = c.host_as::<f32>() else {
-                    return Err(SPEC.unsupported(device, "the CPU writes f32 products"));
-                };
-                cpu::matmul(a, w, epilogue, c, dims);
-                Ok(())
-            }
-            Target::Gpu(Gpu::Cuda(_)) if A::TYPE != ElementType::F16 => {
-                Err(SPEC.unsupported(device, "tensor cores multiply f16 operands"))
-            }
-            Target::Gpu(gpu) => gpu::matmul(gpu, a, w, epilogue, c, dims),
-        },
-    )
+    let cost = cost::<A, C>(dims, epilogue, before_gelu.is_some());
+    device.run(SPEC.name, cost, |target| match target {
+        Target::Cpu => {
+            let (a, w) = host_operands(&SPEC, a, w)?;
+            let Some(c) = c.host_as::<f32>() else {
+                return Err(SPEC.unsupported(device, "the CPU writes f32 products"));
+            };
+            let before_gelu = before_gelu
+                .as_mut()
+                .and_then(|saved| saved.host_as::<f32>());
+            cpu::matmul(a, w, epilogue, before_gelu, c, dims);
+            Ok(())
+        }
+        Target::Gpu(gpu) => {
+            takes_operands::<A>(&SPEC, gpu, device)?;
+            gpu::matmul(gpu, a, w, epilogue, before_gelu, c, dims)
+        }
+    })
 }
 
-fn cost<A: Float, C: Float>(dims: Dims, epilogue: &Epilogue<'_>) -> Cost {
+/// Both operands on the CPU, which multiplies f32.
+pub(super) fn host_operands<'a, A: Float>(
+    spec: &OpSpec,
+    a: Slice<'a, A>,
+    b: Slice<'a, A>,
+) -> Result<(&'a [f32], &'a [f32])> {
+    match (a.host_as(), b.host_as()) {
+        (Some(a), Some(b)) => Ok((a, b)),
+        _ => Err(spec.unsupported(a.device(), "the CPU multiplies f32 operands")),
+    }
+}
+
+/// That a GPU multiplies operands of this type.
+pub(super) fn takes_operands<A: Float>(spec: &OpSpec, gpu: Gpu<'_>, device: &Device) -> Result<()> {
+    match gpu {
+        Gpu::Cuda(_) if A::TYPE != ElementType::F16 => {
+            Err(spec.unsupported(device, "tensor cores multiply f16 operands"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn cost<A: Float, C: Float>(dims: Dims, epilogue: &Epilogue<'_>, saving: bool) -> Cost {
     let Dims { m, n, k } = dims;
-    let residual = if epilogue.residual.is_some() {
-        4 * m * n
-    } else {
-        0
-    };
+    let residual = if epilogue.residual.is_some() { 4 } else { 0 };
+    let saved = if saving { size_of::<A>() } else { 0 };
     Cost {
         flop: 2 * (m * n * k) as u64,
-        bytes: ((m * k + n * k) * size_of::<A>() + m * n * size_of::<C>() + residual) as u64,
+        bytes: ((m * k + n * k) * size_of::<A>() + m * n * (size_of::<C>() + residual + saved))
+            as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saving_wants_gelu() {
+        let cpu = Device::cpu();
+        let (a, w) = (
+            cpu.upload(&[1f32; 8]).unwrap(),
+            cpu.upload(&[1f32; 64]).unwrap(),
+        );
+        let (mut before, mut c) = (cpu.alloc::<f32>(8).unwrap(), cpu.alloc::<f32>(8).unwrap());
+        let error = matmul_saving(&a, &w, &Epilogue::default(), &mut before, &mut c, 1, 8);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "matmul_saving: without GELU there is nothing before it"
+        );
     }
 }

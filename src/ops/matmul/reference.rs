@@ -7,7 +7,7 @@ use crate::ops::{Accum, Rounding};
 pub(super) const ERF_FIT: f64 = 1.5e-7;
 
 /// `erf` in f64 for the reference: Taylor series for `|x| < 3`, continued fraction of `erfc` beyond; both to 1e-15.
-pub(super) fn erf_exact(x: f64) -> f64 {
+pub(in crate::ops) fn erf_exact(x: f64) -> f64 {
     let a = x.abs();
     if a < 3.0 {
         // erf x = 2/sqrt(pi) e^(-x^2) sum_k 2^k x^(2k+1) / (2k+1)!!, all terms of one sign.
@@ -28,13 +28,21 @@ pub(super) fn erf_exact(x: f64) -> f64 {
     (1.0 - erfc).copysign(x)
 }
 
-/// The definition, in loops; operands row-major, result `[m, n]`. `gelu` is evaluated in f64 and rounded to `A`.
-pub fn reference<A: Accum>(
-    a: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
+/// Error of the devices' `erf(x / sqrt 2)`: the fit plus `g(34 + division)`: clamp none, square 1 (felt tenfold by a
+/// polynomial of degree 5 in it), two Horner chains of 10 roundings each, a product, a division, and the argument's two
+/// roundings (felt at most once: `x erf'(x)` is below `erf`).
+pub(in crate::ops) fn erf_bound(rounding: &Rounding) -> f64 {
+    ERF_FIT + rounding.g(34 + rounding.division.ceil() as usize)
+}
+
+/// The definition, in loops; operands row-major, result `[m, n]`. `gelu` is evaluated in f64 and rounded to `A`. The value
+/// before GELU is the result without GELU and residual.
+pub fn reference<A: Accum, T: Copy + Into<f64>>(
+    a: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
     use_gelu: bool,
-    residual: Option<&[f32]>,
+    residual: Option<&[T]>,
     n: usize,
 ) -> Vec<A> {
     let k = w.len() / n;
@@ -64,10 +72,8 @@ pub fn reference<A: Accum>(
 /// Error of each output element, stored with `bytes` bytes:
 ///
 /// * product: `g(k) sum |a w|` for any order of summation, bias: one rounding of the sum
-/// * `gelu(x) = x/2 (1 + erf(x / sqrt 2))`: its slope is below 1.13, so an error `e` in `x` becomes `1.13 e`; `erf`
-///   costs the fit plus `g(34 + division)`: clamp none, square 1 (felt tenfold by a polynomial of degree 5 in it),
-///   two Horner chains of 10 roundings each, a product, a division, and the argument's two roundings (felt at most
-///   once: `x erf'(x)` is below `erf`); then 3 roundings of the product with `x/2`
+/// * `gelu(x) = x/2 (1 + erf(x / sqrt 2))`: its slope is below 1.13, so an error `e` in `x` becomes `1.13 e`, and
+///   [`erf_bound`] comes with `x/2`; then 3 roundings of the product with `x/2`
 /// * residual: one rounding
 pub fn error_bound(
     a: &[f32],
@@ -81,7 +87,7 @@ pub fn error_bound(
 ) -> Vec<f64> {
     let k = w.len() / n;
     let u = rounding.u;
-    let e_erf = ERF_FIT + rounding.g(34 + rounding.division.ceil() as usize);
+    let e_erf = erf_bound(rounding);
     let mut bounds = Vec::with_capacity(a.len() / k * n);
     for (i, a) in a.chunks_exact(k).enumerate() {
         for (j, w) in w.chunks_exact(k).enumerate() {

@@ -1,0 +1,248 @@
+//! What a training asks of an encoder: passes that are kept for a backward, the backward to all weights, and these
+//! themselves to be changed and saved.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use half::f16;
+
+use super::forward::{self, Dropout, Masks, Saved};
+use super::graphs::Inputs;
+use super::{Encoder, Working, backward};
+use crate::device::{Buffer, Slice};
+use crate::error::{Error, Result};
+use crate::model::weights::{Gradients, Table, Weights};
+use crate::model::{Checkpoint, ModelFolder};
+use crate::ops::{TokenSegments, pool, pool_backward};
+use crate::text::Batch;
+
+/// A forward pass over a batch, with all that its backward reads.
+pub struct TrainingPass {
+    /// The last layer's output, `[t, d]`.
+    pub hidden: Buffer<f32>,
+    /// What was computed on the way.
+    pub saved: Saved,
+    inputs: Inputs,
+    masks: Option<Masks>,
+    segments: TokenSegments,
+}
+
+/// The weights as an optimizer changes them.
+pub(crate) struct Trainable<'a> {
+    /// In f32.
+    pub master: &'a mut Weights<f32>,
+    /// The copy that products read, where a device multiplies f16.
+    pub working: Option<&'a mut Weights<f16>>,
+}
+
+/// Embeddings are compared by their angle, whatever length the model publishes them with.
+const UNIT_LENGTH: bool = true;
+
+impl Encoder {
+    /// A zero for each of its weights.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn gradients(&self) -> Result<Gradients> {
+        Weights::zeros(Arc::clone(self.table()), &self.device)
+    }
+
+    /// A forward pass with everything kept that [`Encoder::backward`] reads. Of each text its number in the step decides
+    /// what `dropout` drops ([`Batch::texts`]), not the batch that it is in.
+    ///
+    /// # Errors
+    /// As [`Encoder::hidden_states`].
+    pub fn training_pass(&self, batch: &Batch, dropout: Option<Dropout>) -> Result<TrainingPass> {
+        let (inputs, masks) = self.training_inputs(batch, dropout)?;
+        let masked = masks.as_ref();
+        let (hidden, saved) = match &self.weights {
+            Working::F32(weights) => {
+                let (hidden, saved) =
+                    forward::forward_saving(weights, &self.config, &inputs, masked)?;
+                (hidden, Saved::F32(saved))
+            }
+            Working::Mixed(weights) => {
+                let (hidden, saved) =
+                    forward::forward_saving(weights, &self.config, &inputs, masked)?;
+                (hidden, Saved::Mixed(saved))
+            }
+        };
+        Ok(TrainingPass {
+            segments: TokenSegments::new(&self.device, &batch.ids, &batch.positions)?,
+            hidden,
+            saved,
+            inputs,
+            masks,
+        })
+    }
+
+    /// The embeddings of a batch as [`Encoder::training_pass`] has them, `[n, d]` with unit length; nothing is kept.
+    ///
+    /// # Errors
+    /// As [`Encoder::hidden_states`].
+    pub fn training_embeddings(
+        &self,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+    ) -> Result<Buffer<f32>> {
+        let (inputs, masks) = self.training_inputs(batch, dropout)?;
+        let hidden = self.forward(&inputs, masks.as_ref(), None)?;
+        self.unit_embeddings(&hidden, &inputs)
+    }
+
+    /// The embeddings of a pass, `[n, d]` with unit length.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn embeddings_of(&self, pass: &TrainingPass) -> Result<Buffer<f32>> {
+        self.unit_embeddings(&pass.hidden, &pass.inputs)
+    }
+
+    /// Adds the gradient in every weight to `gradients`, given the one in the embeddings of a pass, `[n, d]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for a gradient of another size, or what the device reports.
+    pub fn backward(
+        &self,
+        pass: TrainingPass,
+        d_embeddings: Slice<'_, f32>,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        if !Arc::ptr_eq(gradients.table(), self.table()) {
+            return Err(Error::shape(
+                "backward",
+                "gradients",
+                "those of this encoder",
+                "another's",
+            ));
+        }
+        let TrainingPass {
+            hidden,
+            saved,
+            inputs,
+            masks,
+            segments,
+        } = pass;
+        let mut d_hidden = self.device.alloc(hidden.len())?;
+        pool_backward(
+            hidden.as_slice(),
+            &inputs.texts,
+            self.pooling.pooling,
+            UNIT_LENGTH,
+            d_embeddings,
+            d_hidden.as_slice_mut(),
+        )?;
+        drop(hidden);
+        let (config, masks) = (&self.config, masks.as_ref());
+        match (&self.weights, saved) {
+            (Working::F32(weights), Saved::F32(saved)) => backward::backward(
+                weights, config, &inputs, masks, &segments, saved, d_hidden, gradients,
+            ),
+            (Working::Mixed(weights), Saved::Mixed(saved)) => backward::backward(
+                weights, config, &inputs, masks, &segments, saved, d_hidden, gradients,
+            ),
+            _ => Err(Error::shape(
+                "backward",
+                "pass",
+                "one of this encoder",
+                "another's",
+            )),
+        }
+    }
+
+    /// The weights to be changed. On a device that multiplies f16 they are held twice from now on.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`], if they have to be read once more.
+    pub(crate) fn trainable(&mut self) -> Result<Trainable<'_>> {
+        match &mut self.weights {
+            Working::F32(weights) => Ok(Trainable {
+                master: weights,
+                working: None,
+            }),
+            Working::Mixed(weights) => {
+                if self.master.is_none() {
+                    let checkpoint = Checkpoint::open(&self.folder)?;
+                    let table = Arc::clone(weights.table());
+                    self.master = Some(Weights::load(table, &checkpoint, &self.device)?);
+                }
+                Ok(Trainable {
+                    master: self.master.as_mut().expect("it is there now"),
+                    working: Some(weights),
+                })
+            }
+        }
+    }
+
+    /// Takes the weights of the model folder `folder`, which has the sizes of this encoder.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub(crate) fn read_weights(&mut self, folder: &Path) -> Result<()> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let table = Arc::clone(self.table());
+        // They hold the addresses of the weights.
+        self.graphs.clear();
+        self.weights = match &self.weights {
+            Working::F32(_) => Working::F32(Weights::load(table, &checkpoint, &self.device)?),
+            Working::Mixed(_) => Working::Mixed(Weights::load(table, &checkpoint, &self.device)?),
+        };
+        self.master = None;
+        self.folder = folder.to_path_buf();
+        Ok(())
+    }
+
+    /// Writes the model folder `to`, which must not exist: the settings of the folder that this encoder was read from,
+    /// and its weights as they are now, in the types that they have there. `max_length` becomes the length limit.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::write`] and [`ModelFolder::set_max_length`]; [`Error::Input`] if the folder that it was read from
+    /// is not the same any more.
+    pub fn save(&self, to: &Path, max_length: Option<usize>) -> Result<()> {
+        let checkpoint = Checkpoint::open(&self.folder)?;
+        let mut folder = ModelFolder::read(&self.folder)?;
+        if let Some(max_length) = max_length {
+            folder.set_max_length(max_length)?;
+        }
+        let notes = checkpoint.notes();
+        match (&self.weights, &self.master) {
+            (Working::F32(weights), _) | (_, Some(weights)) => {
+                folder.write(to, weights.tensors(&checkpoint)?, notes)
+            }
+            (Working::Mixed(_), None) => folder.write(to, checkpoint.tensors(), notes),
+        }
+    }
+
+    fn table(&self) -> &Arc<Table> {
+        match &self.weights {
+            Working::F32(weights) => weights.table(),
+            Working::Mixed(weights) => weights.table(),
+        }
+    }
+
+    fn training_inputs(
+        &self,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+    ) -> Result<(Inputs, Option<Masks>)> {
+        self.check_batch(batch)?;
+        let inputs = Inputs::upload(&self.device, batch)?;
+        let masks = match dropout {
+            Some(dropout) => Masks::new(dropout, &inputs, batch)?,
+            None => None,
+        };
+        Ok((inputs, masks))
+    }
+
+    fn unit_embeddings(&self, hidden: &Buffer<f32>, inputs: &Inputs) -> Result<Buffer<f32>> {
+        let mut out = self.device.alloc(inputs.texts.texts() * self.width())?;
+        pool(
+            hidden,
+            &inputs.texts,
+            self.pooling.pooling,
+            UNIT_LENGTH,
+            &mut out,
+        )?;
+        Ok(out)
+    }
+}
