@@ -229,6 +229,17 @@ impl Bootstrap {
         units: usize,
         statistic: impl Fn(&[u32]) -> [Option<f64>; N] + Sync,
     ) -> [Option<[f64; 2]>; N] {
+        self.stratified_intervals(&[units], statistic)
+    }
+
+    /// [`Bootstrap::intervals`] over units of several kinds, `strata` saying how many there are of each: every sample draws
+    /// as many of a kind as there are, from that kind alone.
+    pub fn stratified_intervals<const N: usize>(
+        &self,
+        strata: &[usize],
+        statistic: impl Fn(&[u32]) -> [Option<f64>; N] + Sync,
+    ) -> [Option<[f64; 2]>; N] {
+        let units = strata.iter().sum();
         if units == 0 {
             return [None; N];
         }
@@ -239,8 +250,10 @@ impl Bootstrap {
                 |counts, sample| {
                     counts.fill(0);
                     let mut stream = Stream::new(self.seed, &["bootstrap"], sample as u64);
-                    for _ in 0..units {
-                        counts[stream.below(units)] += 1;
+                    let mut first = 0;
+                    for &n in strata {
+                        (0..n).for_each(|_| counts[first + stream.below(n)] += 1);
+                        first += n;
                     }
                     statistic(counts)
                 },
