@@ -1,6 +1,7 @@
 //! Bad input, through the command line: one clear line on stderr that names what and where, the right exit code,
 //! and nothing half-written.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -88,9 +89,7 @@ impl Scratch {
     }
 
     fn command(&self) -> Command {
-        let carried = std::env::var_os("NEARMISS_RUN_STUDY");
-        let program = carried.unwrap_or(env!("CARGO_BIN_EXE_run-study").into());
-        self.surround(Command::new(program))
+        self.surround(Command::new(program()))
     }
 
     /// A command with this folder around it.
@@ -120,6 +119,12 @@ impl Scratch {
             .output()
             .unwrap()
     }
+}
+
+/// The executable: the one that was carried to this machine, else the one that was built here.
+fn program() -> OsString {
+    let carried = std::env::var_os("NEARMISS_RUN_STUDY");
+    carried.unwrap_or(env!("CARGO_BIN_EXE_run-study").into())
 }
 
 /// The one line that begins with `error:`; the exit code must be `code`, and no panic may show.
@@ -390,7 +395,7 @@ fn a_full_disk_loses_nothing_that_was_there() {
     let limited = r#"trap "" XFSZ && ulimit -f 16 && exec "$0" "$@""#;
     let output = s
         .surround(Command::new("sh"))
-        .args(["-c", limited, env!("CARGO_BIN_EXE_run-study")])
+        .args(["-c".as_ref(), limited.as_ref(), program().as_os_str()])
         .args([
             "encode",
             "--device",

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nearmiss::device::{Device, DeviceKind};
 use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::model::BertConfig;
 use nearmiss::ops::{self, Rounding, pool};
 use nearmiss::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 use nearmiss::{Error, Result};
@@ -38,28 +39,8 @@ fn batch_tokens(scale: Scale) -> usize {
 /// # Errors
 /// [`Error::Input`] if the folder given is no model folder.
 pub fn cases(context: &Context) -> Result<Vec<Case>> {
-    let folders: Vec<PathBuf> = match &context.backbone {
-        Some(folder) if folder.is_dir() => vec![folder.clone()],
-        Some(folder) => {
-            return Err(Error::input(
-                folder,
-                "not a folder; --backbone takes a model folder",
-            ));
-        }
-        None => ["tiny-bert-2x64", "tiny-bert-3x96"]
-            .map(|name| {
-                Path::new(env!("CARGO_MANIFEST_DIR"))
-                    .join("tests/golden")
-                    .join(name)
-            })
-            .into_iter()
-            .filter(|folder| folder.is_dir())
-            .collect(),
-    };
     let mut cases = Vec::new();
-    for folder in folders {
-        let name = folder.file_name().unwrap_or(folder.as_os_str());
-        let name = name.to_string_lossy().into_owned();
+    for (folder, name) in models(context)? {
         let limit = Tokenizer::load(&folder, None)?.max_length();
         let mut lengths = LENGTHS.map(|l| l.min(limit)).to_vec();
         lengths.dedup();
@@ -167,6 +148,37 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
     })
 }
 
+/// The model folders that whole encoders are measured with, and their names.
+///
+/// # Errors
+/// [`Error::Input`] if the folder given is no model folder.
+pub fn models(context: &Context) -> Result<Vec<(PathBuf, String)>> {
+    let folders: Vec<PathBuf> = match &context.backbone {
+        Some(folder) if folder.is_dir() => vec![folder.clone()],
+        Some(folder) => {
+            return Err(Error::input(
+                folder,
+                "not a folder; --backbone takes a model folder",
+            ));
+        }
+        None => ["tiny-bert-2x64", "tiny-bert-3x96"]
+            .map(|name| {
+                Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("tests/golden")
+                    .join(name)
+            })
+            .into_iter()
+            .filter(|folder| folder.is_dir())
+            .collect(),
+    };
+    let named = |folder: PathBuf| {
+        let name = folder.file_name().unwrap_or(folder.as_os_str());
+        let name = name.to_string_lossy().into_owned();
+        (folder, name)
+    };
+    Ok(folders.into_iter().map(named).collect())
+}
+
 /// `n` texts of exactly `length` tokens.
 fn draw(
     folder: &Path,
@@ -216,12 +228,8 @@ fn draw(
     }
 }
 
-/// Embeddings compared, and the largest distance over its bound.
-fn check(encoder: &Encoder, folder: &Path, texts: &[String], got: &[f32]) -> Result<(usize, f64)> {
-    let cpu = Encoder::load(folder, &Device::cpu(), LoadOptions::default())?;
-    let d = encoder.width();
-    let config = encoder.config();
-    let kind = encoder.device().kind();
+/// How far an embedding may be from that of the CPU, relative to its length.
+pub fn bound(config: &BertConfig, kind: DeviceKind) -> f64 {
     let (ours, theirs) = (Rounding::of(kind), Rounding::of(DeviceKind::Cpu));
     let stored = if kind == DeviceKind::Cpu {
         0.0
@@ -229,7 +237,14 @@ fn check(encoder: &Encoder, folder: &Path, texts: &[String], got: &[f32]) -> Res
         ours.u16
     };
     let sums = ours.g(config.d_ff) + theirs.g(config.d_ff);
-    let bound = config.n_layers as f64 * (8.0 * (sums + stored) + 4.0 * stored);
+    config.n_layers as f64 * (8.0 * (sums + stored) + 4.0 * stored)
+}
+
+/// Embeddings compared, and the largest distance over its bound.
+fn check(encoder: &Encoder, folder: &Path, texts: &[String], got: &[f32]) -> Result<(usize, f64)> {
+    let cpu = Encoder::load(folder, &Device::cpu(), LoadOptions::default())?;
+    let d = encoder.width();
+    let bound = bound(encoder.config(), encoder.device().kind());
     let which = sample(texts.len());
     let mut worst = 0f64;
     for &text in &which {

@@ -33,6 +33,7 @@ mod pool;
 mod scatter_rows;
 mod similarity_map;
 mod soft_alignment;
+mod train_step;
 
 /// Width of the residual stream.
 const D_MODEL: usize = 384;
@@ -69,6 +70,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(grad_norm::cases(context));
     cases.extend(adamw::cases(context));
     cases.extend(encode::cases(context)?);
+    cases.extend(train_step::cases(context)?);
     Ok(cases)
 }
 

@@ -171,9 +171,8 @@ pub fn by_words(pairs: &[Pair], ranks: [usize; 2], seed: u64) -> Result<(Vec<Tri
 pub struct Bm25 {
     /// Per word the texts that have it, in order, with how often.
     postings: HashMap<String, Vec<(u32, u32)>>,
-    /// Words of each text.
-    lengths: Vec<u32>,
-    mean_length: f64,
+    /// Per text what its length adds to the count of a word: K1 for one of mean length.
+    norms: Vec<f64>,
 }
 
 /// Scores of texts while a query is worked on; all zero in between.
@@ -196,7 +195,7 @@ impl Bm25 {
     /// An index of these texts.
     pub fn new(texts: &[&str]) -> Self {
         let mut postings: HashMap<String, Vec<(u32, u32)>> = HashMap::new();
-        let mut lengths = Vec::with_capacity(texts.len());
+        let mut lengths: Vec<u32> = Vec::with_capacity(texts.len());
         for (number, text) in (0u32..).zip(texts) {
             let mut length = 0;
             for word in words(text) {
@@ -210,19 +209,12 @@ impl Bm25 {
             lengths.push(length);
         }
         let total: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+        let mean = total as f64 / lengths.len().max(1) as f64;
+        let norm = |length: u32| K1 * (1.0 - B + B * f64::from(length) / mean);
         Bm25 {
             postings,
-            mean_length: total as f64 / (lengths.len().max(1)) as f64,
-            lengths,
+            norms: lengths.into_iter().map(norm).collect(),
         }
-    }
-
-    /// What a text that has a word `count` times gets for it.
-    fn weight(&self, n_with: usize, text: u32, count: u32) -> f64 {
-        let (n, n_with, count) = (self.lengths.len() as f64, n_with as f64, f64::from(count));
-        let idf = (1.0 + (n - n_with + 0.5) / (n_with + 0.5)).ln();
-        let length = f64::from(self.lengths[text as usize]) / self.mean_length;
-        idf * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * length))
     }
 
     /// The `most` best of the texts that `admits` lets through and that share a word with the query, with their scores;
@@ -234,17 +226,20 @@ impl Bm25 {
         admits: impl Fn(u32) -> bool,
         scores: &mut Scores,
     ) -> Vec<(u32, f64)> {
-        scores.of_text.resize(self.lengths.len(), 0.0);
+        scores.of_text.resize(self.norms.len(), 0.0);
         for word in words(query) {
             let Some(texts) = self.postings.get(&word) else {
                 continue;
             };
+            let [n, with] = [self.norms.len(), texts.len()].map(|n| n as f64);
+            let idf = (1.0 + (n - with + 0.5) / (with + 0.5)).ln();
             for &(text, count) in texts {
+                let count = f64::from(count);
                 let score = &mut scores.of_text[text as usize];
                 if *score == 0.0 {
                     scores.touched.push(text);
                 }
-                *score += self.weight(texts.len(), text, count);
+                *score += idf * count * (K1 + 1.0) / (count + self.norms[text as usize]);
             }
         }
         let mut found = Vec::with_capacity(scores.touched.len());

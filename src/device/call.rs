@@ -235,14 +235,6 @@ pub(crate) enum Gpu<'a> {
 }
 
 impl<'a> Gpu<'a> {
-    /// It, if it is a CUDA device.
-    pub fn cuda(self) -> Option<&'a Cuda> {
-        match self {
-            Gpu::Cuda(device) => Some(device),
-            Gpu::Wgpu(_) => None,
-        }
-    }
-
     /// The largest piece of memory one argument can span, in bytes.
     pub fn max_binding(self) -> u64 {
         match self {

@@ -19,7 +19,7 @@ mod graphs;
 mod training;
 mod window;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::f16;
@@ -28,6 +28,7 @@ pub use forward::{
     Dropout, Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage, Stream,
 };
 pub use graphs::GraphStats;
+pub(crate) use training::Trainable;
 pub use training::TrainingPass;
 pub use window::{HiddenBatch, Window, WindowOptions};
 
@@ -51,6 +52,10 @@ pub struct Encoder {
     pooling: PoolingConfig,
     tokenizer: Tokenizer,
     weights: Working,
+    /// The weights in f32 beside a working copy in f16, once a training has changed them.
+    master: Option<Weights<f32>>,
+    /// Where it was read from.
+    folder: PathBuf,
     token_budget: usize,
     /// Texts of a window.
     window: usize,
@@ -126,7 +131,14 @@ impl Encoder {
             pooling,
             tokenizer,
             weights,
+            master: None,
+            folder: folder.to_path_buf(),
         })
+    }
+
+    /// The model folder that it was read from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The device it runs on.

@@ -1,6 +1,10 @@
-//! What a training asks of an encoder: passes that are kept for a backward, and the backward to all weights.
+//! What a training asks of an encoder: passes that are kept for a backward, the backward to all weights, and these
+//! themselves to be changed and saved.
 
+use std::path::Path;
 use std::sync::Arc;
+
+use half::f16;
 
 use super::forward::{self, Dropout, Masks, Saved};
 use super::graphs::Inputs;
@@ -8,6 +12,7 @@ use super::{Encoder, Working, backward};
 use crate::device::{Buffer, Slice};
 use crate::error::{Error, Result};
 use crate::model::weights::{Gradients, Table, Weights};
+use crate::model::{Checkpoint, ModelFolder};
 use crate::ops::{TokenSegments, pool, pool_backward};
 use crate::text::Batch;
 
@@ -20,6 +25,14 @@ pub struct TrainingPass {
     inputs: Inputs,
     masks: Option<Masks>,
     segments: TokenSegments,
+}
+
+/// The weights as an optimizer changes them.
+pub(crate) struct Trainable<'a> {
+    /// In f32.
+    pub master: &'a mut Weights<f32>,
+    /// The copy that products read, where a device multiplies f16.
+    pub working: Option<&'a mut Weights<f16>>,
 }
 
 /// Embeddings are compared by their angle, whatever length the model publishes them with.
@@ -134,6 +147,69 @@ impl Encoder {
                 "one of this encoder",
                 "another's",
             )),
+        }
+    }
+
+    /// The weights to be changed. On a device that multiplies f16 they are held twice from now on.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`], if they have to be read once more.
+    pub(crate) fn trainable(&mut self) -> Result<Trainable<'_>> {
+        match &mut self.weights {
+            Working::F32(weights) => Ok(Trainable {
+                master: weights,
+                working: None,
+            }),
+            Working::Mixed(weights) => {
+                if self.master.is_none() {
+                    let checkpoint = Checkpoint::open(&self.folder)?;
+                    let table = Arc::clone(weights.table());
+                    self.master = Some(Weights::load(table, &checkpoint, &self.device)?);
+                }
+                Ok(Trainable {
+                    master: self.master.as_mut().expect("it is there now"),
+                    working: Some(weights),
+                })
+            }
+        }
+    }
+
+    /// Takes the weights of the model folder `folder`, which has the sizes of this encoder.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub(crate) fn read_weights(&mut self, folder: &Path) -> Result<()> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let table = Arc::clone(self.table());
+        // They hold the addresses of the weights.
+        self.graphs.clear();
+        self.weights = match &self.weights {
+            Working::F32(_) => Working::F32(Weights::load(table, &checkpoint, &self.device)?),
+            Working::Mixed(_) => Working::Mixed(Weights::load(table, &checkpoint, &self.device)?),
+        };
+        self.master = None;
+        self.folder = folder.to_path_buf();
+        Ok(())
+    }
+
+    /// Writes the model folder `to`, which must not exist: the settings of the folder that this encoder was read from,
+    /// and its weights as they are now, in the types that they have there. `max_length` becomes the length limit.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::write`] and [`ModelFolder::set_max_length`]; [`Error::Input`] if the folder that it was read from
+    /// is not the same any more.
+    pub fn save(&self, to: &Path, max_length: Option<usize>) -> Result<()> {
+        let checkpoint = Checkpoint::open(&self.folder)?;
+        let mut folder = ModelFolder::read(&self.folder)?;
+        if let Some(max_length) = max_length {
+            folder.set_max_length(max_length)?;
+        }
+        let notes = checkpoint.notes();
+        match (&self.weights, &self.master) {
+            (Working::F32(weights), _) | (_, Some(weights)) => {
+                folder.write(to, weights.tensors(&checkpoint)?, notes)
+            }
+            (Working::Mixed(_), None) => folder.write(to, checkpoint.tensors(), notes),
         }
     }
 

@@ -12,7 +12,7 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::token_pairs::{bounds, check_pairs, geometry, widen};
+use super::token_pairs::{bounds, check_pairs, geometry, query_tile, widen};
 use super::{Accum, FLOATS, MapLayout, OpSpec, PairList, Pairs, Rounding, Tokens, in_every_tier};
 use crate::device::template::{Source, Variant};
 use crate::device::{Call, Cost, ElementType, Float, Gpu, Kernel, Param, SliceMut, Target};
@@ -25,7 +25,7 @@ pub const SPEC: OpSpec = OpSpec {
     formula: "M[i, j] = q_i . c_j over the tokens of listed pairs of texts",
     kernels: &[SIMILARITY_MAP],
     ptx: SIMILARITY_MAP.ptx,
-    ptx_variants: || vec![Variant::new()],
+    ptx_variants: || [32, 64, 128].map(ptx_variant).into(),
     wgsl: SIMILARITY_MAP.wgsl,
     wgsl_variants: || in_every_tier(FLOATS.map(|tokens| wgsl_variant(tokens.name()))),
 };
@@ -174,6 +174,10 @@ fn wgsl_variant(tokens: &'static str) -> Variant {
     Variant::new().with("tokens", tokens)
 }
 
+fn ptx_variant(tile_q: usize) -> Variant {
+    Variant::new().with("tile_q", tile_q as i64)
+}
+
 fn gpu<T: Float>(
     gpu: Gpu<'_>,
     queries: Tokens<'_, T>,
@@ -185,8 +189,9 @@ fn gpu<T: Float>(
 ) -> Result<()> {
     let (n_q, n_c) = (queries.packing.texts(), documents.packing.texts());
     let listed = pairs.among(SPEC.name, n_q, n_c)?;
+    let tile_q = query_tile(queries.packing, 128);
     let variant = match gpu {
-        Gpu::Cuda(_) => Variant::new(),
+        Gpu::Cuda(_) => ptx_variant(tile_q),
         Gpu::Wgpu(_) => wgsl_variant(T::TYPE.name()),
     };
     // Documents beyond one binding go in turns; a launch passes over the pairs of others.
@@ -208,7 +213,7 @@ fn gpu<T: Float>(
                 bound.documents.end.into(),
                 bound.rows.start.into(),
             ],
-            geometry: geometry(pairs.len(), [pairs.len() as u32, 1, 1]),
+            geometry: geometry(pairs.len(), pairs.len(), tile_q),
         })?;
     }
     Ok(())

@@ -113,15 +113,26 @@ impl Bound {
     }
 }
 
-/// How much runs at once where a group of threads has a pair of texts: `count` pairs on wgpu, `grid` on CUDA.
-pub(super) fn geometry(count: usize, grid: [u32; 3]) -> Geometry {
+/// How much runs at once where a group of threads has a pair of texts: `count` pairs on wgpu; on CUDA `blocks`, which take
+/// `tile_q` query tokens at a time.
+pub(super) fn geometry(count: usize, blocks: usize, tile_q: usize) -> Geometry {
     Geometry {
         groups: super::grid(count),
-        grid,
+        grid: [blocks as u32, 1, 1],
         threads: 128,
-        // Four stages of 32 of d: 128 document tokens and 32 query tokens.
-        shared_bytes: 4 * (128 + 32) * 64,
+        // Four stages of 32 of d: 128 document tokens and the query tokens.
+        shared_bytes: 4 * (128 + tile_q as u32) * 64,
     }
+}
+
+/// Query tokens that a block on CUDA takes at a time, 32 to `most`: what holds most queries at once. A document is read as
+/// often as a query has such tiles, and a tile costs what a full one does.
+pub(super) fn query_tile(queries: &PackedTexts, most: usize) -> usize {
+    let mean = queries.tokens() / queries.texts().max(1);
+    [32, 64, 128]
+        .into_iter()
+        .find(|&tile| mean <= tile || tile == most)
+        .unwrap_or(most)
 }
 
 /// Cuts documents with rows of `row_bytes` bytes for bindings of at most `max_binding` bytes.

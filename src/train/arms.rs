@@ -164,6 +164,11 @@ impl Mixed {
     pub fn share(&self) -> f64 {
         self.structural as f64 / self.rows.len().max(1) as f64
     }
+
+    /// The steps of this arm where A has so many.
+    pub fn steps(&self, of_a: u64) -> u64 {
+        (of_a as f64 * self.steps_factor).round() as u64
+    }
 }
 
 /// The rows of an arm. `share` is the share of structural rows in arms that have some and no dose of their own; `None`
@@ -374,7 +379,7 @@ mod tests {
         assert_eq!(of(Arm::B, None).rows, of(Arm::BOwn, None).rows);
         // The protocol's files: 123,856 rows for 100,000.
         let matched = mix(Arm::BMatched, &retrieval(1000), &structural(239), None, 1).unwrap();
-        assert_eq!(matched.steps_factor, 1.239);
+        assert_eq!((matched.steps_factor, matched.steps(3375)), (1.239, 4182));
         assert!((matched.share() - 0.193).abs() < 1e-3);
     }
 

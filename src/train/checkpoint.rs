@@ -440,7 +440,7 @@ mod tests {
                 .to_string();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");
         };
-        for length in [1, 7, 100, whole.len() / 2, whole.len() - 1] {
+        for length in [0, 1, 7, 100, whole.len() / 2, whole.len() - 1] {
             refused(&whole[..length], "not a complete checkpoint");
         }
         let text = String::from_utf8_lossy(&whole[..1000]).into_owned();
@@ -516,5 +516,53 @@ mod tests {
         assert_eq!(attempt(&[("a", 3), ("b", 3)], 1), "the device is gone");
         assert!(attempt(&[("a", 3), ("b", 4)], 9).contains("array b was to have 4 elements"));
         assert!(attempt(&[("a", 3), ("a", 3)], 9).contains("two arrays are called a"));
+    }
+
+    const TO_KILL: &str = "NEARMISS_TEST_CHECKPOINT";
+
+    /// What [`a_kill_leaves_a_whole_checkpoint`] runs in a process of its own; nothing otherwise.
+    #[test]
+    fn saves_until_it_is_killed() {
+        if let Some(path) = std::env::var_os(TO_KILL) {
+            for step in 1.. {
+                save(Path::new(&path), step, step).unwrap();
+                println!("\nsaved {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_kill_leaves_a_whole_checkpoint() {
+        use std::io::{BufRead, BufReader};
+        use std::process::{Command, Stdio};
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CHECKPOINT);
+        let test = "train::checkpoint::tests::saves_until_it_is_killed";
+        for round in 0..6u64 {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", test, "--nocapture"])
+                .env(TO_KILL, &path)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let mut steps =
+                lines.filter_map(|line| line.unwrap().strip_prefix("saved ")?.parse().ok());
+            let seen: u64 = steps.by_ref().nth(1).unwrap();
+            // Somewhere within the next one.
+            std::thread::sleep(std::time::Duration::from_micros(700 * round * round));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let last = steps.last().unwrap_or(seen);
+            let saved = Snapshot::open(&path, &identity())
+                .unwrap()
+                .unwrap()
+                .state()
+                .step;
+            // The last one that was reported, or the one behind it.
+            assert!(saved == last || saved == last + 1, "{saved} {last}");
+            assert_saved(&path, saved, saved);
+        }
     }
 }

@@ -235,7 +235,7 @@ fn ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
     let first = (low / step).ceil() as i64;
     let numbers = (first..).map(|i| i as f64 * step);
     numbers
-        .take_while(|&v| v <= low + range * (1.0 + 1e-9))
+        .take_while(|&v| v <= low + range * (1.0 + 1e-6))
         .collect()
 }
 
@@ -246,16 +246,23 @@ fn tenth(pixels: f64) -> f64 {
 
 /// A number in about four digits.
 fn short(value: f64) -> String {
+    let trimmed = |digits: &str| match digits.contains('.') {
+        true => digits
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_string(),
+        false => digits.to_string(),
+    };
     match value.abs() {
         0.0 => "0".into(),
-        size if !(1e-3..1e6).contains(&size) => format!("{value:.2e}"),
-        size => {
+        size if (1e-3..1e6).contains(&size) => {
             let digits = (3.0 - size.log10().floor()).max(0.0) as usize;
-            let text = format!("{value:.digits$}");
-            match text.contains('.') {
-                true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
-                false => text,
-            }
+            trimmed(&format!("{value:.digits$}"))
+        }
+        _ => {
+            let text = format!("{value:.2e}");
+            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            format!("{}e{exponent}", trimmed(digits))
         }
     }
 }
@@ -384,7 +391,7 @@ mod tests {
                 short(65536.0),
                 short(0.1234567)
             ],
-            ["0", "2.5", "1.00e-4", "65536", "0.1235"]
+            ["0", "2.5", "1e-4", "65536", "0.1235"]
         );
     }
 }

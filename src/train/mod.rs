@@ -7,6 +7,7 @@
 //! * [`TrainOptions`] say what is wanted; with a model and its data they give a [`Plan`].
 //! * [`arms`] mix rows for retrieval with structural ones; [`negatives`] finds negatives for rows without.
 //! * [`Sampler`] puts rows into batches, [`Batches`] turns these into packed chunks, one batch ahead of the device.
+//! * [`Trainer`] goes through the steps: gradients, in as many passes as the device has room for, and AdamW.
 //! * [`checkpoint`] keeps the state in one file, [`FolderLock`] keeps a second training out of the folder, and
 //!   [`curve`] shows how it went.
 
@@ -20,6 +21,8 @@ pub mod options;
 pub mod sampler;
 pub mod scale;
 pub mod schedule;
+pub mod step;
+pub mod trainer;
 
 pub use batches::{Batches, Packing, TripletBatch};
 pub use checkpoint::{Identity, Snapshot, State};
@@ -28,3 +31,5 @@ pub use lock::FolderLock;
 pub use negatives::Negatives;
 pub use options::{Dropout, Length, Plan, SizeClass, TrainOptions};
 pub use sampler::{Position, Sampler};
+pub use step::{Objective, Step};
+pub use trainer::{Progress, Trained, Trainer};

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::negatives::Negatives;
+use crate::data::pairs::Triplet;
+use crate::data::triplets;
 use crate::error::{Error, Result};
 use crate::model::BertConfig;
 
@@ -153,6 +155,8 @@ pub struct Plan {
     pub rows_sha256: String,
     /// How many they are.
     pub rows: usize,
+    /// How many of their negatives are candidates for their own anchors alone.
+    pub own: usize,
     /// Triplets of a step.
     pub batch: usize,
     /// Steps in all.
@@ -264,32 +268,41 @@ impl TrainOptions {
         self.negatives.check()
     }
 
-    /// What follows for a model, whose texts have `max_length` tokens at most, and `rows` rows of this SHA-256.
+    /// What follows for a model, whose texts have `max_length` tokens at most, and its rows; `own` says per row whether its
+    /// negative is a candidate for its own anchor alone, and is empty if none is.
     ///
     /// # Errors
-    /// As [`TrainOptions::check`]; [`Error::Invalid`] for fewer rows than a batch.
+    /// As [`TrainOptions::check`]; [`Error::Invalid`] for fewer rows than a batch, or `own` of another length.
     pub fn plan(
         &self,
         config: &BertConfig,
         max_length: usize,
-        rows: usize,
-        rows_sha256: String,
+        rows: &[Triplet],
+        own: &[bool],
     ) -> Result<Plan> {
         self.check()?;
-        if rows < self.batch {
+        let n_rows = rows.len();
+        if !own.is_empty() && own.len() != n_rows {
             return Err(Error::Invalid(format!(
-                "{rows} training rows are fewer than a batch of {}; give more rows or a smaller batch",
+                "{n_rows} training rows were given with {} marks of own negatives",
+                own.len()
+            )));
+        }
+        if n_rows < self.batch {
+            return Err(Error::Invalid(format!(
+                "{n_rows} training rows are fewer than a batch of {}; give more rows or a smaller batch",
                 self.batch
             )));
         }
         let steps = match self.length {
             Length::Steps(steps) => steps,
-            Length::Epochs(epochs) => (((rows / self.batch) as f64 * epochs) as u64).max(1),
+            Length::Epochs(epochs) => (((n_rows / self.batch) as f64 * epochs) as u64).max(1),
         };
         let class = SizeClass::of(config.parameters());
         Ok(Plan {
-            rows_sha256,
-            rows,
+            rows_sha256: triplets::sha256(rows),
+            rows: n_rows,
+            own: own.iter().filter(|own| **own).count(),
             batch: self.batch,
             steps,
             warmup_steps: (steps as f64 * self.warmup).ceil() as u64,
@@ -338,6 +351,16 @@ mod tests {
         }
     }
 
+    fn rows(n: usize) -> Vec<Triplet> {
+        let row = |i: usize| Triplet {
+            anchor: i.to_string(),
+            positive: String::new(),
+            negative: String::new(),
+            category: crate::data::Category::Negation,
+        };
+        (0..n).map(row).collect()
+    }
+
     #[test]
     fn the_protocols_numbers_come_out() {
         // 128-triplet steps, warm-up, rates of the three BERT backbones; the last has 149 M parameters.
@@ -346,7 +369,7 @@ mod tests {
         {
             let config = minilm(layers);
             let options = TrainOptions::protocol(&config);
-            let plan = options.plan(&config, 512, 100_000, "x".into()).unwrap();
+            let plan = options.plan(&config, 512, &rows(1000), &[]).unwrap();
             assert_eq!(
                 (plan.batch, plan.steps, plan.warmup_steps),
                 (128, steps, warmup)
@@ -364,18 +387,30 @@ mod tests {
     #[test]
     fn epochs_are_whole_batches() {
         let config = minilm(1);
-        let plan = |epochs, rows| {
+        let plan = |epochs, n| {
             let options = TrainOptions {
                 length: Length::Epochs(epochs),
                 ..TrainOptions::default()
             };
-            options.plan(&config, 64, rows, "x".into())
+            options.plan(&config, 64, &rows(n), &[])
         };
         let two = plan(2.0, 100).unwrap();
         assert_eq!((two.steps, two.warmup_steps, two.max_length), (6, 1, 64));
         assert_eq!(plan(0.01, 100).unwrap().steps, 1);
         let error = plan(1.0, 31).unwrap_err().to_string();
         assert!(error.starts_with("31 training rows are fewer than a batch of 32"));
+        // Other rows, or other rows whose negatives are their own, are another plan.
+        let of = |rows: &[Triplet], own: &[bool]| {
+            let plan = TrainOptions::default().plan(&config, 64, rows, own);
+            plan.map(|plan| (plan.rows_sha256, plan.own))
+        };
+        let mut changed = rows(40);
+        changed[7].negative = "another".into();
+        assert_ne!(of(&changed, &[]).unwrap().0, of(&rows(40), &[]).unwrap().0);
+        let mut own = vec![false; 40];
+        own[39] = true;
+        assert_eq!(of(&changed, &own).unwrap().1, 1);
+        assert!(of(&changed, &own[1..]).is_err());
     }
 
     #[test]

@@ -104,6 +104,22 @@ pub fn cases() -> Vec<Case> {
             reduction: Reduction::Sum,
             ..PLAIN
         },
+        // Queries of which a block takes 64 tokens at a time, and 128.
+        Shape {
+            queries: &[40, 65, 0, 130],
+            documents: &[129, 1, 0, 300],
+            d: 72,
+            period: 40,
+            ..PLAIN
+        },
+        Shape {
+            queries: &[257, 100, 0, 128],
+            documents: &[130, 0, 33],
+            d: 40,
+            winners: None,
+            reduction: Reduction::Sum,
+            ..PLAIN
+        },
         // Documents that the CPU takes one by one, and beside them short ones.
         Shape {
             queries: &[3; 90],

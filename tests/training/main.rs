@@ -12,6 +12,7 @@ mod golden;
 #[path = "../common/needs.rs"]
 mod needs;
 mod reference;
+mod trainer;
 
 use std::path::Path;
 
@@ -26,6 +27,12 @@ use nearmiss::model::{Checkpoint, ModelFolder};
 use nearmiss::ops::info_nce::{InfoNce, info_nce};
 use nearmiss::text::{Batch, pack};
 use reference::{Model, Round, Settings, Tensors, Texts, loss, step};
+use trainer::{
+    a_device_that_runs_out_of_memory_trains_in_smaller_chunks, a_killed_training_goes_on,
+    a_loss_that_is_not_finite_ends_the_training, a_training_goes_on_bit_by_bit,
+    chunks_leave_loss_and_gradient_as_they_are, training_lowers_the_loss,
+    what_cannot_be_trained_is_refused,
+};
 
 /// Of an f64 computation of a whole step, forward and backward: a few thousand roundings of numbers that may be some
 /// hundred times the result.
@@ -362,15 +369,25 @@ fn gradients_with_dropout_are_those_of_the_references(device: Device) {
 }
 
 fn main() {
+    if let Some(folder) = std::env::var_os(trainer::FOLDER) {
+        return trainer::to_be_killed(Path::new(&folder));
+    }
     let mut tests = needs::Tests::default();
     needs::add!(tests:
         reference_gradients_are_central_differences,
         references_take_the_steps_of_pytorch,
+        what_cannot_be_trained_is_refused,
+        a_loss_that_is_not_finite_ends_the_training,
+        a_killed_training_goes_on,
     );
     for device in &needs::devices() {
         needs::add!(tests, device =>
             gradients_match_pytorch,
             gradients_with_dropout_are_those_of_the_references,
+            chunks_leave_loss_and_gradient_as_they_are,
+            a_device_that_runs_out_of_memory_trains_in_smaller_chunks,
+            a_training_goes_on_bit_by_bit,
+            training_lowers_the_loss,
         );
     }
     tests.run()

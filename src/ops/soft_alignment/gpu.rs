@@ -79,7 +79,7 @@ pub(super) fn soft_alignment<T: Float>(
                 bound.documents.end.into(),
                 bound.rows.start.into(),
             ],
-            geometry: geometry(count, [count as u32, 1, 1]),
+            geometry: geometry(count, count, 32),
         })?;
     }
     Ok(())

@@ -25,6 +25,8 @@ pub mod summary;
 use plan::{Make, Site};
 use process::Ended;
 
+pub use process::NOTHING_TO_DO;
+
 /// The archive's name in OUT.
 pub const ARCHIVE: &str = "gpu-check.tar.gz";
 
@@ -45,9 +47,9 @@ struct Options {
     /// Seconds for everything.
     #[arg(long, default_value_t = 560.0)]
     seconds: f64,
-    /// Only steps whose name contains this.
-    #[arg(long, value_name = "SUBSTRING", default_value = "")]
-    only: String,
+    /// Only steps whose name contains one of these, separated by commas.
+    #[arg(long, value_name = "SUBSTRINGS", value_delimiter = ',')]
+    only: Vec<String>,
     /// Scratch folder, removed at the end; default: a temporary one.
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
@@ -96,17 +98,19 @@ fn run(options: &Options) -> Result<bool> {
         site,
         done: Vec::new(),
     };
-    let steps: Vec<plan::Step> = plan::steps(&run.site)
-        .into_iter()
-        // The facts say how large the others are.
-        .filter(|step| step.name == "facts" || step.name.contains(&options.only))
-        .collect();
-    if steps.len() == 1 && !steps[0].name.contains(&options.only) {
-        return Err(Error::Usage(format!(
-            "no step is called `{}`",
-            options.only
-        )));
+    let mut steps = plan::steps(&run.site);
+    if let Some(unknown) = options
+        .only
+        .iter()
+        .find(|part| !steps.iter().any(|step| step.name.contains(&part[..])))
+    {
+        return Err(Error::Usage(format!("no step is called `{unknown}`")));
     }
+    // The facts say how large the others are.
+    steps.retain(|step| {
+        let wanted = |part: &String| step.name.contains(&part[..]);
+        options.only.is_empty() || step.name == "facts" || options.only.iter().any(wanted)
+    });
     // Programs that are not here, or have nothing to do here: nothing is kept for steps that need them.
     let mut idle: Vec<&str> = steps.iter().filter_map(|step| step.tool).collect();
     idle.retain(|tool| plan::found(tool).is_none());

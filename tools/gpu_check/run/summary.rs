@@ -1,5 +1,6 @@
 //! What was measured so far, in a table that fits the end of a terminal.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -69,15 +70,30 @@ pub fn rows(kept: &Path) -> Vec<Row> {
         .collect()
 }
 
-/// The cases that are farthest from their floor, as `bench --case` wants them named, worst first.
+/// The cases that are farthest from their floor, as `bench --case` wants them named: the worst of every operator, worst
+/// first, then the second worst of every operator, and so on.
 pub fn worst(kept: &Path) -> Vec<String> {
-    let mut rows: Vec<(f64, String)> = rows(kept)
+    let mut rows = rows(kept);
+    rows.retain(|row| {
+        row.status == Status::Ok && row.op != "encode" && row.share_of_floor.is_some()
+    });
+    rows.sort_by(|a, b| {
+        a.share_of_floor
+            .partial_cmp(&b.share_of_floor)
+            .unwrap_or(Ordering::Equal)
+    });
+    let mut before: BTreeMap<String, usize> = BTreeMap::new();
+    let mut cases: Vec<(usize, String)> = rows
         .into_iter()
-        .filter(|row| row.status == Status::Ok && row.op != "encode")
-        .filter_map(|row| Some((row.share_of_floor?, format!("{} {}", row.op, row.shape))))
+        .map(|row| {
+            let case = format!("{} {}", row.op, row.shape);
+            let place = before.entry(row.op).or_default();
+            *place += 1;
+            (*place, case)
+        })
         .collect();
-    rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-    rows.into_iter().map(|row| row.1).collect()
+    cases.sort_by_key(|case| case.0);
+    cases.into_iter().map(|case| case.1).collect()
 }
 
 /// Another implementation of a case.
@@ -396,8 +412,16 @@ pub mod tests {
     }
 
     #[test]
-    fn the_worst_come_first_and_none_that_failed() {
-        assert_eq!(worst(kept().path()), ["matmul 4 x 4", "matmul 8 x 8"]);
+    fn the_worst_of_every_operator_come_first_and_none_that_failed() {
+        let kept = kept();
+        assert_eq!(worst(kept.path()), ["matmul 4 x 4", "matmul 8 x 8"]);
+        let row =
+            r#"{"op":"pool","shape":"2","status":"ok","seconds_median":1e-5,"share_of_floor":0.3}"#;
+        let facts = r#"{"device":"cuda:0","date":"2026-11-27","commit":"abc","limits":"fast"}"#;
+        let rows = format!("{facts}\n{row}\n");
+        fs::write(kept.path().join("bench/pool.jsonl"), rows).unwrap();
+        let cases = ["matmul 4 x 4", "pool 2", "matmul 8 x 8"];
+        assert_eq!(worst(kept.path()), cases);
     }
 
     #[test]

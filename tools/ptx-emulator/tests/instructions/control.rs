@@ -192,7 +192,12 @@ fn special_registers() {
     st.global.u32 [%rd + 12], %r6;
     mov.u32 %r10, %laneid;
     st.global.u32 [%rd + 16], %r10;
-    mov.u32 %r10, %warpid;
+    mov.u32 %r10, %warpid;               // any number, as long as the warp has it in common
+    activemask.b32 %r12;
+    bfind.u32 %r13, %r12;
+    shfl.sync.idx.b32 %r11, %r10, %r13, 31, %r12;
+    setp.eq.u32 %p, %r10, %r11;
+    selp.u32 %r10, 1, 0, %p;
     st.global.u32 [%rd + 20], %r10;
     mov.u32 %r10, %nwarpid;
     setp.ge.u32 %p, %r10, 3;             // how many there are room for; at least those of the block
@@ -234,7 +239,7 @@ fn special_registers() {
             thread,
             block,
             lane,
-            thread / 32,
+            1,
             1,
             1 << lane,
             below,

@@ -376,11 +376,22 @@ fn variables_in_constant_shared_and_local_memory() {
     st.local.u64 [%r5 + 16], %rd;
     ld.local.u32 %r6, [%r5 + 4];
     ld.local.u32 %r7, [mine + 16];
+    // Where a variable is placed is the assembler's choice; that it is aligned and apart from the others is not.
     mov.u32 %r8, first;
+    and.b32 %r8, %r8, 15;
     mov.u32 %r9, second;
-    sub.u32 %r10, %r9, %r8;              // 32: the next multiple of 32 after 24
-    mov.u32 %r11, third;
-    sub.u32 %r11, %r11, %r8;             // 40
+    and.b32 %r9, %r9, 31;
+    or.b32 %r10, %r8, %r9;
+    setp.eq.u32 %p, %id, 0;
+    @%p st.shared.u32 [first + 20], 5;
+    @%p st.shared.u32 [second], 6;
+    @%p st.shared.u32 [third], 7;
+    bar.sync 0;
+    ld.shared.u32 %r11, [first + 20];
+    ld.shared.u32 %r12, [second];
+    mad.lo.u32 %r11, %r11, 10, %r12;
+    ld.shared.u32 %r12, [third];
+    mad.lo.u32 %r11, %r11, 10, %r12;
     mad.wide.u32 %rd, %id, 28, %out;
     st.global.u32 [%rd], %r2;
     st.global.u32 [%rd + 4], %r3;
@@ -392,7 +403,7 @@ fn variables_in_constant_shared_and_local_memory() {
     let text = kernel_with(HEADER, declarations, body);
     let buffers = everywhere(&text, shape(1, 70), &[Arg::zeros(4), Arg::zeros(70 * 28)]);
     let want: Vec<u32> = (0..70)
-        .flat_map(|i| [(i % 5) * (i % 5), 0x3f00_0000, 7, i, 7, 32, 40])
+        .flat_map(|i| [(i % 5) * (i % 5), 0x3f00_0000, 7, i, 7, 0, 567])
         .collect();
     assert_eq!(words(&buffers[1]), want);
 }
@@ -405,10 +416,12 @@ fn dynamic_shared_memory() {
     mov.u32 %r0, rest;
     mad.lo.u32 %r1, %id, 4, %r0;
     st.shared.u32 [%r1], %id;
+    and.b32 %r4, %r0, 15;                // 0: it is aligned, wherever it begins
+    add.u32 %r4, %r4, 32;
     setp.lt.u32 %p, %id, 5;
     mov.u32 %r3, fixed;
     mad.lo.u32 %r3, %id, 4, %r3;
-    @%p st.shared.u32 [%r3], %r0;        // 32: where the next multiple of 16 is
+    @%p st.shared.u32 [%r3], %r4;
     bar.sync 0;
     xor.b32 %r2, %id, 63;
     mad.lo.u32 %r1, %r2, 4, %r0;
