@@ -3,27 +3,37 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tells what is under way to end in order: a training then leaves a checkpoint.
-#[derive(Clone, Debug, Default)]
+/// Tells what is under way to end in order: a training then leaves a checkpoint. A handler of signals needs no more than
+/// its two flags: it ends the program if [`Interrupt::at_once`] is true, and else makes both true.
+#[derive(Clone, Debug)]
 pub struct Interrupt {
     stop: Arc<AtomicBool>,
-    heard: Arc<AtomicBool>,
+    at_once: Arc<AtomicBool>,
+}
+
+impl Default for Interrupt {
+    fn default() -> Self {
+        Interrupt {
+            stop: Arc::default(),
+            at_once: Arc::new(AtomicBool::new(true)),
+        }
+    }
 }
 
 impl Interrupt {
-    /// Asks for an end. False if nobody hears it, or if it was asked for before: then there is nothing to wait for.
-    pub fn ask(&self) -> bool {
-        self.heard.load(Ordering::SeqCst) && !self.stop.swap(true, Ordering::SeqCst)
+    /// What becomes true to ask for an end.
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
-    /// Whether an end was asked for.
-    pub fn asked(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+    /// Whether there is nothing to wait for: nobody hears the wish, or it was uttered before.
+    pub fn at_once(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.at_once)
     }
 
     /// Hears it while the value lives.
     pub fn listen(&self) -> Listening<'_> {
-        self.heard.store(true, Ordering::SeqCst);
+        self.at_once.store(false, Ordering::SeqCst);
         Listening { interrupt: self }
     }
 }
@@ -36,13 +46,13 @@ pub struct Listening<'a> {
 impl Listening<'_> {
     /// What becomes true.
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.interrupt.stop)
+        self.interrupt.stop()
     }
 }
 
 impl Drop for Listening<'_> {
     fn drop(&mut self) {
-        self.interrupt.heard.store(false, Ordering::SeqCst);
+        self.interrupt.at_once.store(true, Ordering::SeqCst);
     }
 }
 
@@ -51,14 +61,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_heard_once_and_only_by_who_listens() {
+    fn there_is_something_to_wait_for_while_somebody_listens() {
         let interrupt = Interrupt::default();
-        assert!(!interrupt.ask() && !interrupt.asked());
+        let now = || interrupt.at_once().load(Ordering::SeqCst);
+        assert!(now());
         let listening = interrupt.listen();
-        let flag = listening.flag();
-        assert!(interrupt.ask() && interrupt.asked() && flag.load(Ordering::SeqCst));
-        assert!(!interrupt.ask());
+        assert!(!now());
+        interrupt.stop().store(true, Ordering::SeqCst);
+        assert!(listening.flag().load(Ordering::SeqCst));
         drop(listening);
-        assert!(!Interrupt::default().ask());
+        assert!(now());
     }
 }

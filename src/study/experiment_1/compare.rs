@@ -156,7 +156,7 @@ pub struct Comparisons {
 }
 
 /// What is compared.
-pub struct Compared<'a> {
+pub(super) struct Compared<'a> {
     pub models: &'a [Model],
     pub measured: &'a [Measured],
     pub sets: &'a [RetrievalSet],

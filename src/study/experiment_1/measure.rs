@@ -52,7 +52,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    pub fn of(stage: &Experiment1, session: &Session) -> Self {
+    pub(super) fn of(stage: &Experiment1, session: &Session) -> Self {
         let collections = stage.sets.iter();
         Inputs {
             collections: collections.map(|set| collection_sha256(&set.collection)).collect(),

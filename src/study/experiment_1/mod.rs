@@ -38,8 +38,8 @@ use super::session::Session;
 use super::stage::{Report, Stage};
 use crate::error::Result;
 use crate::metrics::near_miss::Options;
-use crate::train::TrainOptions;
 use crate::train::arms::Arm;
+use crate::train::{Length, SizeClass, TrainOptions};
 
 /// The stage: an encoder as published and trained by every arm, on the same questions.
 pub struct Experiment1 {
@@ -49,7 +49,10 @@ pub struct Experiment1 {
     pub arms: Vec<Arm>,
     /// By which seeds.
     pub seeds: Vec<u64>,
-    /// How, but for the seed; of arms with more steps the length is that of the others.
+    /// For so many steps, of arms that match another's rows more; `None` for as many as the protocol has for the encoder's
+    /// size.
+    pub steps: Option<u64>,
+    /// How, but for seed and length.
     pub options: TrainOptions,
     /// Collections that models are compared on.
     pub sets: Vec<RetrievalSet>,
@@ -129,9 +132,14 @@ impl Experiment1 {
 
     /// The trainings, in the order of the models.
     fn jobs(&self, session: &Session, setup: &Setup) -> Result<Vec<Job>> {
+        let size = SizeClass::of(session.encoder.config().parameters());
+        let options = TrainOptions {
+            length: Length::Steps(self.steps.unwrap_or(size.steps())),
+            ..self.options.clone()
+        };
         let trained = self.models().into_iter().filter_map(|m| Some((m, m.arm?)));
         trained
-            .map(|(model, arm)| Job::new(model, arm, &self.data, &self.options, session, setup))
+            .map(|(model, arm)| Job::new(model, arm, &self.data, &options, session, setup))
             .collect()
     }
 
