@@ -2,14 +2,18 @@
 enable f16;
 %% endif
 %% from "_elements.wgsl" import array
+%% from "_philox.wgsl" import philox
 // attention.wgsl - packed multi-head attention with an online softmax
 // Computes   out = softmax(scale q k^T) v, per text and head
 // Twin       src/ops/attention/ (definition, reference), kernels/attention.ptx
-// Entry      attention
+// Entries    attention; attention_saving (variant saving): what training adds; with variant dropout a probability is dropped
+//            if word key % 4 of Philox4x32-10 for (key / 4, query, number of the text, head) is below the threshold, after
+//            the softmax, and the others grow by `kept`
 //
 // Shapes     qkv [t, 3 d] f16 or f32 (variant `act`): queries, keys, values, each heads x head_dim;
 //            offsets [n + 1] u32; work [n_blocks, 2] u32: (text, first row) of each block of 16 query rows;
-//            out [t, d] f16 or f32
+//            out [t, d] f16 or f32; saving: statistics [t, n_heads] f32, the log-sum-exp of every row; origins [t, 2] u32:
+//            position of a token in its text, number of the text
 // Layout     row-major, 16-byte aligned
 // Requires   head_dim = 32 * parts; `heads` divides the number of heads
 //
@@ -35,7 +39,13 @@ enable f16;
 //                     m' = max(m, s_j);  acc, l *= exp(m - m');  p_j = exp(s_j - m')
 //                     l += sum p_j;  acc += sum p_j v_j;  m = m'
 //   out = acc / l
+%% if saving
+struct Params {
+    n_blocks: u32, n_heads: u32, head_dim: u32, scale: f32, threshold: u32, kept: f32, key_0: u32, key_1: u32
+}
+%% else
 struct Params { n_blocks: u32, n_heads: u32, head_dim: u32, scale: f32 }
+%% endif
 var<immediate> p: Params;
 
 // Vectors of four in a row of `out`.
@@ -44,7 +54,15 @@ fn d4() -> u32 { return p.n_heads * p.head_dim / 4u; }
 ${array(0, "qkv", act, "read", native)}
 @group(0) @binding(1) var<storage, read> offsets: array<u32>;
 @group(0) @binding(2) var<storage, read> work: array<u32>;
-${array(3, "out", act, "read_write", native)}
+%% set out = 4 if dropout else 3
+%% if dropout
+@group(0) @binding(3) var<storage, read> origins: array<vec2<u32>>;
+${philox()}
+%% endif
+${array(out, "out", act, "read_write", native)}
+%% if saving
+@group(0) @binding(${out + 1}) var<storage, read_write> statistics: array<f32>;
+%% endif
 
 %% set rows = 16 if parts <= 16 else 8
 const ROWS: u32 = ${rows}u;
@@ -57,7 +75,7 @@ var<workgroup> partial: array<f32, ${rows * parts * heads * 8}>; // [key of 8][i
 %% endif
 
 @compute @workgroup_size(${rows * parts * heads})
-fn attention(
+fn ${"attention_saving" if saving else "attention"}(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
@@ -82,6 +100,9 @@ fn attention(
     let q${i} = load_qkv(row * 3u * d4() + column + ${i}u) * p.scale;
     var acc${i} = vec4<f32>();
 %% endfor
+%% if dropout
+    let number = origins[first].y;
+%% endif
     var highest = LOWEST;
     var total = 0.0;
     for (var start = first; start < end; start += 8u) {
@@ -120,17 +141,34 @@ fn attention(
 %% for i in range(8)
         acc${i} *= shrink;
 %% endfor
+%% if dropout
+        let key = vec2<u32>(p.key_0, p.key_1);
+        let words0 = philox(key, vec4<u32>((start - first) / 4u, row - first, number, head));
+        let words1 = philox(key, vec4<u32>((start - first) / 4u + 1u, row - first, number, head));
+%% endif
 %% for j in range(8)
         let p${j} = select(0.0, exp(s${j} - top), start + ${j}u < end);
         total += p${j};
+%% set weight = "w" ~ j if dropout else "p" ~ j
+%% if dropout
+        let w${j} = select(p${j}, 0.0, words${j // 4}[${j % 4}] < p.threshold);
+%% endif
 %% for i in range(8)
-        acc${i} += p${j} * load_qkv(key${j} + d4() + ${i}u);
+        acc${i} += ${weight} * load_qkv(key${j} + d4() + ${i}u);
 %% endfor
 %% endfor
     }
     if wanted < end {
+%% if dropout
+        let factor = p.kept / total;
+%% endif
 %% for i in range(8)
-        store_out(row * d4() + column + ${i}u, acc${i} / total);
+        store_out(row * d4() + column + ${i}u, acc${i} ${"* factor" if dropout else "/ total"});
 %% endfor
+%% if saving
+        if part == 0u {
+            statistics[row * p.n_heads + head] = highest + log(total);
+        }
+%% endif
     }
 }

@@ -27,6 +27,12 @@ const PLACEHOLDERS: [&str; 3] = [
     "negatives are barred",
 ];
 
+/// Whether a text is a marker in place of a near-miss.
+pub(super) fn is_placeholder(text: &str) -> bool {
+    let lower = text.to_lowercase();
+    PLACEHOLDERS.iter().any(|mark| lower.contains(mark))
+}
+
 /// In the mode `paper`, near-misses of at most so many characters are left out.
 const SHORT: usize = 20;
 
@@ -136,10 +142,9 @@ pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, P
         &wanted,
         "source",
         |[anchor, text, category], source| {
-            let lower = text.to_lowercase();
             let dropped = if anchor.is_empty() || text.is_empty() {
                 &mut notes.empty
-            } else if PLACEHOLDERS.iter().any(|mark| lower.contains(mark)) {
+            } else if is_placeholder(text) {
                 &mut notes.placeholder
             } else if filter == Filter::Paper && text.chars().count() <= SHORT {
                 &mut notes.short

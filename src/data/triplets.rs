@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::pairs::{NearMiss, Triplet};
+use super::pairs::{NearMiss, Triplet, is_placeholder};
 use super::rows::{CsvFile, QuoteNotes, holds_json, stem};
 use super::{BUFFER, Category, Fingerprint, TextLines};
 use crate::error::{Error, Result};
@@ -85,6 +85,8 @@ pub enum Identical {
 pub struct TripletNotes {
     /// Rows with an empty field; left out.
     pub empty: usize,
+    /// Near-misses that are a marker in place of one; left out.
+    pub placeholder: usize,
     /// Rows whose negative equals their positive or anchor.
     pub identical: usize,
     /// Whether those were kept.
@@ -104,6 +106,10 @@ impl TripletNotes {
         };
         let all = [
             (self.empty, "with an empty field, left out".to_string()),
+            (
+                self.placeholder,
+                "with a marker in place of a near-miss, left out".to_string(),
+            ),
             (
                 self.identical,
                 format!("whose negative equals their positive or anchor, {kept}"),
@@ -200,6 +206,10 @@ impl Collector {
             _ => [fields[0], fields[1]],
         };
         let negative = fields[fields.len() - 1];
+        if self.form == Form::NearMisses && is_placeholder(negative) {
+            self.notes.placeholder += 1;
+            return;
+        }
         let has_negative = self.form != Form::Pairs;
         if has_negative && (negative == positive || negative == anchor) {
             self.notes.identical += 1;
@@ -487,13 +497,14 @@ mod tests {
         };
         assert_eq!((&rows[0].anchor[..], &rows[0].positive[..]), ("a", "p"));
         assert_eq!((rows.len(), notes.empty), (1, 1));
-        let text = b"sentence1,sentence2,category,source\nIt rains.,It pours.,neg,x\nIt hails.,It hails.,neg,x\n";
+        let text = b"sentence1,sentence2,category,source\nIt rains.,It pours.,neg,x\nIt hails.,It hails.,neg,x\n\
+            It thaws.,NEGATIVES_FIX,neg,x\n";
         let (rows, notes) = triplets("n.csv", text, Identical::Drop);
         assert_eq!(
             fields(&rows[0]),
             ["It rains.", "It rains.", "It pours.", "negation"]
         );
-        assert_eq!((rows.len(), notes.identical), (1, 1));
+        assert_eq!((rows.len(), notes.identical, notes.placeholder), (1, 1, 1));
         // As the pairs that the verifiers read, with the anchor for a positive.
         let near_miss = NearMiss {
             anchor: "It rains.".into(),

@@ -171,6 +171,14 @@ const FRAGMENTS: &[Source] = &[
         text: include_str!("../../kernels/_gelu.ptx"),
     },
     Source {
+        file: "_philox.wgsl",
+        text: include_str!("../../shaders/_philox.wgsl"),
+    },
+    Source {
+        file: "_philox.ptx",
+        text: include_str!("../../kernels/_philox.ptx"),
+    },
+    Source {
         file: "_mma.ptx",
         text: include_str!("../../kernels/_mma.ptx"),
     },

@@ -1,5 +1,5 @@
-//! The tokens of packed texts by the table rows that they use, sorted on the host, so that the gradient of a row is a sum
-//! over a list, in an order that nothing else depends on.
+//! The tokens of packed texts by the table rows that they use, sorted on the host, so that the gradient of a row is a
+//! sum over a list, in an order that nothing else depends on.
 
 use std::ops::Range;
 
@@ -17,14 +17,15 @@ pub(super) const SUMS: u32 = 3;
 
 /// For every row of an embedding's tables that tokens of packed texts use, those tokens.
 ///
-/// A *segment* is one table row and the tokens that use it, in their order. Some are as long as the batch: position 0 is in
-/// every text, and all tokens have token type 0. So segments are cut into *pieces* of at most 32 tokens, whose sums are rows
-/// of the next *level*, where they are cut in the same way, until a piece is all that there is of its segment: that piece
-/// adds to the table. The order of additions depends on the tokens alone.
+/// A *segment* is one table row and the tokens that use it, in their order. Some are as long as the batch: position 0
+/// is in every text, and all tokens have token type 0. So segments are cut into *pieces* of at most 32 tokens, whose
+/// sums are rows of the next *level*, where they are cut in the same way, until a piece is all that there is of its
+/// segment: that piece adds to the table. The order of additions depends on the tokens alone.
 pub struct TokenSegments {
-    /// `[3 t]` token numbers: rising, by position, by word. Then, level by level and each where views may begin, pieces:
-    /// where they begin in the list above, how many rows they add up, the table and the row in it that they add to.
-    /// Levels above the first add up rows of the sums of the level before; the rising part of the list numbers them.
+    /// `[3 t]` token numbers: rising, by position, by word. Then, level by level and each where views may begin,
+    /// pieces: where they begin in the list above, how many rows they add up, the table and the row in it that they add
+    /// to. Levels above the first add up rows of the sums of the level before; the rising part of the list numbers
+    /// them.
     on_device: Buffer<u32>,
     tokens: usize,
     levels: Vec<Level>,
@@ -54,7 +55,8 @@ impl TokenSegments {
     /// Sorts tokens by ids and by positions, `[t]` each, and places the lists on `device`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if there are not as many of either, or 2^30 of them; [`Error::OutOfMemory`] and device failures.
+    /// [`Error::Shape`] if there are not as many of either, or 2^30 of them; [`Error::OutOfMemory`] and device
+    /// failures.
     pub fn new(device: &Device, ids: &[u32], positions: &[u32]) -> Result<Self> {
         let wrong =
             |what, expected: String, got| Err(Error::shape("token segments", what, expected, got));

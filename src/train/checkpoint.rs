@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::sampler::Position;
+use super::scale::LossScale;
 use crate::error::{Error, Result};
 
 /// The file of a training folder that holds its state.
@@ -38,8 +39,8 @@ pub struct State {
     pub updates: u64,
     /// The batch that comes next.
     pub sampler: Position,
-    /// The loss scaler's own state; null without one.
-    pub scaler: Value,
+    /// The loss scale.
+    pub scale: LossScale,
 }
 
 /// Which training a state belongs to.
@@ -315,6 +316,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Precision;
     use serde_json::json;
 
     fn identity() -> Identity {
@@ -323,11 +325,15 @@ mod tests {
     }
 
     fn state(step: u64) -> State {
+        let mut scale = LossScale::new(Precision::Mixed);
+        for i in 0..step {
+            scale.update(i % 4 > 0);
+        }
         State {
             step,
             updates: step - 1,
             sampler: Position { epoch: 2, batch: 7 },
-            scaler: json!({"scale": 65536.0, "good": 12}),
+            scale,
         }
     }
 

@@ -115,10 +115,13 @@ const HEIGHT: f64 = 120.0;
 /// Points of a line at most: more steps are drawn as the mean and the range of each stretch.
 const MOST_POINTS: usize = 320;
 
+/// A panel: its name, and what it shows of a step.
+type Panel = (&'static str, fn(&Point) -> f32);
+
 /// A self-contained SVG picture of the steps: loss, gradient norm, learning rate, tokens a second, and the loss scale
 /// where there is one. What is not finite is left out.
 pub fn svg(points: &[Point], title: &str) -> String {
-    let mut panels: Vec<(&str, fn(&Point) -> f32)> = vec![
+    let mut panels: Vec<Panel> = vec![
         ("loss", |p| p.loss),
         ("gradient norm", |p| p.gradient_norm),
         ("learning rate", |p| p.learning_rate),

@@ -8,6 +8,7 @@
 //! * [`arms`] mix rows for retrieval with structural ones; [`negatives`] finds negatives for rows without.
 //! * [`Sampler`] puts rows into batches, [`Batches`] turns these into packed chunks, one batch ahead of the device.
 //! * [`Trainer`] goes through the steps: gradients, in as many passes as the device has room for, and AdamW.
+//! * [`schedule`] and [`scale`] say how large a step is and what keeps gradients in f16 away from zero.
 //! * [`checkpoint`] keeps the state in one file, [`FolderLock`] keeps a second training out of the folder, and
 //!   [`curve`] shows how it went.
 
@@ -29,7 +30,9 @@ pub use checkpoint::{Identity, Snapshot, State};
 pub use curve::{Curve, Point};
 pub use lock::FolderLock;
 pub use negatives::Negatives;
-pub use options::{Dropout, Length, Plan, SizeClass, TrainOptions};
+pub use options::{Dropout, Length, Plan, TrainOptions};
 pub use sampler::{Position, Sampler};
+pub use scale::LossScale;
+pub use schedule::{Schedule, SizeClass};
 pub use step::{Objective, Step};
 pub use trainer::{Progress, Trained, Trainer};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::negatives::Negatives;
+use super::schedule::{MINUTES, Schedule, SizeClass};
 use crate::data::pairs::Triplet;
 use crate::data::triplets;
 use crate::error::{Error, Result};
@@ -102,48 +103,6 @@ impl Default for TrainOptions {
     }
 }
 
-/// What the protocol prescribes for models of a size.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SizeClass {
-    /// Highest learning rate.
-    pub learning_rate: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-    /// Samples a second that its number of steps assumes.
-    pub throughput: u64,
-}
-
-/// Parameters below which a class ends, and the class.
-const SIZES: [(usize, SizeClass); 5] = {
-    const fn class(learning_rate: f64, weight_decay: f64, throughput: u64) -> SizeClass {
-        SizeClass {
-            learning_rate,
-            weight_decay,
-            throughput,
-        }
-    }
-    [
-        (30_000_000, class(1e-4, 0.001, 1800)),
-        (50_000_000, class(8e-5, 0.005, 1200)),
-        (120_000_000, class(5e-5, 0.01, 400)),
-        (200_000_000, class(4e-5, 0.01, 250)),
-        (usize::MAX, class(3e-5, 0.01, 120)),
-    ]
-};
-
-impl SizeClass {
-    /// The class of a model of so many parameters.
-    pub fn of(parameters: usize) -> Self {
-        let class = SIZES.iter().find(|(end, _)| parameters < *end);
-        class.unwrap_or(&SIZES[SIZES.len() - 1]).1
-    }
-
-    /// The protocol's steps of 128 triplets: four minutes at the assumed throughput, 500 at least.
-    pub fn steps(&self) -> u64 {
-        (60 * 4 * self.throughput / PROTOCOL_BATCH as u64).max(500)
-    }
-}
-
 /// Triplets of a step in the protocol.
 pub const PROTOCOL_BATCH: usize = 128;
 
@@ -187,6 +146,17 @@ pub struct Plan {
     pub prompts: bool,
 }
 
+impl Plan {
+    /// The learning rate of every step.
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
+            peak: self.learning_rate,
+            steps: self.steps,
+            warm_up: self.warmup_steps,
+        }
+    }
+}
+
 fn refuse(setting: &'static str, value: impl std::fmt::Display, why: &str) -> Result<()> {
     Err(Error::Setting {
         setting,
@@ -197,9 +167,10 @@ fn refuse(setting: &'static str, value: impl std::fmt::Display, why: &str) -> Re
 impl TrainOptions {
     /// The protocol's training of a model of this size: batches of 128, its number of steps.
     pub fn protocol(config: &BertConfig) -> Self {
+        let class = SizeClass::of(config.parameters() as u64);
         TrainOptions {
             batch: PROTOCOL_BATCH,
-            length: Length::Steps(SizeClass::of(config.parameters()).steps()),
+            length: Length::Steps(class.steps(MINUTES, PROTOCOL_BATCH as u64)),
             ..TrainOptions::default()
         }
     }
@@ -298,7 +269,7 @@ impl TrainOptions {
             Length::Steps(steps) => steps,
             Length::Epochs(epochs) => (((n_rows / self.batch) as f64 * epochs) as u64).max(1),
         };
-        let class = SizeClass::of(config.parameters());
+        let class = SizeClass::of(config.parameters() as u64);
         Ok(Plan {
             rows_sha256: triplets::sha256(rows),
             rows: n_rows,
@@ -307,7 +278,7 @@ impl TrainOptions {
             steps,
             warmup_steps: (steps as f64 * self.warmup).ceil() as u64,
             learning_rate: self.learning_rate.unwrap_or(class.learning_rate),
-            weight_decay: self.weight_decay.unwrap_or(class.weight_decay),
+            weight_decay: self.weight_decay.unwrap_or(decimal(class.weight_decay)),
             beta: self.beta,
             eps: self.eps,
             max_norm: self.max_norm,
@@ -363,7 +334,7 @@ mod tests {
 
     #[test]
     fn the_protocols_numbers_come_out() {
-        // 128-triplet steps, warm-up, rates of the three BERT backbones; the last has 149 M parameters.
+        // Steps, warm-up and rates of the BERT backbones.
         for (layers, steps, warmup, rate, decay) in
             [(6, 3375, 338, 1e-4, 0.001), (12, 2250, 225, 8e-5, 0.005)]
         {
@@ -376,10 +347,8 @@ mod tests {
             );
             assert_eq!((plan.learning_rate, plan.weight_decay), (rate, decay));
             assert_eq!((plan.max_length, plan.dropout), (128, [0.1; 2]));
+            assert_eq!(plan.schedule(), Schedule::new(rate, steps));
         }
-        let large = SizeClass::of(149_014_272);
-        assert_eq!((large.steps(), large.learning_rate), (500, 4e-5));
-        assert_eq!(SizeClass::of(usize::MAX).learning_rate, 3e-5);
         assert_eq!(minilm(6).parameters(), 22_565_376);
         assert_eq!(minilm(12).parameters(), 33_212_160);
     }

@@ -13,7 +13,6 @@ use super::lock::FolderLock;
 use super::options::{Plan, TrainOptions};
 use super::sampler::{Position, Sampler};
 use super::scale::LossScale;
-use super::schedule::Schedule;
 use super::step::{Objective, Step};
 use crate::data::pairs::Triplet;
 use crate::device::{Device, DeviceKind, Precision};
@@ -163,9 +162,8 @@ impl<'a> Trainer<'a> {
                 step: 0,
                 updates: 0,
                 sampler: Position::default(),
-                scaler: serde_json::Value::Null,
+                scale: LossScale::new(device.precision()),
             },
-            scale: LossScale::new(device.precision()),
             files: None,
         };
         if let Some(folder) = &folder {
@@ -234,7 +232,6 @@ impl<'a> Trainer<'a> {
 /// A training on its way.
 struct Run {
     state: State,
-    scale: LossScale,
     files: Option<Files>,
 }
 
@@ -266,9 +263,6 @@ impl Run {
             None => {}
             Some(snapshot) => {
                 self.state = snapshot.state().clone();
-                self.scale = serde_json::from_value(self.state.scaler.clone()).map_err(|e| {
-                    Error::input(folder.join(CHECKPOINT), format!("its loss scale: {e}"))
-                })?;
                 if self.state.step == steps && model.exists() {
                     step.encoder.read_weights(&model)?;
                 } else {
@@ -295,11 +289,6 @@ impl Run {
         plan: &Plan,
         own: &[bool],
     ) -> Result<Point> {
-        let schedule = Schedule {
-            peak: plan.learning_rate,
-            steps: plan.steps,
-            warm_up: plan.warmup_steps,
-        };
         let [hidden, attention] = plan.dropout.map(|rate| rate as f32);
         let dropout = Dropout {
             hidden,
@@ -309,7 +298,7 @@ impl Run {
         };
         let objective = Objective {
             scale: plan.scale as f32,
-            loss_scale: self.scale.scale(),
+            loss_scale: self.state.scale.scale(),
             dropout,
             own,
         };
@@ -320,19 +309,19 @@ impl Run {
             return Err(not_finite("loss", number, batch, &losses));
         }
         let settings = AdamW {
-            learning_rate: schedule.rate(self.state.updates),
+            learning_rate: plan.schedule().rate(self.state.updates),
             beta: plan.beta,
             eps: plan.eps as f32,
             weight_decay: plan.weight_decay as f32,
             step: self.state.updates + 1,
-            gradient_factor: self.scale.gradient_factor(),
+            gradient_factor: self.state.scale.gradient_factor(),
             max_norm: plan.max_norm as f32,
         };
         let norm = step.update(&settings)?;
         let dynamic = step.encoder.device().precision() == Precision::Mixed;
-        if self.scale.update(norm.is_finite()) {
+        if self.state.scale.update(norm.is_finite()) {
             self.state.updates += 1;
-        } else if !dynamic || self.scale.scale() < LEAST_SCALE {
+        } else if !dynamic || self.state.scale.scale() < LEAST_SCALE {
             return Err(not_finite("gradient", number, batch, &losses));
         }
         self.state.step = number;
@@ -348,12 +337,10 @@ impl Run {
     }
 
     /// Writes a checkpoint, if there is a folder.
-    fn save(&mut self, step: &mut Step) -> Result<()> {
+    fn save(&self, step: &mut Step) -> Result<()> {
         let Some(files) = &self.files else {
             return Ok(());
         };
-        self.state.scaler = serde_json::to_value(self.scale)
-            .map_err(|e| Error::Invalid(format!("a loss scale that is not JSON: {e}")))?;
         let arrays = step.arrays()?;
         let lengths: Vec<(&str, usize)> = arrays.iter().map(|(name, a)| (*name, a.len())).collect();
         let path = files.folder.join(CHECKPOINT);
@@ -364,7 +351,7 @@ impl Run {
 
     /// Writes the model and the picture of the curve, if there is a folder; of the checkpoint it leaves what says that the
     /// model is this training's.
-    fn finish(&mut self, step: &mut Step, max_length: Option<usize>) -> Result<()> {
+    fn finish(&self, step: &mut Step, max_length: Option<usize>) -> Result<()> {
         let Some(files) = &self.files else {
             return Ok(());
         };

@@ -1,12 +1,12 @@
 //! Cases of `adamw`: several steps on given gradients, some clipped, one left out; broken variant: the last is not clipped.
 
 use half::f16;
-use nearmiss::device::{Device, ElementType, Float};
+use nearmiss::device::{Buffer, Device, ElementType, Float};
 use nearmiss::ops::adamw::{AdamW, Moments, State, adamw, error_bound, reference};
 use nearmiss::ops::{Places, scatter_rows};
 
 use super::{
-    Case, Noise, Outcome, Output, POISONS, anywhere, cast, judge, line, rounding, sum, twice,
+    Case, Noise, Outcome, Output, POISONS, anywhere, judge, line, rounding, sum as add_up, twice,
     where_bindings_end, with_small_bindings, with_type,
 };
 
@@ -154,7 +154,7 @@ fn case<W: Float>(device: &Device, n: usize, copy: bool) -> Result<Outcome, Stri
     if copy {
         outcomes.push(compare.judge(&got.1.1, broken.map(|b| &b.1.1[..]), |state| &state.master)?);
     }
-    Ok(sum(outcomes))
+    Ok(add_up(outcomes))
 }
 
 struct Compare<'a> {
@@ -185,39 +185,52 @@ impl Compare<'_> {
 
 /// One step of equal elements, all of which have to become the same number.
 fn spread(device: &Device, n: usize) -> Result<Outcome, String> {
+    let (gradient, weight, sum) = (0.5f32, 1.0f32, 1.0f32);
+    let settings = settings(1);
     let of = |value: f32| device.upload(&vec![value; n]).map_err(line);
-    let (gradient, mut first, mut second, mut master) = (of(0.5)?, of(0.0)?, of(0.0)?, of(1.0)?);
-    let norm = device
-        .upload(&[1.0f32, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-        .map_err(line)?;
-    let mut working = device.upload(&cast::<f16>(&vec![0.0; n])).map_err(line)?;
-    let settings = AdamW {
-        learning_rate: 0.25,
-        ..AdamW::default()
-    };
+    let (gradients, mut master) = (of(gradient)?, of(weight)?);
+    let (mut first, mut second) = (of(0.0)?, of(0.0)?);
+    let mut working = device.upload(&vec![f16::NAN; n]).map_err(line)?;
+    let norm = device.upload(&[sum, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
     let moments = Moments {
         first: (&mut first).into(),
         second: (&mut second).into(),
     };
     let copy = Some(working.as_slice_mut());
-    adamw(&settings, &gradient, &norm, moments, &mut master, copy).map_err(line)?;
-    let same = |values: &[f32]| values.iter().all(|&v| v == values[0]);
-    let all = [
-        first.read().map_err(line)?,
-        second.read().map_err(line)?,
-        master.read().map_err(line)?,
-        working
-            .read()
-            .map_err(line)?
-            .iter()
-            .map(|v| v.to_f32())
-            .collect(),
-    ];
-    if !all.iter().all(|values| same(values) && values[0] != 0.0) || all[2][0] == 1.0 {
-        return Err("some elements were left out".into());
+    let norm = norm.map_err(line)?;
+    adamw(&settings, &gradients, &norm, moments, &mut master, copy).map_err(line)?;
+
+    let rounding = rounding(device);
+    let before = State::<f64>::new(&[weight]);
+    let (mut want, mut errors) = (before.clone(), State::<f64>::new(&[0f32]));
+    reference(&settings, &[gradient], sum.into(), &mut want);
+    error_bound(
+        &settings,
+        &[gradient],
+        sum.into(),
+        &before,
+        &mut errors,
+        &rounding,
+    );
+    let compare = Compare {
+        rounding,
+        want: &want,
+        errors: &errors,
+    };
+    Ok(add_up([
+        compare.judge(&same(&first)?, None, |state| &state.first)?,
+        compare.judge(&same(&second)?, None, |state| &state.second)?,
+        compare.judge(&same(&master)?, None, |state| &state.master)?,
+        compare.judge(&same(&working)?, None, |state| &state.master)?,
+    ]))
+}
+
+/// The one number that all elements are.
+fn same<T: Float>(buffer: &Buffer<T>) -> Result<[T; 1], String> {
+    let values = buffer.read().map_err(line)?;
+    let other = values.iter().find(|v| v.to_f32() != values[0].to_f32());
+    match other {
+        Some(_) => Err("some elements were left out".into()),
+        None => Ok([values[0]]),
     }
-    Ok(Outcome {
-        elements: 4 * n as u64,
-        ..Outcome::default()
-    })
 }

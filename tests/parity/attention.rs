@@ -10,8 +10,8 @@ use nearmiss::ops::dropout::{Mask, Site};
 use nearmiss::ops::{Origins, PackedTexts};
 
 use super::{
-    Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, each, judge, line, on_cpu,
-    on_cuda, rounding, sum, twice, with_type,
+    Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, each, judge, line, on_cuda,
+    rounding, sum, twice, with_type,
 };
 
 pub fn cases() -> Vec<Case> {
@@ -52,16 +52,17 @@ pub fn cases() -> Vec<Case> {
 /// Dropout and statistics.
 fn cases_in_training() -> Vec<Case> {
     let mixed = [64, 65, 32, 20, 0, 130, 2, 191, 16, 63];
+    // Few shapes of heads: each takes a software adapter a while to compile.
     let table: [(&[usize], usize, usize, f32, f32); 9] = [
-        (&[], 2, 32, 1.0, 0.1),
+        (&[], 3, 32, 1.0, 0.1),
         (&[1], 3, 32, 1.0, 0.5),
         (&[31, 1, 0, 33], 3, 32, 1.0, 0.1),
-        (&mixed, 5, 32, 1.0, 0.0),
-        (&mixed, 5, 32, 1.0, 0.1),
+        (&mixed, 3, 32, 1.0, 0.0),
+        (&mixed, 3, 32, 1.0, 0.1),
         (&[97, 33, 40], 3, 64, 5.0, 0.25),
-        (&[257, 3], 2, 64, 1.0, 0.1),
+        (&[257, 3], 3, 64, 1.0, 0.1),
         (&[45, 3], 2, 96, 1.0, 0.1),
-        (&[33, 20], 1, 384, 1.0, 0.5),
+        (&[33, 20], 1, 544, 1.0, 0.5),
     ];
     let case = |(lengths, n_heads, head_dim, size, rate): (&[usize], _, _, _, _)| {
         let lengths = lengths.to_vec();
@@ -70,7 +71,7 @@ fn cases_in_training() -> Vec<Case> {
             name: format!(
                 "training,lengths={lengths:?},heads={n_heads}x{head_dim},size={size},rate={rate}"
             ),
-            on: on_cpu,
+            on: if head_dim == 96 { on_cuda } else { anywhere },
             run: Box::new(move |device| {
                 let shape = (n_heads, head_dim);
                 each(

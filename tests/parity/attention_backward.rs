@@ -11,24 +11,24 @@ use nearmiss::ops::{Origins, PackedTexts};
 
 use super::attention::{numbers_of, offsets_of};
 use super::{
-    Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, each, judge, line,
+    Case, Noise, Outcome, Output, POISONS, activations, anywhere, cast, each, judge, line, on_cuda,
     rounding, twice, with_type,
 };
 
 pub fn cases() -> Vec<Case> {
     let mixed = [64, 65, 32, 20, 0, 130, 2, 191, 16, 63];
-    let table: [(&[usize], usize, usize, f32, f32); 12] = [
-        (&[], 2, 32, 1.0, 0.1),
+    // Few shapes of heads: each takes a software adapter a while to compile.
+    let table: [(&[usize], usize, usize, f32, f32); 11] = [
+        (&[], 3, 32, 1.0, 0.1),
         (&[1], 3, 32, 1.0, 0.5),
         (&[31, 1, 0, 33], 3, 32, 1.0, 0.0),
         (&[31, 1, 0, 33], 3, 32, 1.0, 0.1),
-        (&mixed, 5, 32, 1.0, 0.0),
-        (&mixed, 5, 32, 1.0, 0.1),
-        (&[257, 3], 2, 32, 5.0, 0.1),
+        (&mixed, 3, 32, 1.0, 0.0),
+        (&mixed, 3, 32, 1.0, 0.1),
+        (&[257, 3], 3, 32, 5.0, 0.1),
         (&[97, 33, 40], 3, 64, 1.0, 0.0),
         (&[97, 33, 40], 3, 64, 5.0, 0.25),
-        (&[193, 5], 2, 64, 1.0, 0.1),
-        (&[45, 3], 2, 96, 1.0, 0.1),
+        (&[193, 5], 3, 64, 1.0, 0.1),
         (&[33, 20], 1, 384, 1.0, 0.5),
     ];
     let case = |(lengths, n_heads, head_dim, size, rate): (&[usize], _, _, _, _)| {
@@ -36,7 +36,7 @@ pub fn cases() -> Vec<Case> {
         Case {
             op: "attention_backward",
             name: format!("lengths={lengths:?},heads={n_heads}x{head_dim},size={size},rate={rate}"),
-            on: anywhere,
+            on: if head_dim > 64 { but_cuda } else { anywhere },
             run: Box::new(move |device| {
                 let shape = (n_heads, head_dim);
                 each(
@@ -47,6 +47,11 @@ pub fn cases() -> Vec<Case> {
         }
     };
     table.map(case).into()
+}
+
+/// The PTX kernel has heads of 32 and 64.
+fn but_cuda(device: &Device) -> bool {
+    !on_cuda(device)
 }
 
 fn one<A: Float>(

@@ -21,10 +21,12 @@ mod attention_backward;
 mod cosine_topk;
 mod dropout;
 mod embedding;
+mod embedding_backward;
 mod grad_norm;
 mod info_nce;
 mod judge;
 mod layer_norm;
+mod layer_norm_backward;
 mod matmul;
 mod matmul_nn;
 mod matmul_tn;
@@ -33,6 +35,7 @@ mod normalize_rows;
 mod outputs;
 mod pair_dot;
 mod pool;
+mod pool_backward;
 mod scatter_rows;
 mod similarity_map;
 mod soft_alignment;
@@ -62,11 +65,6 @@ pub struct Case {
 /// A case for every device.
 pub fn anywhere(_: &Device) -> bool {
     true
-}
-
-/// A case for what only the CPU does yet.
-pub fn on_cpu(device: &Device) -> bool {
-    device.kind() == DeviceKind::Cpu
 }
 
 /// A case for what only the PTX kernel does.
@@ -153,6 +151,9 @@ fn all() -> Vec<Case> {
     cases.extend(pool::cases());
     cases.extend(normalize_rows::cases());
     cases.extend(scatter_rows::cases());
+    cases.extend(pool_backward::cases());
+    cases.extend(layer_norm_backward::cases());
+    cases.extend(embedding_backward::cases());
     cases.extend(cosine_topk::cases());
     cases.extend(pair_dot::cases());
     cases.extend(similarity_map::cases());

@@ -316,6 +316,7 @@ def case_matmul_tn(bench: Bench, s: dict) -> Case:
 
 
 def case_attention(bench: Bench, s: dict) -> Case:
+    """In training, too, without dropout, so that it can be compared."""
     n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
     inputs = [(noise(bench, n * tokens, 3 * heads * dim, seed=i),)
               for i in range(bench.copies(8 * n * tokens * heads * dim))]  # fmt: skip
@@ -326,6 +327,36 @@ def case_attention(bench: Bench, s: dict) -> Case:
         return out.transpose(1, 2).reshape(-1, heads * dim)
 
     return Case(function, inputs, lambda out: out[:tokens], function(inputs[0][0][:tokens].double()))
+
+
+def case_attention_backward(bench: Bench, s: dict) -> Case:
+    """Of the gradient alone, the graph of its forward kept; without dropout, so that it can be compared."""
+    n, tokens, heads, dim = s["texts"], s["tokens"], s["heads"], s["head_dim"]
+    gradient = noise(bench, n * tokens, heads * dim, seed=1)
+
+    def forward(qkv):
+        q, k, v = qkv.view(-1, tokens, 3, heads, dim).permute(2, 0, 3, 1, 4)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return out.transpose(1, 2).reshape(-1, heads * dim)
+
+    def function(out, qkv):
+        return torch.autograd.grad(out, qkv, gradient[: len(out)].to(out.dtype), retain_graph=True)[0]
+
+    inputs = []
+    for i in range(bench.copies(16 * n * tokens * heads * dim)):
+        qkv = noise(bench, n * tokens, 3 * heads * dim, seed=2 + i).requires_grad_()
+        inputs.append((forward(qkv), qkv))
+    alone = inputs[0][1].detach()[:tokens].double().requires_grad_()
+    return Case(function, inputs, lambda out: out[:tokens], function(forward(alone), alone))
+
+
+def case_dropout(bench: Bench, s: dict) -> Case:
+    t, width = s["tokens"], s["width"]
+    inputs = [(noise(bench, t, width, seed=i),) for i in range(bench.copies(4 * t * width))]
+    exact = inputs[0][0][:8].double() / 0.9
+    # Which elements are dropped is chance; what is compared are the others.
+    return Case(lambda x: torch.nn.functional.dropout(x, 0.1), inputs,
+                lambda out: torch.where(out[:8] == 0, exact, out[:8].double()), exact)  # fmt: skip
 
 
 def case_pool(bench: Bench, s: dict) -> Case:
@@ -463,11 +494,133 @@ def case_scatter_rows(bench: Bench, s: dict) -> Case:
     return Case(function, inputs, lambda out: out[places[:8]], inputs[0][0][:8].double(), 0.0)
 
 
+def case_pool_backward(bench: Bench, s: dict) -> Case:
+    n, tokens, width = s["texts"], s["tokens"], s["width"]
+    inputs = [(noise(bench, n, tokens, width, seed=i, dtype=torch.float32),
+               noise(bench, n, width, seed=99 + i, dtype=torch.float32))
+              for i in range(bench.copies(8 * n * tokens * width))]  # fmt: skip
+
+    def function(h, d_out):
+        mean = h.mean(1)
+        norm = mean.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        unit = mean / norm
+        gradient = (d_out - unit * (unit * d_out).sum(1, keepdim=True)) / norm / tokens
+        return gradient[:, None].expand(-1, tokens, -1).contiguous()
+
+    exact = function(*(part[:8].double() for part in inputs[0]))
+    return Case(function, inputs, lambda out: out[:8], exact)
+
+
+def case_layer_norm_backward(bench: Bench, s: dict) -> Case:
+    """From what PyTorch's forward keeps: the sum with the residual, mean and deviation."""
+    t, width = s["tokens"], s["width"]
+    weight, bias, d_weight, d_bias = (noise(bench, width, seed=i, dtype=torch.float32) for i in range(4))
+
+    def kept(i):
+        v, dy = (noise(bench, t, width, seed=seed + i, dtype=torch.float32) for seed in (4, 99))
+        return v, *torch.native_layer_norm(v, (width,), weight, bias, 1e-12)[1:], dy
+
+    inputs = [kept(i) for i in range(bench.copies(14 * t * width))]
+
+    def function(v, mean, rstd, dy):
+        dx, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
+            dy, v, (width,), mean, rstd, weight, bias, [True, True, True])  # fmt: skip
+        d_weight.add_(of_weight)
+        d_bias.add_(of_bias)
+        return dx, dx.half()
+
+    v, gradient = inputs[0][0][:8].double(), inputs[0][3][:8].double() * weight.double()
+    deviation = v - v.mean(1, keepdim=True)
+    rstd = (deviation.square().mean(1, keepdim=True) + 1e-12).rsqrt()
+    z = deviation * rstd
+    exact = (gradient - gradient.mean(1, keepdim=True) - z * (z * gradient).mean(1, keepdim=True)) * rstd
+    return Case(function, inputs, lambda out: out[0][:8], exact)
+
+
+def case_embedding_backward(bench: Bench, s: dict) -> Case:
+    """As autograd does it: a gradient of each whole table, which is added to what is there."""
+    t, vocab, width = s["tokens"], s["vocab"], s["width"]
+    word, position, kind = (noise(bench, n, width, seed=i, dtype=torch.float32) for i, n in enumerate((vocab, 512, 2)))
+    places = torch.arange(t, device=bench.device) % 64
+    inputs = []
+    for i in range(bench.copies(4 * t * width)):
+        # Words as frequent as words are: the k-th at about 1 / k.
+        generator = torch.Generator(device=bench.device).manual_seed(i)
+        uniform = torch.rand(t, generator=generator, device=bench.device)
+        inputs.append((noise(bench, t, width, seed=99 + i, dtype=torch.float32), (vocab**uniform).long() - 1))
+
+    def function(dx, ids):
+        of = torch.ops.aten.embedding_dense_backward
+        of_position = of(dx, places, 512, -1, False)
+        word.add_(of(dx, ids, vocab, -1, False))
+        position.add_(of_position)
+        kind[0].add_(dx.sum(0))
+        return of_position
+
+    exact = torch.zeros(512, width, dtype=torch.float64, device=bench.device)
+    exact.index_add_(0, places, inputs[0][0].double())
+    return Case(function, inputs, lambda out: out[:8], exact[:8])
+
+
+def case_info_nce(bench: Bench, s: dict) -> Case:
+    b, m, width, scale = s["anchors"], s["candidates"], s["width"], 10.0
+    inputs = [(unit(bench, b, width, seed=2 * i).float(), unit(bench, m, width, seed=2 * i + 1).float())
+              for i in range(bench.copies(8 * (b + m) * width))]  # fmt: skip
+    labels = torch.arange(b, device=bench.device)
+
+    def function(anchors, candidates):
+        # What cross_entropy and its backward compute.
+        scores = scale * anchors @ candidates.T
+        losses = torch.nn.functional.cross_entropy(scores, labels, reduction="none")
+        slopes = torch.softmax(scores, dim=1)
+        slopes[labels, labels] -= 1.0
+        slopes *= scale / b
+        return losses, slopes @ candidates, slopes.T @ anchors
+
+    exact = function(*[part.double() for part in inputs[0]])[0]
+    # Scores of at most 10 with a product of `width` terms each, and as much again for the softmax.
+    return Case(function, inputs, lambda out: out[0], exact, 4 * scale * (width + m) * 2.0**-23)
+
+
+def case_grad_norm(bench: Bench, s: dict) -> Case:
+    n = s["elements"]
+    inputs = [(noise(bench, n, seed=i, dtype=torch.float32),) for i in range(bench.copies(4 * n))]
+    exact = torch.linalg.vector_norm(inputs[0][0].double()).reshape(1)
+    return Case(lambda g: torch.linalg.vector_norm(g), inputs, lambda out: out.reshape(1), exact)
+
+
+def case_adamw(bench: Bench, s: dict) -> Case:
+    n, rate, decay = s["elements"], 1e-4, 0.01
+
+    def tensors(i: int):
+        gradient, weights = (noise(bench, n, seed=2 * i + j, dtype=torch.float32) for j in range(2))
+        first, second = torch.zeros_like(weights), torch.zeros_like(weights)
+        return gradient, first, second, weights, weights.half()
+
+    inputs = [tensors(i) for i in range(bench.copies(18 * n))]
+    step, clip = (torch.ones((), device=bench.device) for _ in range(2))
+
+    def function(gradient, first, second, weights, working):
+        gradient.mul_(clip)  # as clip_grad_norm_ ends
+        torch._fused_adamw_(
+            [weights], [gradient], [first], [second], [], [step], lr=rate, beta1=0.9, beta2=0.999, weight_decay=decay,
+            eps=1e-8, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return weights, working.copy_(weights)
+
+    gradient, _, _, weights, _ = (part[:8].double() for part in inputs[0])
+    exact = weights * (1 - rate * decay) - rate * gradient / (gradient.abs() + 1e-8)
+    # A few roundings of a weight below 8.
+    return Case(function, inputs, lambda out: out[0][:8], exact, 8 * 2.0**-22)
+
+
 CASES = {
     "embedding": case_embedding,
     "layer_norm": case_layer_norm,
     "matmul": case_matmul,
     "attention": case_attention,
+    "attention_backward": case_attention_backward,
+    "dropout": case_dropout,
     "pool": case_pool,
     "cosine_topk": case_cosine_topk,
     "similarity_map": case_similarity_map,
@@ -476,6 +629,12 @@ CASES = {
     "pair_dot": case_pair_dot,
     "normalize_rows": case_normalize_rows,
     "scatter_rows": case_scatter_rows,
+    "pool_backward": case_pool_backward,
+    "layer_norm_backward": case_layer_norm_backward,
+    "embedding_backward": case_embedding_backward,
+    "info_nce": case_info_nce,
+    "grad_norm": case_grad_norm,
+    "adamw": case_adamw,
 }
 
 

@@ -3,9 +3,20 @@
 use super::work::{Blocks, PTX_ROWS, WGSL_ROWS};
 use super::{Args, MAX_HEAD_DIM, PART, SPEC, scale_of};
 use crate::device::template::{Source, Variant};
-use crate::device::{Call, Float, Geometry, Gpu, Kernel, Param, SliceMut};
+use crate::device::{Call, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut};
 use crate::error::Result;
+use crate::ops::dropout::Mask;
 use crate::ops::{FLOATS, grid, in_every_tier};
+
+const PTX: Source = Source {
+    file: "attention.ptx",
+    text: include_str!("../../../kernels/attention.ptx"),
+};
+
+const WGSL: Source = Source {
+    file: "attention.wgsl",
+    text: include_str!("../../../shaders/attention.wgsl"),
+};
 
 pub(super) const ATTENTION: Kernel = Kernel {
     entry: "attention",
@@ -22,26 +33,62 @@ pub(super) const ATTENTION: Kernel = Kernel {
         Param::f32("exponent").ptx(),
         Param::f32("scale").wgsl(),
     ],
-    ptx: Some(Source {
-        file: "attention.ptx",
-        text: include_str!("../../../kernels/attention.ptx"),
-    }),
-    wgsl: Some(Source {
-        file: "attention.wgsl",
-        text: include_str!("../../../shaders/attention.wgsl"),
-    }),
+    ptx: Some(PTX),
+    wgsl: Some(WGSL),
 };
+
+pub(super) const ATTENTION_SAVING: Kernel = Kernel {
+    entry: "attention_saving",
+    params: &[
+        Param::read("qkv"),
+        Param::read("offsets").wgsl(),
+        Param::read("work"),
+        Param::read("origins").optional(),
+        Param::write("out"),
+        Param::write("statistics"),
+        Param::u32("n_long").ptx(),
+        Param::u32("n_middle").ptx(),
+        Param::u32("n_blocks").wgsl(),
+        Param::u32("n_heads"),
+        Param::u32("head_dim"),
+        Param::f32("exponent").ptx(),
+        Param::f32("scale").wgsl(),
+        Param::u32("threshold"),
+        Param::f32("kept"),
+        Param::u32("key_0"),
+        Param::u32("key_1"),
+    ],
+    ptx: Some(PTX),
+    wgsl: Some(WGSL),
+};
+
+/// What training adds: where statistics go, and which probabilities are dropped.
+pub(super) type Saving<'a> = (SliceMut<'a, f32>, Option<(Mask, Slice<'a, u32>)>);
+
+/// What a variant does for training: nothing, statistics, dropout too.
+const TRAINING: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
+
+fn for_training(variant: Variant, (saving, dropout): (bool, bool)) -> Variant {
+    variant.with("saving", saving).with("dropout", dropout)
+}
+
+/// Threshold, factor and key of a mask, as kernels take them; of none, what drops nothing.
+pub(in crate::ops) fn mask_numbers(mask: Option<Mask>) -> (u32, f32, [u32; 2]) {
+    mask.map_or((0, 1.0, [0; 2]), |mask| {
+        (mask.threshold(), mask.scale(), mask.key)
+    })
+}
 
 /// Query rows, or pairs of heads and rows, of a warp of the PTX kernel.
 const WARP_ROWS: usize = PTX_ROWS[2];
 
 /// Heads that can share a workgroup of the shader.
-fn most_heads(head_dim: usize) -> usize {
+pub(in crate::ops) fn most_heads(head_dim: usize) -> usize {
     (64 / WGSL_ROWS / (head_dim / PART)).max(1)
 }
 
 /// Heads that share one, so that narrow heads still fill 64 invocations.
-fn heads_per_group(n_heads: usize, head_dim: usize) -> usize {
+pub(in crate::ops) fn heads_per_group(n_heads: usize, head_dim: usize) -> usize {
     (1..=most_heads(head_dim))
         .rev()
         .find(|h| n_heads.is_multiple_of(*h))
@@ -49,18 +96,19 @@ fn heads_per_group(n_heads: usize, head_dim: usize) -> usize {
 }
 
 /// Workgroups that share a block of rows: an adapter need not take more than 256 invocations in one.
-fn splits(head_dim: usize) -> usize {
+pub(in crate::ops) fn splits(head_dim: usize) -> usize {
     (WGSL_ROWS * head_dim / PART).div_ceil(256)
 }
 
-fn wgsl_variant(act: &'static str, head_dim: usize, heads: usize) -> Variant {
+pub(in crate::ops) fn wgsl_variant(act: &'static str, head_dim: usize, heads: usize) -> Variant {
     Variant::new()
         .with("act", act)
         .with("parts", (head_dim / PART) as i64)
         .with("heads", heads as i64)
 }
 
-pub(super) fn wgsl_variants() -> Vec<Variant> {
+/// All that [`heads_per_group`] leads to, for either element type.
+pub(in crate::ops) fn wgsl_shapes() -> Vec<Variant> {
     let mut all = Vec::new();
     for act in FLOATS {
         for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
@@ -69,12 +117,17 @@ pub(super) fn wgsl_variants() -> Vec<Variant> {
             );
         }
     }
-    in_every_tier(all)
+    all
+}
+
+pub(super) fn wgsl_variants() -> Vec<Variant> {
+    let of = |shape| TRAINING.map(|training| for_training(shape, training));
+    in_every_tier(wgsl_shapes().into_iter().flat_map(of))
 }
 
 /// How the PTX kernel divides a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PtxShape {
+pub(in crate::ops) enum PtxShape {
     /// A warp has all columns of its rows.
     Whole {
         /// Columns of a head, 32 or 64.
@@ -93,7 +146,7 @@ impl PtxShape {
     /// Columns of a slice.
     const SLICE: usize = 64;
 
-    fn of(head_dim: usize) -> Self {
+    pub(in crate::ops) fn of(head_dim: usize) -> Self {
         if head_dim <= Self::SLICE {
             return PtxShape::Whole { width: head_dim };
         }
@@ -133,7 +186,7 @@ impl PtxShape {
     }
 
     /// Blocks of threads for the entries of each class.
-    fn launch_blocks(self, entries: [usize; 3], n_heads: usize) -> usize {
+    pub(in crate::ops) fn launch_blocks(self, entries: [usize; 3], n_heads: usize) -> usize {
         let per_entry = PTX_ROWS.map(|rows| match self {
             PtxShape::Whole { .. } => n_heads.div_ceil(PTX_ROWS[0] / rows),
             PtxShape::Slices { .. } => n_heads * (rows / WARP_ROWS),
@@ -143,14 +196,15 @@ impl PtxShape {
 }
 
 pub(super) fn ptx_variants() -> Vec<Variant> {
-    [32, 64, 96, MAX_HEAD_DIM]
-        .map(|head_dim| PtxShape::of(head_dim).variant())
-        .into()
+    let shapes = [32, 64, 96, MAX_HEAD_DIM].map(|head_dim| PtxShape::of(head_dim).variant());
+    let of = |shape| TRAINING.map(|training| for_training(shape, training));
+    shapes.into_iter().flat_map(of).collect()
 }
 
 pub(super) fn attention<A: Float>(
     gpu: Gpu<'_>,
     args: &Args<'_, A>,
+    saving: Option<Saving<'_>>,
     mut out: SliceMut<'_, A>,
 ) -> Result<()> {
     let &Args {
@@ -189,22 +243,49 @@ pub(super) fn attention<A: Float>(
             (shape.variant(), [entries[0], entries[1], 0], geometry)
         }
     };
-    let exponent = f64::from(scale) * std::f64::consts::LOG2_E;
+    let exponent = (f64::from(scale) * std::f64::consts::LOG2_E) as f32;
+    let Some((mut statistics, mask)) = saving else {
+        return gpu.call(&Call {
+            kernel: &ATTENTION,
+            variant: for_training(variant, (false, false)),
+            args: &[
+                qkv.into(),
+                texts.on_device().into(),
+                work.on_device().into(),
+                (&mut out).into(),
+                n_long.into(),
+                n_middle.into(),
+                n_blocks.into(),
+                n_heads.into(),
+                head_dim.into(),
+                exponent.into(),
+                scale.into(),
+            ],
+            geometry,
+        });
+    };
+    let (threshold, kept, key) = mask_numbers(mask.map(|(mask, _)| mask));
     gpu.call(&Call {
-        kernel: &ATTENTION,
-        variant,
+        kernel: &ATTENTION_SAVING,
+        variant: for_training(variant, (true, mask.is_some())),
         args: &[
             qkv.into(),
             texts.on_device().into(),
             work.on_device().into(),
+            mask.map(|(_, origins)| origins).into(),
             (&mut out).into(),
+            (&mut statistics).into(),
             n_long.into(),
             n_middle.into(),
             n_blocks.into(),
             n_heads.into(),
             head_dim.into(),
-            (exponent as f32).into(),
+            exponent.into(),
             scale.into(),
+            threshold.into(),
+            kept.into(),
+            key[0].into(),
+            key[1].into(),
         ],
         geometry,
     })
@@ -229,8 +310,12 @@ mod tests {
         for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
             for n_heads in 1..=24 {
                 let heads = heads_per_group(n_heads, head_dim);
-                let variants = FLOATS.map(|act| wgsl_variant(act.name(), head_dim, heads));
-                asked.extend(in_every_tier(variants));
+                for act in FLOATS {
+                    let variant = wgsl_variant(act.name(), head_dim, heads);
+                    asked.extend(in_every_tier(
+                        TRAINING.map(|training| for_training(variant, training)),
+                    ));
+                }
             }
         }
         assert!(asked.iter().all(|v| listed.contains(v)));
@@ -242,7 +327,8 @@ mod tests {
         assert_eq!([32, 384, 512].map(splits), [1, 1, 1]);
         assert_eq!([544, 768].map(splits), [2, 2]);
         for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
-            let variant = in_every_tier([wgsl_variant("f32", head_dim, 1)])[0];
+            let variant = for_training(wgsl_variant("f32", head_dim, 1), (false, false));
+            let variant = in_every_tier([variant])[0];
             let shader = crate::device::template::expand(ATTENTION.wgsl.unwrap(), &variant);
             let shader = shader.unwrap().text;
             let rows = WGSL_ROWS / splits(head_dim);
@@ -269,20 +355,21 @@ mod tests {
         let mut asked = Vec::new();
         for head_dim in (PART..=MAX_HEAD_DIM).step_by(PART) {
             let shape = PtxShape::of(head_dim);
-            let kernel = crate::device::template::expand(ATTENTION.ptx.unwrap(), &shape.variant())
-                .unwrap()
-                .text;
-            let most: u32 = kernel
-                .split_once(".maxntid ")
-                .and_then(|(_, rest)| rest.split(',').next()?.parse().ok())
-                .unwrap();
-            assert!(shape.threads() <= most, "{head_dim}");
-            assert!(shape.shared_bytes() <= 99 << 10, "{head_dim}");
-            if let PtxShape::Whole { .. } = shape {
-                // The offset at which the last stage wraps round to the first.
-                assert!(kernel.contains(&format!("%r_use, {};\n", shape.shared_bytes())));
+            for training in TRAINING {
+                let variant = for_training(shape.variant(), training);
+                let kernel = crate::device::template::expand(PTX, &variant).unwrap().text;
+                let most: u32 = kernel
+                    .split_once(".maxntid ")
+                    .and_then(|(_, rest)| rest.split(',').next()?.parse().ok())
+                    .unwrap();
+                assert!(shape.threads() <= most, "{head_dim}");
+                assert!(shape.shared_bytes() <= 99 << 10, "{head_dim}");
+                if let PtxShape::Whole { .. } = shape {
+                    // The offset at which the last stage wraps round to the first.
+                    assert!(kernel.contains(&format!("%r_use, {};\n", shape.shared_bytes())));
+                }
+                asked.push(variant);
             }
-            asked.push(shape.variant());
         }
         assert!(asked.iter().all(|v| ptx_variants().contains(v)));
         assert!(ptx_variants().iter().all(|v| asked.contains(v)));

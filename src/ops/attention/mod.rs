@@ -14,9 +14,9 @@
 //! [`mod@super::attention_backward`] makes the probabilities again, and drops probabilities.
 
 pub(in crate::ops) mod cpu;
-mod gpu;
+pub(in crate::ops) mod gpu;
 mod reference;
-mod work;
+pub(in crate::ops) mod work;
 
 #[doc(hidden)]
 pub use reference::{Dropped, error_bound, error_bound_saving, reference, reference_saving};
@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 pub const SPEC: OpSpec = OpSpec {
     name: "attention",
     formula: "out = softmax(scale q k^T) v, per text and head, packed",
-    kernels: &[gpu::ATTENTION],
+    kernels: &[gpu::ATTENTION, gpu::ATTENTION_SAVING],
     ptx: gpu::ATTENTION.ptx,
     ptx_variants: gpu::ptx_variants,
     wgsl: gpu::ATTENTION.wgsl,
@@ -176,10 +176,7 @@ fn run<A: Float>(
         Target::Gpu(Gpu::Cuda(_)) if A::TYPE != ElementType::F16 => {
             Err(SPEC.unsupported(device, "tensor cores multiply f16 activations"))
         }
-        Target::Gpu(_) if saving.is_some() => {
-            Err(SPEC.unsupported(device, "it has no kernel for training here"))
-        }
-        Target::Gpu(gpu) => gpu::attention(gpu, &args, out),
+        Target::Gpu(gpu) => gpu::attention(gpu, &args, saving, out),
     })
 }
 

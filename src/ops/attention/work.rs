@@ -15,7 +15,7 @@ pub(super) const PTX_ROWS: [usize; 3] = [128, 64, 32];
 
 /// How many entries the work list has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Blocks {
+pub(in crate::ops) enum Blocks {
     /// For the shader (and for the CPU, which needs none): (text, first row) of blocks of [`WGSL_ROWS`] rows.
     Wgsl(usize),
     /// For the PTX kernel, by class: (first row of the text, its rows, first row of the block within the text, 0) of
@@ -93,11 +93,11 @@ impl WorkList {
         check_device(op, "work list", self.list.device(), device)
     }
 
-    pub(super) fn blocks(&self) -> Blocks {
+    pub(in crate::ops) fn blocks(&self) -> Blocks {
         self.blocks
     }
 
-    pub(super) fn on_device(&self) -> Slice<'_, u32> {
+    pub(in crate::ops) fn on_device(&self) -> Slice<'_, u32> {
         self.list.as_slice()
     }
 }

@@ -14,6 +14,7 @@
 //! Comes after the backward of the output projection, before that of the fused q, k, v projection.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
@@ -22,7 +23,7 @@ pub use reference::{Inputs, error_bound, reference};
 use super::attention::{WorkList, check_head_dim, checked_mask, pairs};
 use super::dropout::Mask;
 use super::{OpSpec, Origins, PackedTexts};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use crate::device::{Cost, ElementType, Float, Gpu, Slice, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -30,11 +31,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "attention_backward",
     formula: "d_q = scale ds k, d_k = scale ds^T q, d_v = (p m)^T d_out, ds = p (m (d_out v^T) - sum d_out out)",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::ATTENTION_BACKWARD, gpu::ATTENTION_MEAN],
+    ptx: gpu::ATTENTION_BACKWARD.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::ATTENTION_BACKWARD.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// What the forward, [`attention_saving`](super::attention_saving), read and wrote.
@@ -57,6 +58,14 @@ pub struct Forward<'a, A: Float> {
     pub head_dim: usize,
 }
 
+/// The arguments after checking.
+struct Args<'a, A: Float> {
+    forward: &'a Forward<'a, A>,
+    d_context: Slice<'a, A>,
+    /// If it drops anything, with position and number of every token.
+    mask: Option<(Mask, Slice<'a, u32>)>,
+}
+
 /// Arguments of the CPU path.
 struct HostArgs<'a> {
     qkv: &'a [f32],
@@ -74,7 +83,8 @@ struct HostArgs<'a> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit, origins or a work list of other texts or a rate that is
 /// not at least 0 and below 1; [`Error::Unsupported`](crate::Error::Unsupported) for element types a device does not have
-/// (CUDA takes f16 activations, the CPU f32).
+/// (CUDA takes f16 activations, the CPU f32) and on CUDA for heads of other than 32 or 64 columns;
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory) where there is no room for four bytes per token and head.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{PackedTexts, attention::WorkList, attention_backward::{Forward, attention_backward}}};
@@ -148,6 +158,16 @@ pub fn attention_backward<'a, A: Float>(
             cpu::attention_backward(&args, d_qkv);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel here")),
+        Target::Gpu(Gpu::Cuda(_)) if A::TYPE != ElementType::F16 => {
+            Err(SPEC.unsupported(device, "tensor cores multiply f16 activations"))
+        }
+        Target::Gpu(gpu) => {
+            let args = Args {
+                forward,
+                d_context,
+                mask,
+            };
+            gpu::attention_backward(gpu, &args, d_qkv)
+        }
     })
 }

@@ -112,7 +112,7 @@ pub fn reference<A: Accum>(inputs: &Inputs<'_, impl Copy + Into<f64>>) -> Vec<A>
 ///   and statistic are each multiplied once more, and then subtracted: `e_x = e_s + 3 u (|s| + |L|)`
 /// * probability: `r_p = e^(e_x) (1 + (exp.0 + exp.1 |s - L|) u) - 1`, relative, and what is too small may be flushed to 0
 /// * `m` is rounded twice to nearest by the host and multiplied in: `r_m = 2 * 2^-24 + u`
-/// * `p m` as an operand of a matrix unit: `operand.0` relative, `operand.1` absolute
+/// * `p` as an operand of a matrix unit, `m` multiplied in before or behind: `operand.0` relative, `operand.1 m` absolute
 /// * `dp = sum dO v`: `g(head_dim) sum |dO v|`; `D = sum dO o`: `g(head_dim + 1) sum |dO o|`;
 ///   `t = m dp - D`: errors of both, `r_m |m dp|`, and `u (|t| + e)` for the difference
 /// * `ds = p t`: `(1 + r_p) (|p| e_t) + r_p |p t|`, `u` for the product, then `operand` as above
@@ -166,7 +166,7 @@ pub fn error_bound(
                 let e_pm = if pm == 0.0 {
                     0.0
                 } else {
-                    narrowed(pm, r_pm * pm)
+                    mask * narrowed(p, r_pm * p)
                 };
                 let t = mask * dp - mean;
                 let e_t =

@@ -7,6 +7,7 @@
 //! Comes after [`mod@super::embedding`] and the output projections of both sublayers, in training only.
 
 mod cpu;
+mod gpu;
 mod mask;
 pub(in crate::ops) mod philox;
 mod reference;
@@ -25,11 +26,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "dropout",
     formula: "x = mask x / (1 - rate), the mask by Philox4x32-10 of an element's place in the batch",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::DROPOUT],
+    ptx: gpu::DROPOUT.ptx,
+    ptx_variants: gpu::variants,
+    wgsl: gpu::DROPOUT.wgsl,
+    wgsl_variants: || super::in_every_tier(gpu::variants()),
 };
 
 /// Drops elements of `x` `[t, d]` as `mask` says; `origins` are those of the `t` tokens. A rate of 0 changes nothing.
@@ -74,6 +75,6 @@ pub fn dropout<'a, A: Float>(
             cpu::dropout(x.host(), d, mask, places.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel here")),
+        Target::Gpu(gpu) => gpu::dropout(gpu, x, d, mask, places),
     })
 }

@@ -12,8 +12,8 @@ const FACTORS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// What is added to the words of the key between rounds: the golden ratio, and the square root of 3 less 1.
 const STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// Counters that differ in their first word only, and are worked on together: as many as four vectors of 512 bits hold.
-pub(in crate::ops) const LANES: usize = 16;
+/// Counters that differ in their first word only, and are worked on together: as many as a vector of 512 bits has products.
+pub(in crate::ops) const LANES: usize = 8;
 
 /// The words of [`LANES`] counters `[first + lane, rest[0], rest[1], rest[2]]`: word `w` of lane `i` is `[w][i]`.
 #[inline(always)]

@@ -1,18 +1,20 @@
 //! `d_word[ids[t]] += dx[t]`, `d_position[positions[t]] += dx[t]`, `d_token_type[0] += dx[t]`
 //!
 //! The gradient of [`mod@super::embedding`]: for every table row, the sum over the tokens that used it. The tokens come
-//! sorted ([`TokenSegments`]), so that each sum has one owner and one order, without atomics; a segment as long as the batch
-//! (token type 0) is a tree of sums of 32 rows, in as many launches as the tree has levels. Cost: `3 t d` additions; `dx` is
-//! read three times, mostly from cache, and the rows that are added to are read and written: memory bound.
-//! The last operator of an encoder's backward; after [`mod@super::layer_norm_backward`].
+//! sorted ([`TokenSegments`]), so that each sum has one owner and one order, without atomics; a segment as long as the
+//! batch (token type 0) is a tree of sums of 32 rows, in as many launches as the tree has levels. Cost: `3 t d`
+//! additions; `dx` is read three times, mostly from cache, and the rows that are added to are read and written: memory
+//! bound. The last operator of an encoder's backward; after [`mod@super::layer_norm_backward`].
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 
 use super::{OpSpec, TokenSegments};
+use crate::device::template::Variant;
 use crate::device::{Cost, Slice, SliceMut, Target};
 use crate::error::{Error, Result};
 
@@ -21,11 +23,11 @@ use crate::error::{Error, Result};
 pub const SPEC: OpSpec = OpSpec {
     name: "embedding_backward",
     formula: "d_word[ids[t]] += dx[t], d_position[positions[t]] += dx[t], d_token_type[0] += dx[t]",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::EMBEDDING_BACKWARD],
+    ptx: gpu::EMBEDDING_BACKWARD.ptx,
+    ptx_variants: || vec![Variant::new()],
+    wgsl: gpu::EMBEDDING_BACKWARD.wgsl,
+    wgsl_variants: || super::in_every_tier([Variant::new()]),
 };
 
 /// The gradients of the tables of an embedding, rows of width `d`; added to.
@@ -50,8 +52,8 @@ struct Args<'a> {
     d: usize,
 }
 
-/// Adds the gradients `dx` `[t, d]` of the results of [`embedding`](super::embedding::embedding) to the table rows that each
-/// token used.
+/// Adds the gradients `dx` `[t, d]` of the results of [`embedding`](super::embedding::embedding) to the table rows that
+/// each token used.
 ///
 /// # Errors
 /// [`Error::Shape`] for sizes that do not fit, an id that is not in the vocabulary or a position beyond the table;
@@ -110,7 +112,7 @@ pub fn embedding_backward<'a>(
             cpu::embedding_backward(&args, [token_type.host(), position.host(), word.host()]);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel")),
+        Target::Gpu(gpu) => gpu::embedding_backward(gpu, &args, [token_type, position, word]),
     })
 }
 

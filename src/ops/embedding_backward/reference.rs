@@ -2,8 +2,8 @@
 
 use crate::ops::{Accum, Rounding};
 
-/// The definition, in loops: from `dx` `[t, d]` what is added to tables of `rows` words, positions and token types, `[row, d]`
-/// each.
+/// The definition, in loops: from `dx` `[t, d]` what is added to tables of `rows` words, positions and token types,
+/// `[row, d]` each.
 pub fn reference<A: Accum, T: Copy + Into<f64>>(
     dx: &[T],
     ids: &[u32],

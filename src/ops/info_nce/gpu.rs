@@ -1,6 +1,6 @@
 //! Launches of `info_nce.ptx` and `info_nce.wgsl`.
 
-use super::Args;
+use super::{Args, SPEC};
 use crate::device::template::{Source, Variant};
 use crate::device::{Call, Geometry, Gpu, Kernel, Param, Slice, SliceMut};
 use crate::error::Result;
@@ -176,6 +176,14 @@ pub(super) fn info_nce(
         d,
         ..
     } = args;
+    let bytes = (m * d * size_of::<f32>()) as u64;
+    if bytes > gpu.max_binding() {
+        let why = format!(
+            "the candidates take {bytes} bytes, at most {} fit",
+            gpu.max_binding()
+        );
+        return Err(SPEC.unsupported(losses.device(), &why));
+    }
     let pitch = pitch(m);
     let at_once = anchors_at_once(gpu, args);
     let mut scores = losses.device().alloc::<f32>(at_once * pitch)?;

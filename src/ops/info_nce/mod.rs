@@ -71,7 +71,7 @@ struct Args<'a> {
 /// # Errors
 /// [`Error::Shape`] for sizes that do not fit (`d` a multiple of 8, at least one anchor and as many candidates), an owner
 /// that is not there or a positive that its anchor does not see; [`Error::OutOfMemory`] if there is no room for a matrix
-/// `[b, m]`.
+/// `[b, m]`; [`Error::Unsupported`] on wgpu for candidates that one binding does not hold, which is 128 MiB or more.
 ///
 /// ```
 /// use nearmiss::{Device, ops::info_nce::{InfoNce, info_nce}};
@@ -117,18 +117,11 @@ pub fn info_nce<'a>(
         check.rows("anchors", &anchors, d)?,
         check.rows("candidates", &candidates, d)?,
     );
-    if b == 0 || m < b {
-        let expected = if b == 0 {
-            "an anchor at least".into()
-        } else {
-            format!("{b} candidates at least")
-        };
-        return Err(Error::shape(
-            SPEC.name,
-            if b == 0 { "anchors" } else { "candidates" },
-            expected,
-            if b == 0 { b } else { m },
-        ));
+    for (what, rows, least) in [("anchors", b, 1), ("candidates", m, b)] {
+        if rows < least {
+            let expected = format!("at least {least} rows");
+            return Err(Error::shape(SPEC.name, what, expected, rows));
+        }
     }
     let owners = own.map(|own| own.among(SPEC.name, b)).transpose()?;
     check.optional("own", &owners, m)?;

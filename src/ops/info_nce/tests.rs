@@ -173,11 +173,11 @@ fn what_does_not_fit_is_named() {
     let of = |owners: &[Option<u32>]| OwnRows::new(&cpu, owners).unwrap();
     assert_eq!(
         fails(0, 1, None),
-        "shape mismatch in info_nce: anchors: expected an anchor at least, got 0"
+        "shape mismatch in info_nce: anchors: expected at least 1 rows, got 0"
     );
     assert_eq!(
         fails(2, 1, None),
-        "shape mismatch in info_nce: candidates: expected 2 candidates at least, got 1"
+        "shape mismatch in info_nce: candidates: expected at least 2 rows, got 1"
     );
     assert_eq!(
         fails(2, 3, Some(&of(&[None, None, Some(2)]))),

@@ -1,13 +1,15 @@
-//! `dx = (g - mean g - z mean(g z)) rstd`, `g = dy weight`, `z = (v - mean v) rstd`; `d_weight += sum dy z`, `d_bias += sum dy`
+//! `dx = (g - mean g - z mean(g z)) rstd`, `d_weight += sum dy z`, `d_bias += sum dy`; `g = dy weight`
 //!
-//! The gradient of [`mod@super::layer_norm`] with respect to `v = x + residual`, and so to both, and to weight and bias. `z`
-//! and `rstd` are computed again from what the forward read: that is one read of `x` and `residual`, where keeping `z` would
-//! be one write and one read. Gradients of the residual stream are f32; a copy in the activation type is written in the
-//! same pass for the product before the norm. Cost: about 16 operations per element against 12 to 18 bytes: memory bound.
+//! The gradient of [`mod@super::layer_norm`] with respect to `v = x + residual`, and so to both, and to weight and
+//! bias. `z = (v - mean v) rstd` and `rstd` are computed again from what the forward read: that is one read of `x` and
+//! `residual`, where keeping `z` would be one write and one read. Gradients of the residual stream are f32; a copy in
+//! the activation type is written in the same pass for the product before the norm. Cost: about 16 operations per
+//! element against 12 to 18 bytes: memory bound.
 //!
 //! Numerics: sums over rows (of `dy` and `dy z`) are made in pieces of rows, which a second launch adds in their order.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
@@ -23,11 +25,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "layer_norm_backward",
     formula: "dx = (g - mean g - z mean(g z)) rstd, g = dy weight; d_weight += sum dy z, d_bias += sum dy",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::LAYER_NORM_BACKWARD, gpu::SUMS],
+    ptx: gpu::LAYER_NORM_BACKWARD.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::LAYER_NORM_BACKWARD.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// The arguments after checking.
@@ -40,13 +42,13 @@ struct Args<'a, A: Float> {
     d: usize,
 }
 
-/// From `dy`, the gradient of the result of [`layer_norm`](super::layer_norm::layer_norm) of `x + residual`, all `[rows, d]`:
-/// writes the gradient of the sum to `dx` and, rounded, to `dx_act`, and adds those of weight and bias to `d_weight` and
-/// `d_bias` `[d]`.
+/// From `dy`, the gradient of the result of [`layer_norm`](super::layer_norm::layer_norm) of `x + residual`, all
+/// `[rows, d]`: writes the gradient of the sum to `dx` and, rounded, to `dx_act`, and adds those of weight and bias to
+/// `d_weight` and `d_bias` `[d]`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit, [`Error::Unsupported`](crate::Error::Unsupported) on
-/// GPUs for rows wider than 1,024, [`Error::OutOfMemory`](crate::Error::OutOfMemory) for the sums of pieces of rows.
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit, [`Error::Unsupported`](crate::Error::Unsupported)
+/// on GPUs for rows wider than 1,024, [`Error::OutOfMemory`](crate::Error::OutOfMemory) for the sums of pieces of rows.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{layer_norm::Norm, layer_norm_backward}};
@@ -104,7 +106,9 @@ pub fn layer_norm_backward<'a, A: Float>(
                 cpu::layer_norm_backward(&args, dx.host(), dx_act, d_weight.host(), d_bias.host());
                 Ok(())
             }
-            Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel")),
+            Target::Gpu(gpu) => {
+                gpu::layer_norm_backward(gpu, &args, dx, dx_act, [d_weight, d_bias])
+            }
         },
     )
 }

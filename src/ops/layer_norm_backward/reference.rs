@@ -34,10 +34,11 @@ pub fn reference<A: Accum, T: Copy + Into<f64>>(
     [dx, d_weight, d_bias]
 }
 
-/// Bounds of `dx` as f32 and in a type of two bytes, and of the sums behind `d_weight` and `d_bias`, which held `before`.
+/// Bounds of `dx` as f32 and in a type of two bytes, and of the sums behind `d_weight` and `d_bias`, which held
+/// `before`.
 ///
-/// From the errors `e_c` of the deviations and the relative one `e_r` of `rstd` (those of the forward), with exact values
-/// beside them:
+/// From the errors `e_c` of the deviations and the relative one `e_r` of `rstd` (those of the forward), with exact
+/// values beside them:
 ///
 /// * `z = c rstd`: `e_z = rstd (e_c + |c| e_r + e_c e_r) (1 + u) + u |z|`
 /// * `g = dy w`: `e_g = u |g|`

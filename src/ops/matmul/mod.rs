@@ -194,3 +194,23 @@ fn cost<A: Float, C: Float>(dims: Dims, epilogue: &Epilogue<'_>, saving: bool) -
             as u64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saving_wants_gelu() {
+        let cpu = Device::cpu();
+        let (a, w) = (
+            cpu.upload(&[1f32; 8]).unwrap(),
+            cpu.upload(&[1f32; 64]).unwrap(),
+        );
+        let (mut before, mut c) = (cpu.alloc::<f32>(8).unwrap(), cpu.alloc::<f32>(8).unwrap());
+        let error = matmul_saving(&a, &w, &Epilogue::default(), &mut before, &mut c, 1, 8);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "matmul_saving: without GELU there is nothing before it"
+        );
+    }
+}

@@ -111,23 +111,33 @@ mod tests {
     #[test]
     fn central_differences_agree() {
         let (m, d, wide) = (3, 8, 16);
-        let [x, w, v, g] =
-            [(m * d, 1), (wide * d, 2), (d * wide, 3), (m * d, 4)].map(|(n, seed)| noise(n, seed));
+        let sizes = [(m * d, 1), (wide * d, 2), (d * wide, 3), (m * d, 4)];
+        let [x, w, v, g] = sizes.map(|(n, seed)| noise(n, seed));
         let b = noise(wide, 5);
-        let block = |u: &[f64], x: &[f64]| {
-            let mut eye = vec![0.0; wide * wide];
-            eye.iter_mut().step_by(wide + 1).for_each(|one| *one = 1.0);
+        let absolute = |values: &[f64]| values.iter().map(|v| v.abs()).collect::<Vec<_>>();
+        let mut eye = vec![0.0; wide * wide];
+        eye.iter_mut().step_by(wide + 1).for_each(|one| *one = 1.0);
+        // The loss and the magnitudes of its terms, given those of u; the slope of GELU is below 1.13.
+        let block = |u: &[f64], terms_of_u: &[f64], x: &[f64]| {
             let active = linear::<f64, _>(u, &eye, None, true, None, wide);
-            weighted(&linear::<f64, _>(&active, &v, None, false, Some(x), d), &g)
+            let y = linear::<f64, _>(&active, &v, None, false, Some(x), d);
+            let parts = active.iter().zip(terms_of_u);
+            let terms: Vec<f64> = parts.map(|(a, u)| a.abs() + 1.13 * u).collect();
+            let (v, x) = (absolute(&v), absolute(x));
+            let terms = linear::<f64, _>(&terms, &v, None, false, Some(&x), d);
+            [weighted(&y, &g)[0], weighted(&terms, &g)[1]]
         };
-        let into = |x: &[f64]| linear::<f64, _>(x, &w, Some(&b), false, None, wide);
-        // Sums of 8, 16, 16 and 24 terms, and some 40 roundings of erf, whose magnitudes the weights of at most 1 multiply
-        // up to 16 times each.
-        let roundings = 100 * 16 * 16;
-        let u = into(&x);
+        let of =
+            |x: &[f64], w: &[f64], b: &[f64]| linear::<f64, _>(x, w, Some(b), false, None, wide);
+        // 9 for u, 1 and the 9 of erf's 1e-15 and 4 for GELU, 17 and 1 for y, 25 for the loss.
+        let roundings = 66;
+        let u = of(&x, &w, &b);
         let du = reference::<f64, _>(&g, &v, Some(&u), None, wide);
-        hold("u", &u, &du, roundings, |u| block(u, &x));
+        hold("u", &u, &du, roundings, |u| block(u, &absolute(u), &x));
         let dx = reference::<f64, _>(&du, &w, None, Some(&g), d);
-        hold("x", &x, &dx, roundings, |x| block(&into(x), x));
+        let (abs_w, abs_b) = (absolute(&w), absolute(&b));
+        hold("x", &x, &dx, roundings, |x| {
+            block(&of(x, &w, &b), &of(&absolute(x), &abs_w, &abs_b), x)
+        });
     }
 }

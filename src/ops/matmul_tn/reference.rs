@@ -60,14 +60,19 @@ mod tests {
         let [x, w, b, g] =
             [(t * k, 1), (n * k, 2), (n, 3), (t * n, 4)].map(|(n, seed)| noise(n, seed));
         let [before_w, before_b] = [(n * k, 5), (n, 6)].map(|(n, seed)| noise(n, seed));
-        let loss =
-            |w: &[f64], b: &[f64]| weighted(&linear::<f64, _>(&x, w, Some(b), false, None, n), &g);
+        let absolute = |values: &[f64]| values.iter().map(|v| v.abs()).collect::<Vec<_>>();
+        let loss = |w: &[f64], b: &[f64]| {
+            let of =
+                |x: &[f64], w: &[f64], b: &[f64]| linear::<f64, _>(x, w, Some(b), false, None, n);
+            let terms = of(&absolute(&x), &absolute(w), &absolute(b));
+            [weighted(&of(&x, w, b), &g)[0], weighted(&terms, &g)[1]]
+        };
         let (dw, db) = reference::<f64, _>(&g, &x, &before_w, &before_b, n, k);
         let change = |after: &[f64], before: &[f64]| -> Vec<f64> {
             after.iter().zip(before).map(|(a, b)| a - b).collect()
         };
-        // Each value is a sum of 17 terms, no larger than 17; then come 40.
-        let roundings = 17 * 60;
+        // 17 for a product, and 41 for the sum of 40.
+        let roundings = 58;
         hold("w", &w, &change(&dw, &before_w), roundings, |w| loss(w, &b));
         hold("b", &b, &change(&db, &before_b), roundings, |b| loss(&w, b));
     }

@@ -15,7 +15,7 @@ pub(super) use cpu::mean;
 pub(super) use reference::Pooled;
 
 use super::{OpSpec, PackedTexts};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use crate::device::{Cost, Float, Gpu, Slice, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -40,7 +40,7 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Pooling::Mean => "mean",
             Pooling::First => "first",
@@ -113,6 +113,24 @@ pub fn pool<'a, T: Float>(
         }
         Target::Gpu(gpu) => gpu::pool(gpu, &args, out),
     })
+}
+
+/// The means of texts, or their first rows, on a GPU: `out` `[n, d]` for the gradient of pooling.
+pub(super) fn means(
+    gpu: Gpu<'_>,
+    h: Slice<'_, f32>,
+    texts: &PackedTexts,
+    pooling: Pooling,
+    out: SliceMut<'_, f32>,
+) -> Result<()> {
+    let args = Args {
+        h,
+        texts,
+        pooling,
+        normalize: false,
+        d: out.len() / texts.texts(),
+    };
+    gpu::pool(gpu, &args, out)
 }
 
 /// The rows of a text that are averaged.

@@ -1,12 +1,12 @@
 //! `dh_t = (g - e (e . g)) / |m| / l`, `g = d_out` of `t`'s text, `m` the mean of its `l` rows, `e = m / |m|`
 //!
-//! The gradient of [`mod@super::pool`]: every row of a text gets the same (of `Pooling::First` the first row alone, with
-//! `l = 1`; the others get zero). Without normalisation it is `g / l`. Below the floor of the norm, where the forward
-//! divides by a constant, `e . g` counts as zero. The mean is computed again. Cost: `4 t d` bytes read and as many written:
-//! memory bound.
-//! The first operator of an encoder's backward; before [`mod@super::layer_norm_backward`].
+//! The gradient of [`mod@super::pool`]: every row of a text gets the same (of `Pooling::First` the first row alone,
+//! with `l = 1`; the others get zero). Without normalisation it is `g / l`. Below the floor of the norm, where the
+//! forward divides by a constant, `e . g` counts as zero. The mean is computed again. Cost: `4 t d` bytes read and as
+//! many written: memory bound. The first operator of an encoder's backward; before [`mod@super::layer_norm_backward`].
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
@@ -22,11 +22,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "pool_backward",
     formula: "dh = (g - e (e . g)) / |m| / l, g = d_out, m = the mean of l rows, e = m / |m|",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::POOL_BACKWARD],
+    ptx: gpu::POOL_BACKWARD.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::POOL_BACKWARD.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// The arguments after checking.
@@ -39,8 +39,8 @@ struct Args<'a> {
     d: usize,
 }
 
-/// From `d_out` `[n, d]`, the gradient of the result of [`pool`](super::pool::pool) of `h` `[t, d]`, writes that of `h` to
-/// `dh` `[t, d]`.
+/// From `d_out` `[n, d]`, the gradient of the result of [`pool`](super::pool::pool) of `h` `[t, d]`, writes that of `h`
+/// to `dh` `[t, d]`.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (wgpu: `d` at most 2,048; CUDA: 12,280),
@@ -97,6 +97,6 @@ pub fn pool_backward<'a>(
             cpu::pool_backward(&args, dh.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel")),
+        Target::Gpu(gpu) => gpu::pool_backward(gpu, &args, dh),
     })
 }

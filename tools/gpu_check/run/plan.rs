@@ -13,7 +13,7 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 23] = [
     "matmul",
     "matmul_tn",
     "matmul_nn",
@@ -21,9 +21,14 @@ const ORDER: [&str; 18] = [
     "maxsim",
     "encode",
     "attention",
+    "attention_backward",
+    "dropout",
     "similarity_map",
     "soft_alignment",
     "layer_norm",
+    "layer_norm_backward",
+    "embedding_backward",
+    "pool_backward",
     "embedding",
     "pool",
     "adamw",
