@@ -39,7 +39,7 @@ use super::stage::{Report, Stage};
 use crate::error::Result;
 use crate::metrics::near_miss::Options;
 use crate::train::arms::Arm;
-use crate::train::{Length, SizeClass, TrainOptions};
+use crate::train::{Length, TrainOptions};
 
 /// The stage: an encoder as published and trained by every arm, on the same questions.
 pub struct Experiment1 {
@@ -132,9 +132,9 @@ impl Experiment1 {
 
     /// The trainings, in the order of the models.
     fn jobs(&self, session: &Session, setup: &Setup) -> Result<Vec<Job>> {
-        let size = SizeClass::of(session.encoder.config().parameters());
+        let protocol = TrainOptions::protocol(session.encoder.config());
         let options = TrainOptions {
-            length: Length::Steps(self.steps.unwrap_or(size.steps())),
+            length: self.steps.map_or(protocol.length, Length::Steps),
             ..self.options.clone()
         };
         let trained = self.models().into_iter().filter_map(|m| Some((m, m.arm?)));
