@@ -444,6 +444,22 @@ mod tests {
     }
 
     #[test]
+    fn samples_stay_within_their_strata() {
+        let strata = [3, 0, 50];
+        let found = Bootstrap::default().stratified_intervals(&strata, |counts| {
+            let first: u32 = counts[..3].iter().sum();
+            let rest: u32 = counts[3..].iter().sum();
+            [Some(f64::from(first)), Some(f64::from(rest)), Some(f64::from(counts[0]))]
+        });
+        assert_eq!(found[..2], [Some([3.0, 3.0]), Some([50.0, 50.0])]);
+        // One of three is drawn up to three times, or not at all.
+        assert_eq!(found[2].unwrap()[0], 0.0);
+        let one = |counts: &[u32]| [Some(f64::from(counts[0]))];
+        let bootstrap = Bootstrap::default();
+        assert_eq!(bootstrap.intervals(9, one), bootstrap.stratified_intervals(&[9], one));
+    }
+
+    #[test]
     fn mcnemar_by_hand() {
         // 1 of 6: 2 (1 + 6) / 64.
         close(Some(mcnemar(1, 5)), 14.0 / 64.0);

@@ -82,7 +82,8 @@ pub enum Command {
     /// Train the encoder on your own rows, and write a model folder that sentence-transformers loads.
     #[command(mut_arg("out", |arg| arg
         .default_value("trained")
-        .help("Where the model folder is written; checkpoints and the curve go beside it, into OUT.training")))]
+        .help("Where the model folder is written; checkpoints and the curve go beside it, into OUT.training")),
+        mut_arg("max_length", |arg| arg.help("Length limit in tokens; default: 128, or the model's own if that is lower")))]
     Train {
         #[command(flatten)]
         common: Common,

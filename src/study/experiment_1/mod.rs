@@ -316,3 +316,6 @@ impl Stage for Experiment1 {
         report::times(found)
     }
 }
+
+#[cfg(test)]
+mod tests;
