@@ -95,7 +95,7 @@ fn rows_that_cannot_be_trained_on() {
     s.put("none.csv", "anchor,positive,negative\na,,n\n");
     fails(&s.train("none.csv", &[]), 1, &["none.csv", "no usable row", "empty field"]);
     fails(&s.train("nowhere.csv", &[]), 1, &["nowhere.csv"]);
-    fails(&s.train("rows.csv", &["--batch", "0"]), 2, &["batch"]);
+    fails(&s.train("rows.csv", &["--batch", "0"]), 2, &["`batch` is 0", "--batch"]);
     fails(&s.train("rows.csv", &["--learning-rate", "2"]), 2, &["learning_rate"]);
     fails(&s.train("rows.csv", &["--out", "/"]), 2, &["--out"]);
     fs::create_dir(s.path("taken")).unwrap();
@@ -164,6 +164,10 @@ fn the_model_is_a_backbone_and_training_it_twice_is_refused() {
     assert!(points[9..].iter().all(|p| p.loss < points[0].loss), "the loss falls");
     assert!(s.path("model.training/curve.svg").exists());
     fails(&s.train("rows.csv", &[]), 1, &["model", "exists already"]);
+    let first = weights(&s, "model");
+    fs::remove_dir_all(s.path("model")).unwrap();
+    succeeds(&s.train("rows.csv", &[]));
+    assert_eq!(weights(&s, "model"), first);
     s.put("texts.txt", "the dog sees\n");
     let output = s
         .command("encode")

@@ -170,7 +170,7 @@ pub(super) fn measured(
     setup: &Setup,
     inputs: &Inputs,
     model: &Model,
-    job: Option<&Job>,
+    job: Option<&Job<'_>>,
     before: &mut Before<'_>,
 ) -> Result<(Measured, Times)> {
     const FILE: &str = "measured.json";

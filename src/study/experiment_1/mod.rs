@@ -131,7 +131,7 @@ impl Experiment1 {
     }
 
     /// The trainings, in the order of the models.
-    fn jobs(&self, session: &Session, setup: &Setup) -> Result<Vec<Job>> {
+    fn jobs(&self, session: &Session, setup: &Setup) -> Result<Vec<Job<'_>>> {
         let protocol = TrainOptions::protocol(session.encoder.config());
         let options = TrainOptions {
             length: self.steps.map_or(protocol.length, Length::Steps),
@@ -154,12 +154,15 @@ impl Experiment1 {
         }
     }
 
-    /// What of the test data models have trained on.
-    fn seen(&self, jobs: &[Job]) -> Vec<String> {
-        let rows = jobs.iter().flat_map(Job::rows);
-        let trained: HashSet<&str> = rows
-            .flat_map(|row| [&row.anchor[..], &row.positive, &row.negative])
-            .collect();
+    /// What of the test data is among the rows to train on.
+    fn seen(&self) -> Vec<String> {
+        let data = &self.data;
+        let retrieval = data.retrieval.iter();
+        let retrieval = retrieval.flat_map(|row| [&row.anchor, &row.positive, &row.negative]);
+        let structural = data.structural.iter().flat_map(|row| {
+            [&row.anchor, &row.near_miss].into_iter().chain(&row.paraphrase)
+        });
+        let trained: HashSet<&str> = retrieval.chain(structural).map(|text| &text[..]).collect();
         let mut notes = Vec::new();
         for set in &self.sets {
             let queries = set.collection.queries.iter();
@@ -184,19 +187,19 @@ impl Experiment1 {
 }
 
 /// What is odd about an arm's rows.
-fn notes_of(job: &Job) -> Vec<String> {
+fn notes_of(job: &Job<'_>) -> Vec<String> {
     let mut notes = Vec::new();
-    let mixed = &job.mixed;
-    if mixed.repeated > 0 {
+    let structural = job.config.structural;
+    if job.repeated > 0 {
         notes.push(format!(
             "{}: {} of {} structural rows come again, since there are fewer than its share",
-            job.model, mixed.repeated, mixed.structural
+            job.model, job.repeated, structural
         ));
     }
-    if mixed.without_paraphrase > 0 {
+    if job.without_paraphrase > 0 {
         notes.push(format!(
             "{}: {} of {} structural rows have no paraphrase and take the sentence itself as the positive",
-            job.model, mixed.without_paraphrase, mixed.structural
+            job.model, job.without_paraphrase, structural
         ));
     }
     notes
@@ -257,7 +260,7 @@ impl Stage for Experiment1 {
         session.progress.log("comparing models");
         let comparisons = self.compared(&models, &all).compare()?;
         let mut notes: Vec<String> = jobs.iter().flat_map(notes_of).collect();
-        notes.extend(self.seen(&jobs));
+        notes.extend(self.seen());
         Ok(Found {
             comparisons,
             models,

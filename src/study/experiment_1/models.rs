@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::data::TrainingData;
-use crate::data::pairs::Triplet;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::study::results::{Setup, id};
@@ -58,25 +57,29 @@ pub struct TrainConfig {
     pub setup: Setup,
 }
 
-/// The training of a model.
-pub(super) struct Job {
+/// The training of a model. Its rows are mixed anew when their turn comes, since there are many trainings.
+pub(super) struct Job<'a> {
     pub model: Model,
     pub config: TrainConfig,
-    pub mixed: Mixed,
+    /// Structural rows that are there again, and those without the paraphrase that they were to have.
+    pub repeated: usize,
+    pub without_paraphrase: usize,
+    arm: Arm,
+    data: &'a TrainingData,
     options: TrainOptions,
 }
 
-impl Job {
+impl<'a> Job<'a> {
     /// The training of an arm by a seed. `setup` is the encoder's, with the length limit of the experiment.
     pub fn new(
         model: Model,
         arm: Arm,
-        data: &TrainingData,
+        data: &'a TrainingData,
         options: &TrainOptions,
         session: &Session,
         setup: &Setup,
     ) -> Result<Self> {
-        let mixed = mix(arm, &data.retrieval, &data.structural, Some(data.share), model.seed)?;
+        let mixed = mixed(arm, data, model.seed)?;
         let options = TrainOptions {
             seed: model.seed,
             length: match options.length {
@@ -97,7 +100,10 @@ impl Job {
                 plan,
                 setup: setup.clone(),
             },
-            mixed,
+            repeated: mixed.repeated,
+            without_paraphrase: mixed.without_paraphrase,
+            arm,
+            data,
             options,
         })
     }
@@ -118,16 +124,17 @@ impl Job {
     pub fn run(&self, session: &Session) -> Result<(Encoder, Training, Duration)> {
         let folder = session.out.join(self.folder(session));
         let mut task = Training::task(session, &self.model.to_string(), self.config.plan.steps);
+        let rows = mixed(self.arm, self.data, self.model.seed)?;
         let listening = session.interrupt.listen();
         let trained = Trainer::new(
             session.another_encoder(self.config.setup.max_length)?,
             self.options.clone(),
         )
-        .own_negatives(self.mixed.own.clone())
+        .own_negatives(rows.own)
         .folder(&folder)
         .stop_when(listening.flag())
         .watch(|progress| task.step(progress))
-        .run(self.mixed.rows.clone())?;
+        .run(rows.rows)?;
         drop(listening);
         let time = task.finish();
         if !trained.finished() {
@@ -136,11 +143,10 @@ impl Job {
         let training = Training::of(&folder, trained.steps, trained.skipped)?;
         Ok((trained.encoder, training, time))
     }
+}
 
-    /// Every sentence that it trains on.
-    pub fn rows(&self) -> &[Triplet] {
-        &self.mixed.rows
-    }
+fn mixed(arm: Arm, data: &TrainingData, seed: u64) -> Result<Mixed> {
+    mix(arm, &data.retrieval, &data.structural, Some(data.share), seed)
 }
 
 /// What is said of a training that was told to stop.

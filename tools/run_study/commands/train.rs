@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nearmiss::data::pairs::Triplet;
 use nearmiss::data::triplets::{Examples, Identical, Pair, TripletNotes, read};
 use nearmiss::study::experiment_1::models::{self, model_folder, stopped};
 use nearmiss::study::session::Session;
+use nearmiss::train::checkpoint::CHECKPOINT;
 use nearmiss::train::{FolderLock, Length, Negatives, TrainOptions, Trainer};
-use nearmiss::data::pairs::Triplet;
 use nearmiss::{Error, Result};
 use serde_json::json;
 
@@ -55,6 +56,9 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
         return Err(stopped(trained.steps, plan.steps, &folder));
     }
     fs::rename(model_folder(&folder), to).map_err(|e| Error::io("write", to, e))?;
+    // Whoever removes the model can train again.
+    let checkpoint = folder.join(CHECKPOINT);
+    fs::remove_file(&checkpoint).map_err(|e| Error::io("remove", &checkpoint, e))?;
     let found = models::Training::of(&folder, trained.steps, trained.skipped)?;
     if common.json {
         let value = json!({
