@@ -1,12 +1,15 @@
+%% if native
+enable f16;
+%% endif
 %% from "_elements.wgsl" import array
 %% from "_group_sum.wgsl" import group_sum, who_inputs, who_value
 // info_nce.wgsl - in-batch softmax with explicit negatives: losses, and gradients of anchors and candidates
 // Computes   losses[i] = log sum_j exp(z_ij) - z_ii,  z_ij = scale a_i . c_j over the candidates j that anchor i sees;
 //            G_ij = factor (softmax(z_i)_j - [i = j]);  d_anchors = G c;  d_candidates = G^T a
 // Twins      src/ops/info_nce/ (definition, reference), kernels/info_nce.ptx
-// Entry      info_nce_product: c = factor (c if add, + x y), variant `form`: nt (scores; columns of c are rows of y), nn
-//            (d_anchors) or tn (d_candidates; rows of c are columns of x). info_nce_softmax: scores become G. A loss is nt,
-//            softmax, nn, tn; with anchors in turns, all four for each
+// Entry      info_nce_product, info_nce_softmax. The first is c = factor (c if add, + x y), in variant `form`: nt (scores;
+//            columns of c are rows of y), nn (d_anchors) or tn (d_candidates; rows of c are columns of x); in the second
+//            (`form` softmax) scores become G. A loss is nt, softmax, nn, tn; with anchors in turns, all four for each
 //
 // Shapes     x: anchors [rows, k] (nt), G [rows, pitch] (nn) or [k, pitch] (tn); y: candidates [columns, k] (nt) or
 //            [k, columns] (nn), anchors [k, columns] (tn); c: scores [rows, pitch], d_anchors or d_candidates [rows, columns];

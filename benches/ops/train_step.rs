@@ -92,10 +92,17 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
 
 /// Texts of random tokens: anchors as long as questions, the others as passages; chunks of at most `budget` tokens.
 fn batch(encoder: &Encoder, triplets: usize, length: Length, budget: usize) -> TripletBatch {
-    let (vocab, limit) = (encoder.config().vocab as u64, encoder.tokenizer().max_length());
+    let (vocab, limit) = (
+        encoder.config().vocab as u64,
+        encoder.tokenizer().max_length(),
+    );
     let length = |text: usize| {
         let random = bits(3, text as u64);
-        let ragged = if text < triplets { 6 + random % 15 } else { 20 + random % 109 };
+        let ragged = if text < triplets {
+            6 + random % 15
+        } else {
+            20 + random % 109
+        };
         length.unwrap_or(ragged as usize).min(limit)
     };
     let tokens: Vec<Vec<u32>> = (0..3 * triplets)
@@ -137,10 +144,18 @@ fn prepare(
     let encoder = load(device)?;
     let bound = 4.0 * f64::from(SCALE) * bound(encoder.config(), device.kind());
     let dropout = dropout(&encoder);
-    let budget = if device.kind() == DeviceKind::Cpu { 8192 } else { 65_536 };
+    let budget = if device.kind() == DeviceKind::Cpu {
+        8192
+    } else {
+        65_536
+    };
     let batch_of = |encoder: &Encoder, budget| batch(encoder, triplets, length, budget);
     let whole = batch_of(&encoder, budget);
-    let scale = if device.precision() == Precision::Mixed { 1024.0 } else { 1.0 };
+    let scale = if device.precision() == Precision::Mixed {
+        1024.0
+    } else {
+        1.0
+    };
     let mut step = Step::new(encoder)?;
     let objective = Objective {
         scale: SCALE,
@@ -157,9 +172,16 @@ fn prepare(
         ..objective
     };
     let want = Step::new(other)?.gradients(&parts, &plain)?;
-    let ratios = losses.iter().zip(&want).map(|(got, want)| f64::from(got - want).abs() / bound);
+    let ratios = losses
+        .iter()
+        .zip(&want)
+        .map(|(got, want)| f64::from(got - want).abs() / bound);
     let worst = ratios.fold(0.0, |worst, ratio| {
-        if ratio.is_finite() { f64::max(worst, ratio) } else { f64::INFINITY }
+        if ratio.is_finite() {
+            f64::max(worst, ratio)
+        } else {
+            f64::INFINITY
+        }
     });
 
     let settings = AdamW {

@@ -29,9 +29,7 @@ use crate::ops::attention_backward::{Forward, attention_backward};
 use crate::ops::dropout::{Mask, Site};
 use crate::ops::embedding_backward::{TableGradients, embedding_backward};
 use crate::ops::matmul_nn::{NnEpilogue, matmul_nn};
-use crate::ops::{
-    Origins, TokenSegments, dropout, layer_norm, layer_norm_backward, matmul_tn,
-};
+use crate::ops::{Origins, TokenSegments, dropout, layer_norm, layer_norm_backward, matmul_tn};
 
 /// The gradient in a sum that was normalised: as the stream has it and as a product reads it.
 struct SumGradient<A: Float> {
@@ -156,7 +154,13 @@ impl<'a, A: Float> Backward<'a, A> {
             branch,
         } = saved;
         let mask = self.mask(number, Site::AttentionOutput);
-        let sum = self.norm(&input.h, Some(&branch), layer.attention_norm, gradient, mask)?;
+        let sum = self.norm(
+            &input.h,
+            Some(&branch),
+            layer.attention_norm,
+            gradient,
+            mask,
+        )?;
         drop(branch);
         self.weight(layer.attention_out, sum.branch(), context.as_slice())?;
         let d = self.config.d_model;
@@ -216,7 +220,11 @@ impl<'a, A: Float> Backward<'a, A> {
         let apart = residual.is_some() && (half || mask.is_some());
         let mut sum = SumGradient {
             stream: self.device.alloc(x.len())?,
-            branch: if apart { Some(self.device.alloc(x.len())?) } else { None },
+            branch: if apart {
+                Some(self.device.alloc(x.len())?)
+            } else {
+                None
+            },
         };
         let of = layer_norm::Norm {
             weight: self.weights.vector(norm.weight),

@@ -290,7 +290,9 @@ impl<'a, A: Float> Pass<'a, A> {
         let mut context = self.device.alloc::<A>(self.t * d)?;
         let mask = self.mask(number, Site::Probabilities);
         let trained = keep || mask.is_some();
-        let mut statistics = self.device.alloc(if trained { heads * self.t } else { 0 })?;
+        let mut statistics = self
+            .device
+            .alloc(if trained { heads * self.t } else { 0 })?;
         let Inputs { texts, work, .. } = self.inputs;
         let width = self.config.head_dim();
         if trained {
@@ -327,7 +329,15 @@ impl<'a, A: Float> Pass<'a, A> {
         let (weight, epilogue) = self.operands(layer.ff_in, true);
         if keep {
             let before = before_gelu.insert(self.device.alloc::<A>(self.t * n)?);
-            matmul_saving(input.act(), weight, &epilogue, before, &mut inner, self.t, n)?;
+            matmul_saving(
+                input.act(),
+                weight,
+                &epilogue,
+                before,
+                &mut inner,
+                self.t,
+                n,
+            )?;
         } else {
             matmul(input.act(), weight, &epilogue, &mut inner, self.t, n)?;
         }

@@ -25,7 +25,8 @@ use std::sync::Arc;
 use half::f16;
 
 pub use forward::{
-    Dropout, Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage, Stream,
+    Dropout, Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage,
+    Stream,
 };
 pub use graphs::GraphStats;
 pub(crate) use training::Trainable;

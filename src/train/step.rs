@@ -130,7 +130,11 @@ impl Step {
             (["second.matrices", "second.vectors"], second),
         ] {
             let (matrices, vectors) = of.groups_mut();
-            all.extend(names.into_iter().zip([Array::F32(matrices), Array::F32(vectors)]));
+            all.extend(
+                names
+                    .into_iter()
+                    .zip([Array::F32(matrices), Array::F32(vectors)]),
+            );
         }
         if let Some(working) = working {
             let (matrices, vectors) = working.groups_mut();
@@ -190,7 +194,13 @@ impl Step {
         // Anchors, then positives and negatives from where a view may begin.
         let second = b.next_multiple_of(ALIGN);
         let places = |chunk: &Batch| -> Result<Places> {
-            let row = |&text: &u32| if (text as usize) < b { text } else { text + (second - b) as u32 };
+            let row = |&text: &u32| {
+                if (text as usize) < b {
+                    text
+                } else {
+                    text + (second - b) as u32
+                }
+            };
             Places::new(device, &chunk.texts.iter().map(row).collect::<Vec<u32>>())
         };
         let mut embeddings = device.alloc::<f32>((second + 2 * b) * d)?;
@@ -217,7 +227,12 @@ impl Step {
             scale: objective.scale,
             gradient_scale: objective.loss_scale,
         };
-        info_nce(&loss, &mut losses, d_anchors.slice_mut(..b * d), d_candidates)?;
+        info_nce(
+            &loss,
+            &mut losses,
+            d_anchors.slice_mut(..b * d),
+            d_candidates,
+        )?;
         drop(embeddings);
 
         // In the order of the chunks, the kept one first.
@@ -261,11 +276,16 @@ impl Step {
             norm,
             ..
         } = self;
-        let all = [gradients.matrices().as_slice(), gradients.vectors().as_slice()];
+        let all = [
+            gradients.matrices().as_slice(),
+            gradients.vectors().as_slice(),
+        ];
         grad_norm(&all, &mut *norm)?;
         let Trainable { master, working } = encoder.trainable()?;
-        let (masters, (firsts, seconds)) =
-            (master.groups_mut(), (first.groups_mut(), second.groups_mut()));
+        let (masters, (firsts, seconds)) = (
+            master.groups_mut(),
+            (first.groups_mut(), second.groups_mut()),
+        );
         let (working_matrices, working_vectors) = match working {
             Some(working) => {
                 let (matrices, vectors) = working.groups_mut();
@@ -277,7 +297,14 @@ impl Step {
             first: firsts.0.as_slice_mut(),
             second: seconds.0.as_slice_mut(),
         };
-        adamw::<f16>(settings, gradients.matrices(), &*norm, moments, masters.0, working_matrices)?;
+        adamw::<f16>(
+            settings,
+            gradients.matrices(),
+            &*norm,
+            moments,
+            masters.0,
+            working_matrices,
+        )?;
         let exempt = AdamW {
             weight_decay: 0.0,
             ..*settings
@@ -286,7 +313,14 @@ impl Step {
             first: firsts.1.as_slice_mut(),
             second: seconds.1.as_slice_mut(),
         };
-        adamw::<f32>(&exempt, gradients.vectors(), &*norm, moments, masters.1, working_vectors)?;
+        adamw::<f32>(
+            &exempt,
+            gradients.vectors(),
+            &*norm,
+            moments,
+            masters.1,
+            working_vectors,
+        )?;
         Ok(norm.read_range(0..1)?[0].sqrt())
     }
 }
@@ -296,7 +330,9 @@ fn owners(rows: &[u32], own: &[bool]) -> Option<Vec<Option<u32>>> {
     if own.is_empty() {
         return None;
     }
-    let negatives = (0..).zip(rows).map(|(i, &row)| own[row as usize].then_some(i));
+    let negatives = (0..)
+        .zip(rows)
+        .map(|(i, &row)| own[row as usize].then_some(i));
     Some(rows.iter().map(|_| None).chain(negatives).collect())
 }
 

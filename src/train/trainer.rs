@@ -205,7 +205,9 @@ impl<'a> Trainer<'a> {
                     seconds_left: started.elapsed().as_secs_f64() / done
                         * (plan.steps - run.state.step) as f64,
                 });
-                let stopped = stop.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+                let stopped = stop
+                    .as_ref()
+                    .is_some_and(|flag| flag.load(Ordering::Relaxed));
                 let due = run.state.step.is_multiple_of(options.checkpoint_every);
                 if stopped || due || run.state.step == plan.steps {
                     run.save(&mut step)?;
@@ -216,7 +218,10 @@ impl<'a> Trainer<'a> {
             }
         }
         if run.state.step == plan.steps {
-            run.finish(&mut step, (plan.max_length < limit).then_some(plan.max_length))?;
+            run.finish(
+                &mut step,
+                (plan.max_length < limit).then_some(plan.max_length),
+            )?;
         }
         drop(lock);
         Ok(Trained {

@@ -59,7 +59,11 @@ impl Golden {
             learning_rate: self.steps[step].learning_rate as f32,
             beta: self.betas,
             eps: self.eps,
-            weight_decay: if group.decays() { self.weight_decay } else { 0.0 },
+            weight_decay: if group.decays() {
+                self.weight_decay
+            } else {
+                0.0
+            },
             step: step as u64 + 1,
             gradient_factor: 1.0,
             max_norm: self.max_norm,
@@ -95,7 +99,14 @@ impl Training {
     /// Of a tensor's gradient at a step, the numbers of the elements that the file has.
     pub fn sampled(&self, step: usize) -> impl Fn(&[f64]) -> Vec<f64> {
         let stride = self.golden.stride;
-        move |values| values.iter().skip(step % stride).step_by(stride).copied().collect()
+        move |values| {
+            values
+                .iter()
+                .skip(step % stride)
+                .step_by(stride)
+                .copied()
+                .collect()
+        }
     }
 
     /// What the file has of a gradient.
@@ -107,7 +118,10 @@ impl Training {
 /// The training of a model of [`MODELS`], computed once.
 pub fn training(model: &str) -> Arc<Training> {
     static ALL: [OnceLock<Arc<Training>>; 2] = [OnceLock::new(), OnceLock::new()];
-    let at = MODELS.iter().position(|&name| name == model).expect("one of them");
+    let at = MODELS
+        .iter()
+        .position(|&name| name == model)
+        .expect("one of them");
     ALL[at].get_or_init(|| Arc::new(follow(model))).clone()
 }
 

@@ -132,11 +132,16 @@ impl<'a, A: Accum> Chain<'a, A> {
     }
 
     fn rounded(&self, values: Vec<A>) -> Vec<f64> {
-        values.into_iter().map(|v| (self.round)(v.to_f64())).collect()
+        values
+            .into_iter()
+            .map(|v| (self.round)(v.to_f64()))
+            .collect()
     }
 
     fn vector(&self, names: &[String], end: &str) -> Vec<f64> {
-        let all = names.iter().flat_map(|name| &self.model.weights[&format!("{name}.{end}")]);
+        let all = names
+            .iter()
+            .flat_map(|name| &self.model.weights[&format!("{name}.{end}")]);
         all.copied().collect()
     }
 
@@ -153,7 +158,11 @@ impl<'a, A: Accum> Chain<'a, A> {
             seed,
             step,
         } = self.settings.dropout?;
-        let rate = if matches!(site, Site::Probabilities) { attention } else { hidden };
+        let rate = if matches!(site, Site::Probabilities) {
+            attention
+        } else {
+            hidden
+        };
         Some(Mask::new(rate, seed, step, layer as u32, site))
     }
 
@@ -173,13 +182,26 @@ impl<'a, A: Accum> Chain<'a, A> {
     fn linear(&self, x: &[f64], names: &[String], gelu: bool) -> Vec<f64> {
         let bias = self.vector(names, "bias");
         let weight = self.matrix(names);
-        self.rounded(matmul::reference::<A, f64>(x, &weight, Some(&bias), gelu, None, bias.len()))
+        self.rounded(matmul::reference::<A, f64>(
+            x,
+            &weight,
+            Some(&bias),
+            gelu,
+            None,
+            bias.len(),
+        ))
     }
 
     fn norm(&self, x: &[f64], residual: Option<&[f64]>, name: &str) -> Stream {
         let [weight, bias] = ["weight", "bias"].map(|end| self.vector(&[name.into()], end));
         let eps = self.model.config.layer_norm_eps;
-        let h = wide(layer_norm::reference::<A, f64>(x, residual, &weight, Some(&bias), eps));
+        let h = wide(layer_norm::reference::<A, f64>(
+            x,
+            residual,
+            &weight,
+            Some(&bias),
+            eps,
+        ));
         Stream {
             rounded: h.iter().map(|&v| (self.round)(v)).collect(),
             h,
@@ -258,7 +280,12 @@ impl<'a, A: Accum> Chain<'a, A> {
         let mut all = Tensors::new();
         let hidden = &forward.hidden;
         let mut g = wide(pool_backward::reference::<A, f64>(
-            hidden, offsets, pooling, true, d, d_embeddings,
+            hidden,
+            offsets,
+            pooling,
+            true,
+            d,
+            d_embeddings,
         ));
         for (i, layer) in forward.layers.iter().enumerate().rev() {
             let name = |part: &str| format!("encoder.layer.{i}.{part}");
@@ -266,7 +293,12 @@ impl<'a, A: Accum> Chain<'a, A> {
             let s = self.norm_backward(&layer.middle.h, Some(&layer.outer), &after, &g, &mut all);
             let branch = self.rounded(self.dropped(self.stored(&s), i, Site::FeedForwardOutput));
             let [inward, outward] = ["intermediate.dense", "output.dense"].map(name);
-            self.weight(&branch, &layer.inner, std::slice::from_ref(&outward), &mut all);
+            self.weight(
+                &branch,
+                &layer.inner,
+                std::slice::from_ref(&outward),
+                &mut all,
+            );
             let d_inner = self.rounded(matmul_nn::reference::<A, f64>(
                 &branch,
                 &self.matrix(&[outward]),
@@ -274,9 +306,20 @@ impl<'a, A: Accum> Chain<'a, A> {
                 None,
                 config.d_ff,
             ));
-            self.weight(&d_inner, &layer.middle.rounded, std::slice::from_ref(&inward), &mut all);
+            self.weight(
+                &d_inner,
+                &layer.middle.rounded,
+                std::slice::from_ref(&inward),
+                &mut all,
+            );
             let weight = self.matrix(&[inward]);
-            g = wide(matmul_nn::reference::<A, f64>(&d_inner, &weight, None, Some(&s), d));
+            g = wide(matmul_nn::reference::<A, f64>(
+                &d_inner,
+                &weight,
+                None,
+                Some(&s),
+                d,
+            ));
 
             let after = name("attention.output.LayerNorm");
             let s = self.norm_backward(&layer.input.h, Some(&layer.attended), &after, &g, &mut all);
@@ -284,8 +327,9 @@ impl<'a, A: Accum> Chain<'a, A> {
             let out = [name("attention.output.dense")];
             self.weight(&branch, &layer.context, &out, &mut all);
             let weight = self.matrix(&out);
-            let d_context =
-                self.rounded(matmul_nn::reference::<A, f64>(&branch, &weight, None, None, d));
+            let d_context = self.rounded(matmul_nn::reference::<A, f64>(
+                &branch, &weight, None, None, d,
+            ));
             let d_qkv = self.rounded(attention_backward::reference::<A>(
                 &attention_backward::Inputs {
                     qkv: &layer.qkv,
@@ -301,7 +345,13 @@ impl<'a, A: Accum> Chain<'a, A> {
             let parts = PARTS.map(name);
             self.weight(&d_qkv, &layer.input.rounded, &parts, &mut all);
             let weight = self.matrix(&parts);
-            g = wide(matmul_nn::reference::<A, f64>(&d_qkv, &weight, None, Some(&s), d));
+            g = wide(matmul_nn::reference::<A, f64>(
+                &d_qkv,
+                &weight,
+                None,
+                Some(&s),
+                d,
+            ));
         }
         let g = wide(self.dropped(g, 0, Site::Embedding));
         let first = "embeddings.LayerNorm";
@@ -311,7 +361,10 @@ impl<'a, A: Accum> Chain<'a, A> {
         let tables =
             embedding_backward::reference::<A, f64>(&dx, &self.texts.ids, &positions, rows, d);
         for (table, gradient) in ["word", "position", "token_type"].into_iter().zip(tables) {
-            all.insert(format!("embeddings.{table}_embeddings.weight"), wide(gradient));
+            all.insert(
+                format!("embeddings.{table}_embeddings.weight"),
+                wide(gradient),
+            );
         }
         let factor = f64::from(self.settings.loss_scale);
         all.values_mut().flatten().for_each(|v| *v /= factor);

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nearmiss::data::Category;
 use nearmiss::data::pairs::Triplet;
 use nearmiss::encoder::{Encoder, LoadOptions};
-use nearmiss::model::{Checkpoint, ModelFolder};
 use nearmiss::model::checkpoint::Tensor;
+use nearmiss::model::{Checkpoint, ModelFolder};
 use nearmiss::text::TextKind;
 use nearmiss::train::checkpoint::CHECKPOINT;
 use nearmiss::train::curve::{self, CURVE, Point};
@@ -26,12 +26,17 @@ use super::mixed;
 /// Rows in which the positive turns the anchor around and the negative denies it.
 fn rows(n: usize) -> Vec<Triplet> {
     let words = [
-        "cat", "dog", "river", "bank", "house", "city", "water", "light", "paper", "bird", "road", "door", "song",
+        "cat", "dog", "river", "bank", "house", "city", "water", "light", "paper", "bird", "road",
+        "door", "song",
     ];
     (0..n)
         .map(|i| {
             let [a, b] = [words[i % 13], words[(i * 5 + 1 + i / 13) % 13]];
-            let tail = ["", " before noon", " by the old river in the north of the city"][i % 3];
+            let tail = [
+                "",
+                " before noon",
+                " by the old river in the north of the city",
+            ][i % 3];
             Triplet {
                 anchor: format!("the {a} and the {b}{tail}"),
                 positive: format!("{b} and {a}{tail}, not {}", words[(i + 3) % 13]),
@@ -91,12 +96,22 @@ pub fn chunks_leave_loss_and_gradient_as_they_are(device: Device) {
         };
         let whole = of(10_000);
         // Activations rounded in other neighbourhoods: a few of their units, in numbers that are sums of many.
-        let unit = if mixed(&device) { 2f32.powi(-9) } else { 2f32.powi(-20) };
+        let unit = if mixed(&device) {
+            2f32.powi(-9)
+        } else {
+            2f32.powi(-20)
+        };
         for budget in [1, 40] {
             let parts = of(budget);
-            for (got, want) in [(parts.loss, whole.loss), (parts.gradient_norm, whole.gradient_norm)] {
+            for (got, want) in [
+                (parts.loss, whole.loss),
+                (parts.gradient_norm, whole.gradient_norm),
+            ] {
                 let what = format!("{model} on {}, {budget} tokens", device.name());
-                assert!((got - want).abs() <= unit * want, "{what}: {got} for {want}");
+                assert!(
+                    (got - want).abs() <= unit * want,
+                    "{what}: {got} for {want}"
+                );
             }
         }
     }
@@ -124,12 +139,21 @@ pub fn a_device_that_runs_out_of_memory_trains_in_smaller_chunks(device: Device)
     let (less, peak) = run(Some(needed * 4 / 5));
     let less = less.unwrap();
     assert!(peak <= needed * 4 / 5, "{peak} of {needed}");
-    assert!((less.loss - whole.loss).abs() < 0.01 * whole.loss, "{less:?} {whole:?}");
+    assert!(
+        (less.loss - whole.loss).abs() < 0.01 * whole.loss,
+        "{less:?} {whole:?}"
+    );
     let (nothing, _) = run(Some(1 << 12));
     assert!(nothing.unwrap_err().to_string().contains("out of memory"));
 }
 
-fn train(model: &str, device: &Device, folder: &Path, steps: u64, cut: Option<u64>) -> Result<Trained> {
+fn train(
+    model: &str,
+    device: &Device,
+    folder: &Path,
+    steps: u64,
+    cut: Option<u64>,
+) -> Result<Trained> {
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = Trainer::new(load(model, device), options(steps)).folder(folder);
     let trainer = trainer.stop_when(stop.clone()).watch(|progress| {
@@ -158,13 +182,25 @@ pub fn a_training_goes_on_bit_by_bit(device: Device) {
         catch_unwind(AssertUnwindSafe(crash)).unwrap_err();
         assert_eq!(curve_of(&parts).len(), 7);
         let rest = train(model, &device, &parts, 10, None).unwrap();
-        assert!(outcome(&parts) == outcome(&whole), "{model} on {}", device.name());
+        assert!(
+            outcome(&parts) == outcome(&whole),
+            "{model} on {}",
+            device.name()
+        );
 
         // Once more does nothing, and gives the same encoder.
         let again = train(model, &device, &parts, 10, None).unwrap();
-        let embed = |trained: &Trained| trained.encoder.embed(&["the dog"], TextKind::Document).unwrap();
+        let embed = |trained: &Trained| {
+            trained
+                .encoder
+                .embed(&["the dog"], TextKind::Document)
+                .unwrap()
+        };
         let written = Encoder::load(&parts.join(MODEL), &device, LoadOptions::default()).unwrap();
-        assert_eq!(embed(&again), written.embed(&["the dog"], TextKind::Document).unwrap());
+        assert_eq!(
+            embed(&again),
+            written.embed(&["the dog"], TextKind::Document).unwrap()
+        );
         // Weights of a model in f16 are rounded when they are written.
         if model == MODELS[0] {
             assert_eq!(embed(&again), embed(&rest));
@@ -179,7 +215,11 @@ pub fn a_training_goes_on_bit_by_bit(device: Device) {
 pub fn training_lowers_the_loss(device: Device) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("training");
-    let steps = if device.kind() == nearmiss::DeviceKind::Cpu { 60 } else { 12 };
+    let steps = if device.kind() == nearmiss::DeviceKind::Cpu {
+        60
+    } else {
+        12
+    };
     let options = TrainOptions {
         max_length: 12,
         batch: 8,
@@ -191,7 +231,10 @@ pub fn training_lowers_the_loss(device: Device) {
     assert_eq!(points.len() as u64, steps);
     let mean = |points: &[Point]| points.iter().map(|p| p.loss).sum::<f32>() / points.len() as f32;
     let quarter = points.len() / 4;
-    let (first, last) = (mean(&points[..quarter]), mean(&points[points.len() - quarter..]));
+    let (first, last) = (
+        mean(&points[..quarter]),
+        mean(&points[points.len() - quarter..]),
+    );
     assert!(last < 0.8 * first, "{}: {first} to {last}", device.name());
     assert!(trained.truncated > 0);
     let written = Encoder::load(&folder.join(MODEL), &device, LoadOptions::default()).unwrap();
@@ -202,7 +245,13 @@ pub fn training_lowers_the_loss(device: Device) {
         trained.encoder.embed(&texts, TextKind::Document).unwrap()
     );
     // In memory, and from where it was: on with what it has.
-    let more = Trainer::new(trained.encoder, TrainOptions { batch: 8, ..self::options(2) });
+    let more = Trainer::new(
+        trained.encoder,
+        TrainOptions {
+            batch: 8,
+            ..self::options(2)
+        },
+    );
     more.run(rows(26)).unwrap();
 }
 
@@ -214,18 +263,30 @@ pub fn what_cannot_be_trained_is_refused() {
         assert!(error.contains(what) && !error.contains('\n'), "{error}");
     };
     let few = Trainer::new(load(MODELS[0], &device), options(1));
-    says(few.run(rows(3)), "3 training rows are fewer than a batch of 4");
+    says(
+        few.run(rows(3)),
+        "3 training rows are fewer than a batch of 4",
+    );
     let folder = dir.path().join("one");
     train(MODELS[0], &device, &folder, 6, Some(2)).unwrap();
     says(train(MODELS[1], &device, &folder, 6, None), "the model is");
-    says(train(MODELS[0], &device, &folder, 8, None), "`steps` is 6 there and 8 here");
+    says(
+        train(MODELS[0], &device, &folder, 8, None),
+        "`steps` is 6 there and 8 here",
+    );
     let inner = |_: &nearmiss::train::Progress| {
-        says(train(MODELS[0], &device, &folder, 6, None), "another training");
+        says(
+            train(MODELS[0], &device, &folder, 6, None),
+            "another training",
+        );
     };
     let outer = Trainer::new(load(MODELS[0], &device), options(6)).folder(&folder);
     outer.watch(inner).run(rows(13)).unwrap();
     std::fs::remove_file(folder.join(CHECKPOINT)).unwrap();
-    says(train(MODELS[0], &device, &folder, 6, None), "a model is here already");
+    says(
+        train(MODELS[0], &device, &folder, 6, None),
+        "a model is here already",
+    );
 }
 
 /// A word whose vector overflows in the first norm: the rows of the batch are named.
@@ -246,7 +307,9 @@ pub fn a_loss_that_is_not_finite_ends_the_training() {
         let tensor = Tensor::from_f32(&values, tensor.dtype, tensor.shape).unwrap();
         (name, tensor)
     });
-    (ModelFolder::read(&from).unwrap()).write(&damaged, tensors, None).unwrap();
+    (ModelFolder::read(&from).unwrap())
+        .write(&damaged, tensors, None)
+        .unwrap();
     let encoder = Encoder::load(&damaged, &Device::cpu(), LoadOptions::default()).unwrap();
     let mut rows = rows(4);
     rows.iter_mut().for_each(|row| {
@@ -255,8 +318,15 @@ pub fn a_loss_that_is_not_finite_ends_the_training() {
         }
     });
     rows[2].anchor = "the door".into();
-    let error = Trainer::new(encoder, options(3)).run(rows).err().unwrap().to_string();
-    assert!(error.starts_with("step 1: the loss is not finite on the batch of training rows "), "{error}");
+    let error = Trainer::new(encoder, options(3))
+        .run(rows)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.starts_with("step 1: the loss is not finite on the batch of training rows "),
+        "{error}"
+    );
     assert!(error.contains("the loss of rows 2 themselves"), "{error}");
 }
 

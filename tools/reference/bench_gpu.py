@@ -618,6 +618,8 @@ CASES = {
     "embedding": case_embedding,
     "layer_norm": case_layer_norm,
     "matmul": case_matmul,
+    "matmul_nn": case_matmul_nn,
+    "matmul_tn": case_matmul_tn,
     "attention": case_attention,
     "attention_backward": case_attention_backward,
     "dropout": case_dropout,

@@ -171,3 +171,54 @@ pub fn attention_backward<'a, A: Float>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::ops::dropout::Site;
+
+    #[test]
+    fn origins_and_work_lists_of_other_texts_are_refused() {
+        let cpu = Device::cpu();
+        let texts = PackedTexts::new(&cpu, vec![0, 2]).unwrap();
+        let others = PackedTexts::new(&cpu, vec![0, 1, 2]).unwrap();
+        let origins = [
+            Origins::new(&texts, &[0]).unwrap(),
+            Origins::new(&others, &[0, 1]).unwrap(),
+        ];
+        let work = [&texts, &others].map(|texts| WorkList::new(texts).unwrap());
+        let zeros = cpu.upload(&[0f32; 2 * 96]).unwrap();
+        let mask = Mask::new(0.1, 0, 0, 0, Site::Probabilities);
+        let refused = |origins: &Origins, work: &WorkList, mask: Mask| {
+            let forward = Forward {
+                qkv: zeros.as_slice(),
+                context: zeros.slice(..64),
+                statistics: zeros.slice(..2),
+                mask: Some((mask, origins)),
+                texts: &texts,
+                work,
+                n_heads: 1,
+                head_dim: 32,
+            };
+            let mut d_qkv = cpu.alloc::<f32>(2 * 96).unwrap();
+            attention_backward(&forward, zeros.slice(..64), &mut d_qkv)
+                .err()
+                .map(|e| e.to_string())
+        };
+        assert_eq!(refused(&origins[0], &work[0], mask), None);
+        let why = refused(&origins[1], &work[0], mask).unwrap();
+        assert!(
+            why.contains("origins: expected those of these 1 texts"),
+            "{why}"
+        );
+        let why = refused(&origins[0], &work[1], mask).unwrap();
+        assert!(
+            why.contains("work list: expected that of these 1 texts"),
+            "{why}"
+        );
+        let certain = Mask { rate: 1.0, ..mask };
+        let why = refused(&origins[0], &work[0], certain).unwrap();
+        assert!(why.contains("rate: expected at least 0"), "{why}");
+    }
+}

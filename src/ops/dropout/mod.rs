@@ -78,3 +78,60 @@ pub fn dropout<'a, A: Float>(
         Target::Gpu(gpu) => gpu::dropout(gpu, x, d, mask, places),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::ops::PackedTexts;
+
+    const MASK: Mask = Mask {
+        rate: 0.5,
+        key: [1, 2],
+    };
+
+    fn dropped(offsets: &[u32], numbers: &[u32]) -> Vec<f32> {
+        let cpu = Device::cpu();
+        let texts = PackedTexts::new(&cpu, offsets.to_vec()).unwrap();
+        let origins = Origins::new(&texts, numbers).unwrap();
+        let mut x = cpu.upload(&vec![1.0f32; texts.tokens() * 64]).unwrap();
+        dropout(&mut x, 64, MASK, &origins).unwrap();
+        x.read().unwrap()
+    }
+
+    #[test]
+    fn a_mask_does_not_depend_on_how_texts_are_packed() {
+        let together = dropped(&[0, 3, 3, 7], &[4, 0, 9]);
+        assert_eq!(
+            together,
+            [dropped(&[0, 3], &[4]), dropped(&[0, 4], &[9])].concat()
+        );
+        let turned = dropped(&[0, 4, 7], &[9, 4]);
+        assert_eq!(together[3 * 64..], turned[..4 * 64]);
+        assert_ne!(together[..64], together[64..2 * 64]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let cpu = Device::cpu();
+        let texts = PackedTexts::new(&cpu, vec![0, 2]).unwrap();
+        let origins = Origins::new(&texts, &[0]).unwrap();
+        let mut x = cpu.upload(&[1.0f32; 24]).unwrap();
+        let error = dropout(&mut x, 8, MASK, &origins).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "shape mismatch in dropout: origins: expected 6, got 4"
+        );
+        let certain = Mask { rate: 1.0, ..MASK };
+        let error = dropout(x.as_slice_mut().slice_mut(..16), 8, certain, &origins).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "shape mismatch in dropout: rate: expected at least 0 and below 1, got 1"
+        );
+        let error = Origins::new(&texts, &[0, 1]).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "shape mismatch in origins: numbers: expected 1, got 2"
+        );
+    }
+}

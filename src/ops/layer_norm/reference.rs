@@ -122,7 +122,7 @@ impl Deviations {
     }
 }
 
-/// From the errors of the deviations and of `rstd` (see [`Deviations::of`]), `y = c rstd w + b` has
+/// From the errors of the deviations and of `rstd` (see `Deviations::of`), `y = c rstd w + b` has
 /// `|w| rstd (e_c + |c| e_r) + 2 u |c rstd w| + u |y|`.
 ///
 /// The result is for the f32 output; `bytes` 2 adds the rounding to f16.

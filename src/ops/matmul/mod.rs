@@ -14,7 +14,7 @@ mod gpu;
 mod reference;
 
 pub(super) use cpu::{Matrix, erf, multiply, panels, product};
-pub(super) use gpu::{PtxTile, plan, with_element_types};
+pub(super) use gpu::{NN_TILES, PtxTile, plan, with_element_types};
 pub(super) use reference::{erf_bound, erf_exact};
 #[doc(hidden)]
 pub use reference::{error_bound, reference};

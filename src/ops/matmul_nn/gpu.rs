@@ -5,7 +5,7 @@ use crate::device::template::{Source, Variant};
 use crate::device::{Call, Float, Gpu, Kernel, Param, Slice, SliceMut};
 use crate::error::Result;
 use crate::ops::in_every_tier;
-use crate::ops::matmul::{PtxTile, plan, with_element_types};
+use crate::ops::matmul::{NN_TILES, PtxTile, plan, with_element_types};
 
 pub(super) const MATMUL_NN: Kernel = Kernel {
     entry: "matmul_nn",
@@ -43,7 +43,7 @@ pub(super) fn wgsl_variants() -> Vec<Variant> {
 }
 
 pub(super) fn ptx_variants() -> Vec<Variant> {
-    PtxTile::variants(epilogues())
+    PtxTile::variants(&NN_TILES, epilogues())
 }
 
 pub(super) fn matmul_nn<A: Float, C: Float>(
@@ -56,7 +56,7 @@ pub(super) fn matmul_nn<A: Float, C: Float>(
 ) -> Result<()> {
     let Dims { m, n, k } = dims;
     let variant = variant(epilogue.gelu_of.is_some(), epilogue.residual.is_some());
-    let (variant, geometry) = plan::<A, C>(&SPEC, gpu, c.device(), variant, [m, k])?;
+    let (variant, geometry) = plan::<A, C>(&SPEC, gpu, c.device(), &NN_TILES, variant, [m, k])?;
     gpu.call(&Call {
         kernel: &MATMUL_NN,
         variant,
@@ -85,6 +85,7 @@ mod tests {
                 .unwrap()
                 .text;
             let tile = PtxTile::choose(
+                &NN_TILES,
                 if text.contains(".maxntid 256") {
                     1 << 20
                 } else {
@@ -93,8 +94,8 @@ mod tests {
                 128,
                 8,
             );
-            assert!(text.contains(&format!(".maxntid {}, 1, 1\n", tile.threads)));
-            assert!(text.contains(&format!("%r_use, {};\n", tile.shared_bytes)));
+            assert!(text.contains(&format!(".maxntid {}, 1, 1\n", tile.threads())));
+            assert!(text.contains(&format!("%r_use, {};\n", tile.shared_bytes())));
         }
     }
 }

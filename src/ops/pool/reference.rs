@@ -85,7 +85,7 @@ impl Pooled {
 }
 
 /// Mean: `g(l) mean |h| + division u |e|`. Normalising divides by the norm: an error `e_c` of each mean gives
-/// `e_c / norm`, that of the norm (see [`Pooled`]) and the division as much of the value as their own.
+/// `e_c / norm`, that of the norm (see `Pooled`) and the division as much of the value as their own.
 pub fn error_bound(
     h: &[f32],
     offsets: &[u32],

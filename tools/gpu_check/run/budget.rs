@@ -1,15 +1,14 @@
 //! How long a step may take.
 
-/// Seconds without which a process hardly starts.
+/// Seconds below which a process hardly starts.
 const START: f64 = 2.0;
 
 /// Seconds that a step gets of the `left` ones: what those after it do not need (`later`, the sum of what each needs at
-/// least), at most `most`; where not all can have what they need, its share of what is left, and [`START`] of what it
-/// needs. `None` below a second.
+/// least), at most `most`; where not all can have what they need, what it needs itself, since half of that would measure
+/// nothing and the first are worth most. `None` where too little is left for that.
 pub fn limit(left: f64, least: f64, most: f64, later: f64) -> Option<f64> {
-    let fair = (left * least / (least + later)).max(least.min(START));
-    let limit = (left - later).max(fair).min(most).min(left);
-    (limit >= 1.0).then_some(limit)
+    let limit = (left - later).max(least).min(most).min(left);
+    (limit >= least.min(START)).then_some(limit)
 }
 
 #[cfg(test)]
@@ -38,11 +37,10 @@ mod tests {
     }
 
     #[test]
-    fn short_time_is_shared_and_no_step_starts_for_less_than_a_second() {
+    fn short_time_goes_to_the_first() {
         let steps = [(10.0, 60.0), (10.0, 20.0), (5.0, f64::INFINITY)];
-        assert_eq!(hanging(12.5, &steps), [Some(5.0), Some(5.0), Some(2.5)]);
-        // Then the first come first.
-        assert_eq!(hanging(3.0, &steps), [Some(2.0), Some(1.0), None]);
+        assert_eq!(hanging(12.5, &steps), [Some(10.0), Some(2.5), None]);
+        assert_eq!(hanging(3.0, &steps), [Some(3.0), None, None]);
         assert_eq!(limit(0.5, 1.0, 9.0, 0.0), None);
         assert_eq!(limit(-3.0, 1.0, 9.0, 0.0), None);
     }

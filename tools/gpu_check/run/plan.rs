@@ -300,7 +300,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
         steps.with(
             PYTHON,
             format!("pytorch-{op}"),
-            [5.0, 40.0],
+            [6.0, 40.0],
             move |site, _| python(site, op, "torch"),
         );
     }
@@ -313,7 +313,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
         );
     }
     for op in ops::ALL {
-        steps.add(format!("parity-{}", op.name), [5.0, 40.0], |site, _| {
+        steps.add(format!("parity-{}", op.name), [3.0, 40.0], |site, _| {
             let (filter, out) = (format!("{}::", op.name), format!("records/{}", op.name));
             let arguments = [
                 "parity",
@@ -364,7 +364,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
         });
     }
     for op in ops::ALL {
-        steps.add(format!("jit-{}", op.name), [2.0, 15.0], |site, _| {
+        steps.add(format!("jit-{}", op.name), [1.0, 15.0], |site, _| {
             let mut command = site.ours(&["jit", "--device", "cuda", "--op", op.name]);
             // Nothing that was compiled before is there.
             command.env(
