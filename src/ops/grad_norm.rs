@@ -1,7 +1,7 @@
 //! `out[0] = sum g^2` over all gradients
 //!
 //! The square of the norm by which [`mod@super::adamw`] clips and by which it knows that a step is to be left out; nothing of
-//! it need ever be read by the host. Two stages: the squares of each [`CHUNK`] elements, then the sum of those. Cost: 4 bytes
+//! it need ever be read by the host. Two stages: the squares of each 16,384 elements, then the sum of those. Cost: 4 bytes
 //! and two operations per element: memory bound everywhere. The order of the additions depends on the sizes of the gradients
 //! alone.
 //!

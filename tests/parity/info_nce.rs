@@ -49,7 +49,7 @@ fn case(device: &Device, (b, m, d): Shape, own: bool) -> Result<Outcome, String>
     let mut noise = Noise::new(b * 31 + m * 7 + d);
     let unit = 1.0 / (d as f32).sqrt();
     let (anchors, candidates) = (noise.normal(b * d, unit), noise.normal(m * d, unit));
-    let owner = |j: usize| (j >= b && j % 3 == 0).then_some((j % b) as u32);
+    let owner = |j: usize| (j >= b && j.is_multiple_of(3)).then_some((j % b) as u32);
     let owners: Vec<Option<u32>> = (0..m).map(owner).collect();
     let (scale, gradient_scale) = (10.0, 1024.0);
     let run = |poison, candidates: &[f32]| {

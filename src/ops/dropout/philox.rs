@@ -19,25 +19,21 @@ pub(in crate::ops) const LANES: usize = 8;
 #[inline(always)]
 fn lanes(key: [u32; 2], first: u32, rest: [u32; 3]) -> [[u32; LANES]; 4] {
     let [mut k0, mut k1] = key;
-    let mut c = [
-        std::array::from_fn(|i| first.wrapping_add(i as u32)),
-        [rest[0]; LANES],
-        [rest[1]; LANES],
-        [rest[2]; LANES],
-    ];
+    let mut c0: [u32; LANES] = std::array::from_fn(|i| first.wrapping_add(i as u32));
+    let [mut c1, mut c2, mut c3] = rest.map(|word| [word; LANES]);
     for _ in 0..ROUNDS {
         for i in 0..LANES {
-            let a = u64::from(FACTORS[0]) * u64::from(c[0][i]);
-            let b = u64::from(FACTORS[1]) * u64::from(c[2][i]);
-            c[0][i] = (b >> 32) as u32 ^ c[1][i] ^ k0;
-            c[1][i] = b as u32;
-            c[2][i] = (a >> 32) as u32 ^ c[3][i] ^ k1;
-            c[3][i] = a as u32;
+            let a = u64::from(FACTORS[0]) * u64::from(c0[i]);
+            let b = u64::from(FACTORS[1]) * u64::from(c2[i]);
+            c0[i] = (b >> 32) as u32 ^ c1[i] ^ k0;
+            c1[i] = b as u32;
+            c2[i] = (a >> 32) as u32 ^ c3[i] ^ k1;
+            c3[i] = a as u32;
         }
         k0 = k0.wrapping_add(STEPS[0]);
         k1 = k1.wrapping_add(STEPS[1]);
     }
-    c
+    [c0, c1, c2, c3]
 }
 
 /// The words of counters `[0, ..rest]`, `[1, ..rest]` and so on, one behind the other; `words` is a multiple of
