@@ -104,6 +104,9 @@ pub enum Error {
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
+    /// Somebody asked for an end before there was a result.
+    #[error("{0}")]
+    Stopped(String),
 }
 
 impl Error {

@@ -35,6 +35,9 @@
 //! ```
 
 mod grammar;
+mod training;
+
+pub use training::{RESERVED, training_pairs};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -20,15 +20,18 @@
 //!
 //! Intervals are 95 % bootstrap intervals over anchors; the threshold is held fixed in them.
 
+mod change;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use change::{Change, compare, compare_runs};
+
 use super::edits::{Edit, Sensitivity, sensitivity};
 use super::statistics::{
-    Bootstrap, Ranking, Summary, average_precision, d_prime, degrees, equal_error_rate, mcnemar,
-    median, quantile, share_at_least, threshold,
+    Bootstrap, Ranking, Summary, average_precision, d_prime, degrees, equal_error_rate, median, quantile, share_at_least, threshold,
 };
 use crate::error::{Error, Result};
 
@@ -810,135 +813,6 @@ fn macro_average(categories: &[CategoryReport]) -> MacroAverage {
             mean(separations.iter().filter_map(at).collect())
         }),
     }
-}
-
-/// What training, or another scorer, changed for one category, pair by pair.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Change {
-    /// Its name, or `all`.
-    pub category: String,
-    /// Difference of near-miss scores, after less before, both halves.
-    pub difference: Summary,
-    /// Share of near-misses whose score fell by more than 0.01.
-    pub lower: f64,
-    /// Share of near-misses whose score rose by more than 0.01.
-    pub higher: f64,
-    /// Change of area under the ROC curve.
-    pub auc: Measured<Estimate>,
-    /// Change of the mean margin.
-    pub margin: Option<Estimate>,
-    /// Change of rejection, one per [`ALPHAS`], each scorer with its own thresholds.
-    pub rejection: Option<[Estimate; ALPHAS.len()]>,
-    /// Near-misses of the test half rejected at 95 % by the first scorer alone and by the second alone.
-    pub flips: Option<[usize; 2]>,
-    /// McNemar's exact test on those.
-    pub mcnemar: Option<f64>,
-}
-
-/// Compares two scorings of the same pairs, given in the same order: per category, then over all.
-///
-/// # Errors
-/// As [`evaluate`]; [`Error::Invalid`] if the pairs are not the same.
-pub fn compare(
-    before: &[ScoredPair<'_>],
-    after: &[ScoredPair<'_>],
-    options: &Options,
-) -> Result<Vec<Change>> {
-    check(before)?;
-    check(after)?;
-    let same = |(a, b): (&ScoredPair<'_>, &ScoredPair<'_>)| {
-        ScoredPair {
-            score: b.score,
-            ..*a
-        } == *b
-    };
-    if before.len() != after.len() || !before.iter().zip(after).all(same) {
-        return Err(Error::Invalid(format!(
-            "the two scorings are not of the same pairs ({} and {} of them); score one list with both",
-            before.len(),
-            after.len()
-        )));
-    }
-    let studies = [before, after].map(|pairs| Study::new(pairs, options));
-    let limits = studies
-        .each_ref()
-        .map(|study| study.thresholds(|_| true).value().copied());
-    let categories = studies[0].categories().into_iter().map(Some);
-    let change = |category: Option<&str>| {
-        let near_misses = studies
-            .each_ref()
-            .map(|study| study.near_misses_of(category));
-        let groups = [0, 1].map(|i| {
-            let accepts = match category {
-                Some(_) => studies[i].accepts_for(&near_misses[i]).0,
-                None => studies[i].accepts.clone(),
-            };
-            Group::new(&near_misses[i], &accepts)
-        });
-        let differences: Vec<f64> = near_misses[0]
-            .iter()
-            .zip(&near_misses[1])
-            .map(|(before, after)| after.score - before.score)
-            .collect();
-        let share = |inside: &dyn Fn(f64) -> bool| {
-            let count = differences.iter().filter(|&&d| inside(d)).count();
-            count as f64 / differences.len().max(1) as f64
-        };
-        let difference = |counts: Option<&[u32]>| -> [Option<f64>; NUMBERS] {
-            let [before, after] = [0, 1].map(|i| groups[i].numbers(&limits[i], counts));
-            std::array::from_fn(|at| Some(after[at]? - before[at]?))
-        };
-        let minimum = options.minimum.max(1);
-        let (n, a) = (groups[0].near_misses.len(), groups[0].accepts.len());
-        let enough = n >= minimum && a >= minimum;
-        let values = difference(None);
-        let intervals = if enough {
-            let sample = |counts: &[u32]| difference(Some(counts));
-            options.bootstrap.intervals(groups[0].anchors.len(), sample)
-        } else {
-            [None; NUMBERS]
-        };
-        let estimate = |at: usize| {
-            enough.then_some(())?;
-            Some(Estimate {
-                value: values[at]?,
-                interval: intervals[at],
-            })
-        };
-        let rejected = |i: usize, near_miss: usize| {
-            limits[i].is_some_and(|limits| groups[i].near_misses[near_miss] < limits[1])
-        };
-        let flips = (enough && limits.iter().all(Option::is_some)).then(|| {
-            let only = |i: usize| {
-                let flipped = (0..n).filter(|&at| rejected(i, at) && !rejected(1 - i, at));
-                flipped.count()
-            };
-            [only(0), only(1)]
-        });
-        let rejection = [0, 1, 2].map(|i| estimate(REJECTION + i));
-        Change {
-            category: category.unwrap_or("all").to_string(),
-            difference: Summary::of(&differences),
-            lower: share(&|d| d < -0.01),
-            higher: share(&|d| d > 0.01),
-            auc: match estimate(AUC) {
-                Some(estimate) => Measured::Value(estimate),
-                None => Measured::Refused {
-                    refused: format!(
-                        "near-misses and accepts in the test half: {n} and {a}; at least {minimum} of each are needed"
-                    ),
-                },
-            },
-            margin: estimate(MARGIN),
-            rejection: rejection
-                .iter()
-                .all(Option::is_some)
-                .then(|| rejection.map(|estimate| estimate.expect("all are there"))),
-            flips,
-            mcnemar: flips.map(|[before, after]| mcnemar(before, after)),
-        }
-    };
-    Ok(categories.chain([None]).map(change).collect())
 }
 
 #[cfg(test)]

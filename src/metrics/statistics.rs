@@ -229,6 +229,17 @@ impl Bootstrap {
         units: usize,
         statistic: impl Fn(&[u32]) -> [Option<f64>; N] + Sync,
     ) -> [Option<[f64; 2]>; N] {
+        self.stratified_intervals(&[units], statistic)
+    }
+
+    /// [`Bootstrap::intervals`] over units of several kinds, `strata` saying how many there are of each: every sample draws
+    /// as many of a kind as there are, from that kind alone.
+    pub fn stratified_intervals<const N: usize>(
+        &self,
+        strata: &[usize],
+        statistic: impl Fn(&[u32]) -> [Option<f64>; N] + Sync,
+    ) -> [Option<[f64; 2]>; N] {
+        let units = strata.iter().sum();
         if units == 0 {
             return [None; N];
         }
@@ -239,8 +250,10 @@ impl Bootstrap {
                 |counts, sample| {
                     counts.fill(0);
                     let mut stream = Stream::new(self.seed, &["bootstrap"], sample as u64);
-                    for _ in 0..units {
-                        counts[stream.below(units)] += 1;
+                    let mut first = 0;
+                    for &n in strata {
+                        (0..n).for_each(|_| counts[first + stream.below(n)] += 1);
+                        first += n;
                     }
                     statistic(counts)
                 },
@@ -428,6 +441,22 @@ mod tests {
             .unwrap();
         let again = pool.install(|| Bootstrap::default().intervals(200, mean));
         assert_eq!(again[0], interval, "as many threads as you like");
+    }
+
+    #[test]
+    fn samples_stay_within_their_strata() {
+        let strata = [3, 0, 50];
+        let found = Bootstrap::default().stratified_intervals(&strata, |counts| {
+            let first: u32 = counts[..3].iter().sum();
+            let rest: u32 = counts[3..].iter().sum();
+            [Some(f64::from(first)), Some(f64::from(rest)), Some(f64::from(counts[0]))]
+        });
+        assert_eq!(found[..2], [Some([3.0, 3.0]), Some([50.0, 50.0])]);
+        // One of three is drawn up to three times, or not at all.
+        assert_eq!(found[2].unwrap()[0], 0.0);
+        let one = |counts: &[u32]| [Some(f64::from(counts[0]))];
+        let bootstrap = Bootstrap::default();
+        assert_eq!(bootstrap.intervals(9, one), bootstrap.stratified_intervals(&[9], one));
     }
 
     #[test]

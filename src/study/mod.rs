@@ -6,12 +6,15 @@
 //! * [`retrieve`] encodes a collection, searches it, re-ranks the best, evaluates the rankings.
 //! * [`near_miss`] scores pairs by every scorer and says how well each rejects near-misses.
 //! * [`geometry`] measures what embeddings are made of and the space they fill.
+//! * [`experiment_1`] trains an encoder with and without near-misses as negatives, and measures what that changes.
 //! * [`explain`] compares two sentences token by token, and draws that.
 //! * [`pair_scores`] scores pairs of sentences, encoding every text once; [`table`] writes tables, [`progress`] shows
-//!   how far a stage is, [`profile`] says what each operator cost on the device.
+//!   how far a stage is, [`interrupt`] ends a training in order, [`profile`] says what each operator cost on the device.
 
+pub mod experiment_1;
 pub mod explain;
 pub mod geometry;
+pub mod interrupt;
 pub mod near_miss;
 pub mod pair_scores;
 pub mod plan;

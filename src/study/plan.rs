@@ -8,6 +8,8 @@ use crate::data::beir::Collection;
 use crate::data::edits::{self, EditSet, Split};
 use crate::data::generated::{BuiltIn, COLLECTIONS};
 use crate::error::Result;
+use crate::train::TrainOptions;
+use crate::train::options::PROTOCOL_BATCH;
 
 /// How much of the built-in data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -62,6 +64,37 @@ impl Preset {
         })
     }
 
+    /// How much experiment 1 trains and measures.
+    pub fn experiment_1(self) -> Experiment1Size {
+        let size = |rows, batch, steps, max_length, checkpoint_every| Experiment1Size {
+            rows,
+            steps,
+            seeds: 1,
+            held_out: 100,
+            sentences: 600,
+            training: TrainOptions {
+                batch,
+                max_length,
+                checkpoint_every,
+                ..TrainOptions::default()
+            },
+        };
+        match self {
+            Preset::Smoke => Experiment1Size {
+                held_out: 10,
+                sentences: 60,
+                ..size(80, 4, Some(6), 32, 2)
+            },
+            Preset::Small => size(1_000, 32, Some(60), 48, 20),
+            Preset::Full => Experiment1Size {
+                seeds: 3,
+                held_out: 5_000,
+                sentences: 5_000,
+                ..size(100_000, PROTOCOL_BATCH, None, 128, 250)
+            },
+        }
+    }
+
     /// Scenes that conditions are counted on.
     pub fn scenes(self) -> usize {
         match self {
@@ -70,6 +103,23 @@ impl Preset {
             Preset::Full => 1000,
         }
     }
+}
+
+/// How much experiment 1 does.
+#[derive(Clone, Debug)]
+pub struct Experiment1Size {
+    /// Built-in rows for retrieval, those held out included.
+    pub rows: usize,
+    /// Steps of a training; `None` for the protocol's.
+    pub steps: Option<u64>,
+    /// Seeds of every arm.
+    pub seeds: u64,
+    /// Held-out rows that are compared.
+    pub held_out: usize,
+    /// Retrieval sentences that the space is described by.
+    pub sentences: usize,
+    /// How it is trained.
+    pub training: TrainOptions,
 }
 
 /// Jobs to be done one after the other.

@@ -40,7 +40,7 @@ impl Progress {
     pub fn task(&self, what: &'static str, total: usize) -> Task {
         let bar = self.draws().then(|| {
             let style = ProgressStyle::with_template(
-                "{msg:>10} [{bar:40}] {pos}/{len} {per_sec} eta {eta}",
+                "{msg:>10} [{bar:40}] {pos}/{len} {per_sec} eta {eta}{prefix}",
             )
             .expect("the template is valid")
             .progress_chars("=> ");
@@ -72,12 +72,29 @@ pub struct Task {
 impl Task {
     /// `done` of the steps are done.
     pub fn at(&mut self, done: usize) {
+        self.at_with(done, String::new);
+    }
+
+    /// `done` of the steps are done, and this is worth saying beside it.
+    pub fn at_with(&mut self, done: usize, beside: impl FnOnce() -> String) {
+        let beside = || match beside() {
+            text if text.is_empty() => text,
+            text => format!(", {text}"),
+        };
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(beside());
+            bar.set_position(done as u64);
+        } else if self.plain && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            eprintln!("{}: {done} of {}{}", self.what, self.total, beside());
+        }
+    }
+
+    /// Counts the first `done` steps as done before.
+    pub fn begin_at(&mut self, done: usize) {
         if let Some(bar) = &self.bar {
             bar.set_position(done as u64);
-        }
-        if self.plain && self.last_line.elapsed() >= LINE_EVERY {
-            self.last_line = Instant::now();
-            eprintln!("{}: {done} of {}", self.what, self.total);
+            bar.reset_eta();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::interrupt::Interrupt;
 use super::pair_scores::Scorers;
 use super::profile::{self, Probe};
 use super::progress::Progress;
@@ -42,6 +43,9 @@ pub struct Session {
     pub encoder: Encoder,
     /// Folder for results.
     pub out: PathBuf,
+    /// What ends a training in order.
+    pub interrupt: Interrupt,
+    load: LoadOptions,
     profile: bool,
 }
 
@@ -86,8 +90,22 @@ impl Session {
             backbone,
             encoder,
             out: options.out,
+            interrupt: Interrupt::default(),
+            load,
             profile: options.profile,
         })
+    }
+
+    /// The encoder once more, as published, with this length limit.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub fn another_encoder(&self, max_length: usize) -> Result<Encoder> {
+        let load = LoadOptions {
+            max_length: Some(max_length),
+            ..self.load
+        };
+        Encoder::load(&self.backbone.folder, self.encoder.device(), load)
     }
 
     /// What numbers of its encoder and of `scorers` depend on.

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nearmiss::metrics::near_miss;
 use nearmiss::metrics::statistics::Bootstrap;
 use nearmiss::model::hub::DEFAULT_BACKBONE;
+use nearmiss::study::experiment_1::data::SHARE;
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::plan;
 use nearmiss::verifier::{self, Penalty};
@@ -61,6 +62,33 @@ pub enum Command {
         second: Second,
         #[command(flatten)]
         pairs: Pairs,
+    },
+    /// Train the encoder with and without near-misses as negatives (arms Base, A, B and controls), and measure what it gains
+    /// and what it costs.
+    #[command(name = "experiment-1")]
+    Experiment1 {
+        #[command(flatten)]
+        study: Study,
+        #[command(flatten)]
+        data: Data,
+        /// Names of the collections that training rows are about: not zero-shot, averaged apart.
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        in_domain: Vec<String>,
+        #[command(flatten)]
+        pairs: PairFiles,
+        #[command(flatten)]
+        arms: Arms,
+    },
+    /// Train the encoder on your own rows, and write a model folder that sentence-transformers loads.
+    #[command(mut_arg("out", |arg| arg
+        .default_value("trained")
+        .help("Where the model folder is written; checkpoints and the curve go beside it, into OUT.training")),
+        mut_arg("max_length", |arg| arg.help("Length limit in tokens; default: 128, or the model's own if that is lower")))]
+    Train {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        training: Training,
     },
     /// Compare two sentences token by token: every score, and the similarity map in the terminal and as an SVG picture.
     Explain {
@@ -164,9 +192,9 @@ pub struct Study {
 
 #[derive(Args, Clone)]
 pub struct Data {
-    /// A BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); default: the built-in collections.
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    /// BEIR folders (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); default: the built-in collections.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub data: Vec<PathBuf>,
     /// Which judgements.
     #[arg(long, default_value = "test")]
     pub split: String,
@@ -180,6 +208,18 @@ pub struct Data {
 
 #[derive(Args, Clone)]
 pub struct Pairs {
+    #[command(flatten)]
+    pub files: PairFiles,
+    /// Pairs of the training domain to set beside: CSV with columns anchor, positive, negative.
+    #[arg(long, value_name = "FILE")]
+    pub triplets: Option<PathBuf>,
+    /// How many of the triplets, drawn at random.
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    pub triplet_sample: usize,
+}
+
+#[derive(Args, Clone)]
+pub struct PairFiles {
     /// Near-misses: CSV with columns sentence1, sentence2, category and, if there is one, source (.gz too); default:
     /// the built-in edit sets.
     #[arg(long, value_name = "FILE")]
@@ -187,12 +227,6 @@ pub struct Pairs {
     /// Sentences of equal meaning: CSV with columns sentence1, sentence2 and, if there is one, source.
     #[arg(long, value_name = "FILE", requires = "pairs")]
     pub paraphrases: Option<PathBuf>,
-    /// Pairs of the training domain to set beside: CSV with columns anchor, positive, negative.
-    #[arg(long, value_name = "FILE")]
-    pub triplets: Option<PathBuf>,
-    /// How many of the triplets, drawn at random.
-    #[arg(long, value_name = "N", default_value_t = 5000)]
-    pub triplet_sample: usize,
     /// corrected, or paper: leaves out near-misses of 20 characters or fewer, as the paper's code does.
     #[arg(long, value_enum, default_value_t = Mode::Corrected)]
     pub mode: Mode,
@@ -202,6 +236,94 @@ pub struct Pairs {
     /// Bootstrap samples for intervals.
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
     pub resamples: usize,
+}
+
+/// What experiment 1 trains.
+#[derive(Args, Clone)]
+pub struct Arms {
+    /// Arms, of A, A-id, A-para, B, B-matched, B-para, B-own and B-dose(PERCENT), or `all`; the published encoder is always
+    /// there.
+    #[arg(long, value_name = "ARM", value_delimiter = ',', default_values_t = ["A", "B"].map(String::from))]
+    pub arms: Vec<String>,
+    /// Seeds of every arm; default: --seed alone, with --preset full that and the two after it.
+    #[arg(long, value_name = "SEED", value_delimiter = ',')]
+    pub seeds: Vec<u64>,
+    /// Steps of a training; default: 60, with --preset full the protocol's for the encoder's size.
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Triplets of a step; default: 32, with --preset full 128.
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Highest learning rate; default: the protocol's for the encoder's size.
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// Rows for retrieval: CSV or JSON lines (.gz too) with anchor, positive and, if there is one, negative; default: built in.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub triplets: Vec<PathBuf>,
+    /// Use so many rows for retrieval, equal numbers of each file.
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
+    /// Near-misses to train on: CSV with columns sentence1, sentence2 and category; default: built in.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub structural: Vec<PathBuf>,
+    /// Sentences of equal meaning for arms with paraphrases as positives: CSV with columns sentence1 and sentence2.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub positives: Vec<PathBuf>,
+    /// Share of structural rows.
+    #[arg(long, default_value_t = SHARE)]
+    pub share: f64,
+    /// Batches in which no sentence occurs in two rows.
+    #[arg(long)]
+    pub distinct: bool,
+}
+
+/// How `train` trains.
+#[derive(Args, Clone)]
+pub struct Training {
+    /// Rows: CSV or JSON lines (.gz too) with anchor, positive and, if there is one, negative, or sentence1, sentence2 and
+    /// category (near-misses: sentence1 is anchor and positive).
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub triplets: Vec<PathBuf>,
+    /// How often all rows are gone through.
+    #[arg(long, value_name = "N", default_value_t = 1.0, conflicts_with = "steps")]
+    pub epochs: f64,
+    /// Steps, whatever the number of rows.
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Triplets of a step: every anchor is told from the positives and negatives of all others.
+    #[arg(long, default_value_t = 32)]
+    pub batch: usize,
+    /// Highest learning rate; default: what suits the encoder's size.
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// Factor of the cosines in the loss: 1 / temperature.
+    #[arg(long, default_value_t = 10.0)]
+    pub scale: f64,
+    /// How rows without a negative get one.
+    #[arg(long, value_enum, default_value_t = Mining::Random)]
+    pub negatives: Mining,
+    /// Keep rows whose negative equals their positive or anchor.
+    #[arg(long)]
+    pub keep_identical: bool,
+    /// Let a sentence occur in several rows of a batch, where it is a wrong negative of its own row.
+    #[arg(long)]
+    pub duplicates: bool,
+    /// Put the model's prompts before texts, as before queries and documents in a search.
+    #[arg(long)]
+    pub prompts: bool,
+    /// Steps between two checkpoints.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub checkpoint_every: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Mining {
+    /// The positive of another row, drawn at random.
+    Random,
+    /// One that shares many words with the anchor.
+    Bm25,
+    /// One that the encoder finds similar to the anchor.
+    Encoder,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -37,7 +37,7 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    use commands::{encode, explain, inspect, study};
+    use commands::{encode, explain, inspect, study, train};
     match cli.command {
         None => study::all(&cli.study, &cli.data, &cli.second, &cli.pairs),
         Some(Command::Retrieve {
@@ -56,6 +56,14 @@ fn run(cli: Cli) -> Result<()> {
             second,
             pairs,
         }) => study::geometry(&study, &data, &second, &pairs),
+        Some(Command::Experiment1 {
+            study,
+            data,
+            in_domain,
+            pairs,
+            arms,
+        }) => study::experiment_1(&study, &data, &in_domain, &pairs, &arms),
+        Some(Command::Train { common, training }) => train::run(&common, &training),
         Some(Command::Explain {
             common,
             second,

@@ -11,6 +11,14 @@ pub fn line(error: &Error) -> String {
             setting: "max_length",
             ..
         } => "--max-length, --verifier-length",
+        Error::Setting { setting, .. } => match *setting {
+            "batch" => "--batch",
+            "steps" | "epochs" => "--steps, --epochs",
+            "learning_rate" => "--learning-rate",
+            "scale" => "--scale",
+            "checkpoint_every" => "--checkpoint-every",
+            _ => return error.to_string(),
+        },
         _ => return error.to_string(),
     };
     format!("{error} (options: {options})")

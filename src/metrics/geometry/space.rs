@@ -1,7 +1,7 @@
 //! The shape of a whole set of embeddings, and how far it moved.
 
 use nalgebra::DMatrix;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Neighbours per sentence that hubness counts.
 pub const NEIGHBOURS: usize = 10;
@@ -10,7 +10,7 @@ pub const NEIGHBOURS: usize = 10;
 const BLOCK: usize = 256;
 
 /// How embeddings of sentences fill the sphere.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Space {
     /// Sentences.
     pub n: usize,

@@ -305,3 +305,35 @@ fn comparing_sees_what_changed() {
     let error = compare(&before, &before[2..], &options(30)).unwrap_err();
     assert!(error.to_string().contains("not of the same pairs"));
 }
+
+#[test]
+fn several_runs_are_compared_by_their_means() {
+    let before = many(|i| 0.75 + ((i * 31) % 400) as f64 / 2000.0);
+    let lowered = |by: f64| {
+        let mut after = before.clone();
+        for pair in after.iter_mut().filter(|pair| pair.kind == NearMiss) {
+            pair.score -= by;
+        }
+        after
+    };
+    let (little, much) = (lowered(0.02), lowered(0.1));
+    let of = |after: &[&[ScoredPair<'_>]]| {
+        let changes = compare_runs(&[&before], after, &options(30)).unwrap();
+        changes.last().unwrap().clone()
+    };
+    let [one, other, both] = [of(&[&little]), of(&[&much]), of(&[&little, &much])];
+    let auc = |change: &Change| change.auc.value().unwrap().value;
+    close(auc(&both), (auc(&one) + auc(&other)) / 2.0);
+    close(both.margin.unwrap().value, 0.06);
+    close(both.difference.mean, -0.06);
+    assert_eq!(both.difference.n, 2 * one.difference.n);
+    // Both fell by more than 0.01, and a test of paired answers is one of single runs.
+    assert_eq!((both.lower, both.flips, both.mcnemar), (1.0, None, None));
+    // A run given twice is the run, its interval too.
+    let twice = of(&[&much, &much]);
+    close(auc(&twice), auc(&other));
+    let [a, b] = [&twice, &other].map(|change| change.margin.unwrap().interval.unwrap());
+    close(a[0], b[0]);
+    close(a[1], b[1]);
+    assert!(compare_runs(&[], &[&before], &options(30)).is_err());
+}

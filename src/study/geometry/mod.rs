@@ -395,16 +395,16 @@ fn units(mut rows: Vec<f32>, d: usize) -> Vec<f32> {
 }
 
 /// Documents and queries of some collections, and which belong together.
-struct Sentences {
+pub(super) struct Sentences {
     documents: Vec<String>,
     queries: Vec<String>,
     /// Row of the query, row of the document; queries come after all documents.
-    relevant: Vec<[usize; 2]>,
+    pub(super) relevant: Vec<[usize; 2]>,
 }
 
 impl Sentences {
     /// At most `most` sentences, the same share of every collection.
-    fn of(collections: &[&Collection], most: usize) -> Self {
+    pub(super) fn of(collections: &[&Collection], most: usize) -> Self {
         let mut found = Sentences {
             documents: Vec::new(),
             queries: Vec::new(),
@@ -440,7 +440,8 @@ impl Sentences {
         found
     }
 
-    fn embed(&self, encoder: &Encoder, progress: &Progress) -> Result<Vec<f32>> {
+    /// Their embeddings, `[n, d]`, documents first.
+    pub(super) fn embed(&self, encoder: &Encoder, progress: &Progress) -> Result<Vec<f32>> {
         let n = self.documents.len();
         let mut rows = Vec::with_capacity((n + self.queries.len()) * encoder.width());
         let mut task = progress.task("sentences", n + self.queries.len());

@@ -65,6 +65,9 @@ impl Default for FileOptions {
 }
 
 impl Examples {
+    /// Name of the built-in edit set.
+    pub const BUILT_IN: &'static str = "edits";
+
     /// Near-misses and paraphrases from CSV files (see [`crate::data::pairs`]); the halves come from the anchors' text.
     /// Unrelated pairs are added: anchors set beside other anchors.
     ///
@@ -147,7 +150,7 @@ impl Examples {
             }
         }
         Examples {
-            name: "edits".into(),
+            name: Self::BUILT_IN.into(),
             items,
             parts: tests.into_iter().map(|(_, name)| name).collect(),
             notes: vec![

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 pub use examples::{Example, Examples, FileOptions};
 pub use report::NearMissConfig;
+pub(super) use report::digest;
 
 use super::explain::cosine;
 use super::pair_scores::{PairScores, Scorers, score_pairs};
@@ -200,14 +201,7 @@ pub fn near_miss(
             ..*options
         };
         let all = scored(items, &study.scores.scores[i]);
-        let of_part = |part: usize| -> Vec<ScoredPair<'_>> {
-            let with_items = items.iter().zip(&all);
-            let inside = |item: &Example| item.split == Split::Calibration || item.part == part;
-            with_items
-                .filter(|(item, _)| inside(item))
-                .map(|(_, pair)| *pair)
-                .collect()
-        };
+        let of_part = |part: usize| of_part(items, &all, part);
         let main = of_part(0);
         let further = examples.parts.iter().enumerate().skip(1);
         let further: Result<Vec<_>> = further
@@ -248,6 +242,20 @@ pub fn scored<'a>(items: &'a [Example], scores: &[f64]) -> Vec<ScoredPair<'a>> {
                 length: before.len(),
             }
         })
+        .collect()
+}
+
+/// The pairs of the calibration half and of one test set.
+pub fn of_part<'a>(
+    items: &[Example],
+    scored: &[ScoredPair<'a>],
+    part: usize,
+) -> Vec<ScoredPair<'a>> {
+    let with_items = items.iter().zip(scored);
+    let inside = |item: &Example| item.split == Split::Calibration || item.part == part;
+    with_items
+        .filter(|(item, _)| inside(item))
+        .map(|(_, pair)| *pair)
         .collect()
 }
 

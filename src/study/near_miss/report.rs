@@ -81,7 +81,7 @@ impl TripletConfig {
 }
 
 /// SHA-256 over the pairs.
-fn digest(items: &[Example]) -> String {
+pub(in crate::study) fn digest(items: &[Example]) -> String {
     let mut hash = Fingerprint::default();
     for item in items {
         let kind = format!("{:?} {:?} {}", item.kind, item.split, item.part);

@@ -4,8 +4,10 @@ pub mod encode;
 pub mod explain;
 pub mod inspect;
 pub mod study;
+pub mod train;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::session::{Session, SessionOptions};
@@ -45,6 +47,22 @@ fn open(common: &Common) -> Result<Session> {
         quiet: common.quiet,
         out: common.out.clone(),
     })
+}
+
+/// Makes Ctrl-C, and a plain kill, end a training in order; while none is under way, and when it comes again, it ends the
+/// program.
+fn end_trainings_in_order(session: &Session) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::flag::{register, register_conditional_shutdown};
+    for signal in [SIGINT, SIGTERM] {
+        // They act in this order.
+        let (stop, at_once) = (session.interrupt.stop(), session.interrupt.at_once());
+        register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))
+            .and_then(|_| register(signal, stop))
+            .and_then(|_| register(signal, at_once))
+            .map_err(|e| Error::Invalid(format!("cannot listen for Ctrl-C: {e}")))?;
+    }
+    Ok(())
 }
 
 /// Says what ran and, if asked for, what it cost.

@@ -1,0 +1,319 @@
+//! Everything that is measured of one model, kept in a file so that it is measured once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::Experiment1;
+use super::models::{Job, Model, TrainConfig, Training};
+use crate::data::beir::Collection;
+use crate::data::pairs::Triplet;
+use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+use crate::metrics::geometry::{Space, drift, space};
+use crate::metrics::ranking::{Evaluation, RankingMetrics};
+use crate::metrics::statistics::Summary;
+use crate::study::geometry::Sentences;
+use crate::study::near_miss::{Examples, Triplets, compare_triplets, digest};
+use crate::study::pair_scores::{Scorers, score_pairs};
+use crate::study::progress::Progress;
+use crate::study::results::{PromptConfig, ResultFolder, Setup, collection_sha256, id};
+use crate::study::retrieve::{RetrieveOptions, retrieve};
+use crate::study::session::Session;
+
+/// A collection that models are compared on.
+#[derive(Clone, Debug)]
+pub struct RetrievalSet {
+    /// Passages, questions and judgements.
+    pub collection: Arc<Collection>,
+    /// Whether training rows are about the same things: no zero-shot set then.
+    pub in_domain: bool,
+}
+
+/// What a model's numbers depend on beside the model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inputs {
+    /// SHA-256 of each collection.
+    pub collections: Vec<String>,
+    /// Results kept per query.
+    pub depth: usize,
+    /// SHA-256 of the pairs of each near-miss set.
+    pub pairs: Vec<String>,
+    /// SHA-256 of the training domain's held-out rows.
+    pub held_out: String,
+    /// How many of them are compared, and by which seed they are drawn.
+    pub held_out_sample: [u64; 2],
+    /// Retrieval sentences that the space is described by, at most.
+    pub sentences: usize,
+    /// What the encoder puts before texts.
+    pub prompts: PromptConfig,
+}
+
+impl Inputs {
+    pub(super) fn of(stage: &Experiment1, session: &Session) -> Self {
+        let collections = stage.sets.iter();
+        Inputs {
+            collections: collections.map(|set| collection_sha256(&set.collection)).collect(),
+            depth: RetrieveOptions::default().depth,
+            pairs: stage.near_misses.iter().map(|set| digest(&set.items)).collect(),
+            held_out: crate::data::triplets::sha256(&stage.data.held_out),
+            held_out_sample: [stage.held_out_sample() as u64, stage.seed],
+            sentences: stage.sentences,
+            prompts: PromptConfig::of(&session.encoder),
+        }
+    }
+}
+
+/// What a model's numbers depend on, apart from the code.
+#[derive(Clone, Debug, Serialize)]
+struct MeasureConfig<'a> {
+    stage: &'static str,
+    inputs: &'a Inputs,
+    /// How it was trained; the published encoder was not.
+    training: Option<&'a TrainConfig>,
+    /// The encoder that it was trained from, or is.
+    #[serde(flatten)]
+    setup: &'a Setup,
+}
+
+/// The metrics of a model's rankings on a collection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SetMetrics {
+    /// Per query, in the order of ids.
+    pub per_query: Vec<(String, RankingMetrics)>,
+    /// The mean with documents left out whose id is the query's own; `None` if no ranking has one.
+    pub without_identical: Option<RankingMetrics>,
+}
+
+impl SetMetrics {
+    /// The mean over the queries.
+    pub fn mean(&self) -> RankingMetrics {
+        RankingMetrics::mean_of(self.per_query.iter().map(|(_, m)| m)).unwrap_or_default()
+    }
+}
+
+/// Cosines of the training domain's held-out rows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// How many.
+    pub n: usize,
+    /// Mean and standard deviation of anchor and positive.
+    pub positives: [f64; 2],
+    /// The same of anchor and negative.
+    pub negatives: [f64; 2],
+}
+
+/// Everything that is measured of a model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// How it was trained.
+    pub training: Option<Training>,
+    /// Rankings, one per collection.
+    pub retrieval: Vec<SetMetrics>,
+    /// Cosines, one list per near-miss set.
+    pub near_misses: Vec<Vec<f64>>,
+    /// The training domain.
+    pub held_out: Option<HeldOut>,
+    /// The space of retrieval sentences.
+    pub space: Option<Space>,
+    /// How far these moved from where the published encoder has them, beyond a rotation of the whole.
+    pub drift: Option<f64>,
+    /// Texts cut at the length limit, of documents, queries and pairs.
+    pub truncated: [usize; 3],
+}
+
+/// How long a model took; never part of what is compared.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Times {
+    /// Training in this run, in seconds.
+    pub training_s: f64,
+    /// Measuring in this run.
+    pub measuring_s: f64,
+}
+
+/// The retrieval sentences as the published encoder has them, computed when first asked for.
+pub(super) struct Before<'a> {
+    stage: &'a Experiment1,
+    session: &'a Session,
+    limit: usize,
+    rows: Option<Vec<f32>>,
+}
+
+impl<'a> Before<'a> {
+    pub fn new(stage: &'a Experiment1, session: &'a Session, limit: usize) -> Self {
+        Before {
+            stage,
+            session,
+            limit,
+            rows: None,
+        }
+    }
+
+    fn rows(&mut self) -> Result<&[f32]> {
+        if self.rows.is_none() {
+            let base = self.session.another_encoder(self.limit)?;
+            let sentences = self.stage.retrieval_sentences();
+            self.rows = Some(sentences.embed(&base, &self.session.progress)?);
+        }
+        Ok(self.rows.as_deref().unwrap_or_default())
+    }
+}
+
+/// Measures a model, training it first if need be; or reads what was measured before.
+///
+/// What is returned has always been through its file, so that a run that finds it there has the same numbers.
+pub(super) fn measured(
+    stage: &Experiment1,
+    session: &Session,
+    setup: &Setup,
+    inputs: &Inputs,
+    model: &Model,
+    job: Option<&Job<'_>>,
+    before: &mut Before<'_>,
+) -> Result<(Measured, Times)> {
+    const FILE: &str = "measured.json";
+    let config = MeasureConfig {
+        stage: "measure",
+        inputs,
+        training: job.map(|job| &job.config),
+        setup,
+    };
+    let name = format!(
+        "measure-{}-{}-{}",
+        session.backbone.name,
+        model.group().replace(['(', ')'], "-").trim_end_matches('-'),
+        id(&config)
+    );
+    let folder = ResultFolder::new(&session.out, &name);
+    let path = folder.path().join(FILE);
+    if path.exists() {
+        session
+            .progress
+            .log(&format!("{model}: measured before, see {}", folder.path().display()));
+        return Ok((read(&path)?, Times::default()));
+    }
+    let (encoder, training, time) = match job {
+        None => (session.another_encoder(setup.max_length)?, None, Duration::ZERO),
+        Some(job) => {
+            let (encoder, training, time) = job.run(session)?;
+            (encoder, Some(training), time)
+        }
+    };
+    session.progress.log(&format!("measuring {model}"));
+    let start = Instant::now();
+    let mut found = measure(stage, &encoder, &session.progress, job.is_none(), before)?;
+    found.training = training;
+    let times = Times {
+        training_s: time.as_secs_f64(),
+        measuring_s: start.elapsed().as_secs_f64(),
+    };
+    folder.json("config.json", &config)?;
+    folder.json(FILE, &found)?;
+    Ok((read(&path)?, times))
+}
+
+fn read(path: &Path) -> Result<Measured> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::input(
+            path,
+            format!("not what was measured of a model ({e}); remove it to measure again"),
+        )
+    })
+}
+
+fn measure(
+    stage: &Experiment1,
+    encoder: &Encoder,
+    progress: &Progress,
+    published: bool,
+    before: &mut Before<'_>,
+) -> Result<Measured> {
+    let mut truncated = [0; 3];
+    let mut retrieval = Vec::with_capacity(stage.sets.len());
+    for set in &stage.sets {
+        let found = retrieve(encoder, &set.collection, RetrieveOptions::default(), progress)?;
+        truncated[0] += found.documents.truncated;
+        truncated[1] += found.queries.truncated;
+        let Evaluation { per_query, .. } = found.evaluation;
+        retrieval.push(SetMetrics {
+            per_query,
+            without_identical: found.without_identical.map(|e| e.mean),
+        });
+    }
+    let pooled = Scorers {
+        verifiers: Vec::new(),
+        max_length: encoder.tokenizer().max_length(),
+        token_bytes: 2 << 30,
+    };
+    let mut near_misses = Vec::with_capacity(stage.near_misses.len());
+    for set in &stage.near_misses {
+        let pairs = pairs_of(set);
+        let mut found = score_pairs(encoder, &pairs, &pooled, progress)?;
+        truncated[2] += found.texts.truncated;
+        near_misses.push(std::mem::take(&mut found.scores[0]));
+    }
+    let sample = stage.held_out_sample();
+    let held_out = match sample {
+        0 => None,
+        _ => {
+            let triplets = held_out_triplets(&stage.data.held_out, sample, stage.seed);
+            let found = compare_triplets(encoder, &triplets, 0.0, progress)?;
+            let ends = |of: Summary| [of.mean, of.std];
+            Some(HeldOut {
+                n: found.positives.n,
+                positives: ends(found.positives),
+                negatives: ends(found.negatives),
+            })
+        }
+    };
+    let sentences = stage.retrieval_sentences();
+    let rows = sentences.embed(encoder, progress)?;
+    let d = encoder.width();
+    let space = space(&rows, d, &sentences.relevant);
+    let drift = match published {
+        true => {
+            before.rows = Some(rows);
+            None
+        }
+        false => drift(before.rows()?, &rows, d),
+    };
+    Ok(Measured {
+        training: None,
+        retrieval,
+        near_misses,
+        held_out,
+        space,
+        drift,
+        truncated,
+    })
+}
+
+fn pairs_of(set: &Examples) -> Vec<[&str; 2]> {
+    let items = set.items.iter();
+    items.map(|item| [&item.anchor[..], &item.text]).collect()
+}
+
+fn held_out_triplets(rows: &[Triplet], sample: usize, seed: u64) -> Triplets {
+    Triplets {
+        all: rows.to_vec(),
+        notes: Default::default(),
+        sample,
+        seed,
+    }
+}
+
+impl Experiment1 {
+    /// How many held-out rows are compared.
+    fn held_out_sample(&self) -> usize {
+        self.held_out.min(self.data.held_out.len())
+    }
+
+    /// The retrieval sentences that the space is described by.
+    fn retrieval_sentences(&self) -> Sentences {
+        let collections: Vec<&Collection> = self.sets.iter().map(|set| &*set.collection).collect();
+        Sentences::of(&collections, self.sentences)
+    }
+}

@@ -1,0 +1,172 @@
+//! `train`: a model of the user's own rows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nearmiss::data::pairs::Triplet;
+use nearmiss::data::triplets::{Examples, Identical, Pair, TripletNotes, read};
+use nearmiss::study::experiment_1::models::{self, model_folder, stopped};
+use nearmiss::study::session::Session;
+use nearmiss::train::checkpoint::CHECKPOINT;
+use nearmiss::train::{FolderLock, Length, Negatives, TrainOptions, Trainer};
+use nearmiss::{Error, Result};
+use serde_json::json;
+
+use super::super::args::{Common, Mining, Training};
+use super::{close, end_trainings_in_order, open, print};
+
+/// Trains on the rows of files and writes the model folder.
+pub fn run(common: &Common, training: &Training) -> Result<()> {
+    let to = &common.out;
+    let options = options(common, training);
+    options.check()?;
+    let folder = beside(to)?;
+    if to.exists() {
+        return Err(Error::input(
+            to,
+            "exists already; name another folder with --out, or remove this one to train again",
+        ));
+    }
+    let rows = Rows::read(training)?;
+    // Before weights are fetched: another training there is better known at once. The trainer takes it again.
+    drop(FolderLock::take(&folder)?);
+    let session = open(common)?;
+    for note in &rows.notes {
+        session.progress.log(note);
+    }
+    end_trainings_in_order(&session)?;
+    let (triplets, without) = rows.complete(&options, &session)?;
+    if without > 0 {
+        let log = format!("rows for which no such negative was found, and that took a random one: {without}");
+        session.progress.log(&log);
+    }
+    let limit = session.encoder.tokenizer().max_length().min(options.max_length);
+    let plan = options.plan(session.encoder.config(), limit, &triplets, &[])?;
+    let n = triplets.len();
+    let mut task = models::Training::task(&session, &to.display().to_string(), plan.steps);
+    let listening = session.interrupt.listen();
+    let trained = Trainer::new(session.another_encoder(limit)?, options)
+        .folder(&folder)
+        .stop_when(listening.flag())
+        .watch(|progress| task.step(progress))
+        .run(triplets)?;
+    drop(listening);
+    let time = task.finish().as_secs_f64();
+    if !trained.finished() {
+        return Err(stopped(trained.steps, plan.steps, &folder));
+    }
+    fs::rename(model_folder(&folder), to).map_err(|e| Error::io("write", to, e))?;
+    // Whoever removes the model can train again.
+    let checkpoint = folder.join(CHECKPOINT);
+    fs::remove_file(&checkpoint).map_err(|e| Error::io("remove", &checkpoint, e))?;
+    let found = models::Training::of(&folder, trained.steps, trained.skipped)?;
+    if common.json {
+        let value = json!({
+            "model": to,
+            "rows": n,
+            "plan": trained.plan,
+            "training": found,
+            "texts_cut": trained.truncated,
+            "seconds": time,
+        });
+        print(&format!("{value:#}\n"))?;
+    } else {
+        print(&format!(
+            "model: {}\n{n} rows, {} steps of {}, loss {:.3} at first and {:.3} at last (means of a tenth of the steps); the curve: {}\n",
+            to.display(),
+            found.steps,
+            trained.plan.batch,
+            found.loss[0],
+            found.loss[1],
+            folder.join(nearmiss::train::trainer::PICTURE).display()
+        ))?;
+    }
+    close(&session)
+}
+
+fn options(common: &Common, training: &Training) -> TrainOptions {
+    let default = TrainOptions::default();
+    TrainOptions {
+        batch: training.batch,
+        length: match training.steps {
+            Some(steps) => Length::Steps(steps),
+            None => Length::Epochs(training.epochs),
+        },
+        learning_rate: training.learning_rate,
+        scale: training.scale,
+        max_length: common.max_length.unwrap_or(default.max_length),
+        seed: common.seed,
+        negatives: match training.negatives {
+            Mining::Random => Negatives::Random,
+            Mining::Bm25 => Negatives::bm25(),
+            Mining::Encoder => Negatives::encoder(),
+        },
+        distinct: !training.duplicates,
+        prompts: training.prompts,
+        checkpoint_every: training.checkpoint_every,
+        ..default
+    }
+}
+
+/// The folder of checkpoints and the curve: the model's with another ending.
+fn beside(model: &Path) -> Result<PathBuf> {
+    let Some(name) = model.file_name() else {
+        return Err(Error::Usage(format!(
+            "--out {}: name a new folder for the model",
+            model.display()
+        )));
+    };
+    let mut name = name.to_owned();
+    name.push(".training");
+    Ok(model.with_file_name(name))
+}
+
+/// The rows of files, with what is odd about them.
+struct Rows {
+    triplets: Vec<Triplet>,
+    pairs: Vec<Pair>,
+    notes: Vec<String>,
+}
+
+impl Rows {
+    fn read(training: &Training) -> Result<Self> {
+        let identical = match training.keep_identical {
+            true => Identical::Keep,
+            false => Identical::Drop,
+        };
+        let mut rows = Rows {
+            triplets: Vec::new(),
+            pairs: Vec::new(),
+            notes: Vec::new(),
+        };
+        for file in &training.triplets {
+            let (examples, notes): (Examples, TripletNotes) = read(file, identical)?;
+            rows.notes.push(format!("{}: {} rows", file.display(), examples.len()));
+            rows.notes.extend(notes.lines("rows"));
+            match examples {
+                Examples::Triplets(of_file) => rows.triplets.extend(of_file),
+                Examples::Pairs(of_file) => rows.pairs.extend(of_file),
+            }
+        }
+        Ok(rows)
+    }
+
+    /// All rows with negatives, and the number of those that took a random one in want of a better.
+    fn complete(self, options: &TrainOptions, session: &Session) -> Result<(Vec<Triplet>, usize)> {
+        let Rows {
+            mut triplets, pairs, ..
+        } = self;
+        if pairs.is_empty() {
+            return Ok((triplets, 0));
+        }
+        let mut task = session.progress.task("negatives", pairs.len());
+        let pairs = Examples::Pairs(pairs);
+        let encoder = &session.encoder;
+        let (found, without) = options
+            .negatives
+            .complete(pairs, encoder, options.seed, |done, _| task.at(done))?;
+        task.finish();
+        triplets.extend(found);
+        Ok((triplets, without))
+    }
+}
