@@ -315,6 +315,9 @@ fn an_experiment_goes_on_where_it_was_and_does_nothing_twice() {
         kept
     };
     assert_eq!([files("train-").len(), files("measure-").len(), files("experiment-1-").len()], [2, 3, 1]);
+    // A model keeps the length limit of its training.
+    let settings = files("train-")[0].join("model/sentence_bert_config.json");
+    assert!(fs::read_to_string(settings).unwrap().contains("\"max_seq_length\": 32"));
     let result = &files("experiment-1-")[0];
     let read = |name: &str| fs::read(result.join(name)).unwrap();
     let (metrics, rows) = (read("metrics.json"), read("measured.jsonl"));

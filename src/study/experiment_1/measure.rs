@@ -153,7 +153,8 @@ impl<'a> Before<'a> {
 
     fn rows(&mut self) -> Result<&[f32]> {
         if self.rows.is_none() {
-            let base = self.session.another_encoder(self.limit)?;
+            let session = self.session;
+            let base = session.load(&session.backbone.folder, Some(self.limit))?;
             let sentences = self.stage.retrieval_sentences();
             self.rows = Some(sentences.embed(&base, &self.session.progress)?);
         }
@@ -195,7 +196,10 @@ pub(super) fn measured(
         return Ok((read(&path)?, Times::default()));
     }
     let (encoder, training, time) = match job {
-        None => (session.another_encoder(setup.max_length)?, None, Duration::ZERO),
+        None => {
+            let limit = Some(setup.max_length);
+            (session.load(&session.backbone.folder, limit)?, None, Duration::ZERO)
+        }
         Some(job) => {
             let (encoder, training, time) = job.run(session)?;
             (encoder, Some(training), time)

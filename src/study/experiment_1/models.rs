@@ -126,10 +126,10 @@ impl<'a> Job<'a> {
         let mut task = Training::task(session, &self.model.to_string(), self.config.plan.steps);
         let rows = mixed(self.arm, self.data, self.model.seed)?;
         let listening = session.interrupt.listen();
-        let trained = Trainer::new(
-            session.another_encoder(self.config.setup.max_length)?,
-            self.options.clone(),
-        )
+        // With its own limit: the training's is written into the model, for all that read it.
+        let limit = session.encoder.tokenizer().max_length();
+        let encoder = session.load(&session.backbone.folder, Some(limit))?;
+        let trained = Trainer::new(encoder, self.options.clone())
         .own_negatives(rows.own)
         .folder(&folder)
         .stop_when(listening.flag())
@@ -141,7 +141,10 @@ impl<'a> Job<'a> {
             return Err(stopped(trained.steps, trained.plan.steps, &folder));
         }
         let training = Training::of(&folder, trained.steps, trained.skipped)?;
-        Ok((trained.encoder, training, time))
+        drop(trained);
+        let limit = Some(self.config.setup.max_length);
+        let encoder = session.load(&model_folder(&folder), limit)?;
+        Ok((encoder, training, time))
     }
 }
 

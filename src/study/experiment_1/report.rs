@@ -16,6 +16,9 @@ use crate::study::table::{Table, names, number};
 /// Metrics of rankings that tables show, the headline first.
 const SHOWN: [&str; 4] = ["ndcg@10", "mrr@10", "accuracy@1", "accuracy@10"];
 
+/// Models below which a rank correlation says nothing.
+const FEWEST_RANKED: usize = 5;
+
 /// A number that may go either way, with its interval.
 fn signed(estimate: &Estimate, digits: usize) -> String {
     let value = format!("{:+.digits$}", estimate.value);
@@ -63,7 +66,7 @@ pub(super) fn summary(stage: &Experiment1, report: &Report<Experiment1>) -> Stri
     text.push_str("\nRejected at the threshold that accepts 95 % of the paraphrases and controls of other anchors, AUC (0.5 is chance), and the mean cosine of near-misses / accepts.\n");
     text.push_str(&near_miss_changes(found, false).text);
     text.push_str("\nNear-misses: change of their mean cosine, and the share whose cosine fell (and rose) by more than 0.01. Margin: accepts less near-misses of the same anchor.\n");
-    text.push_str(&verdicts(found));
+    text.push_str(&verdicts(stage, found));
     text.push_str(&report.notes_text());
     text
 }
@@ -91,7 +94,7 @@ pub(super) fn markdown(stage: &Experiment1, report: &Report<Experiment1>) -> Str
     text.push_str(&trade_off_table(found).text);
     let correlations = found.comparisons.tests.iter().zip(&found.comparisons.correlation);
     for (test, correlation) in correlations {
-        if let Some(rho) = correlation {
+        if let Some(rho) = correlation.filter(|_| found.models.len() >= FEWEST_RANKED) {
             let _ = writeln!(
                 text,
                 "\nSpearman's rank correlation of rejection on {} and mean nDCG@10 over these {} models: {rho:+.3}.",
@@ -383,27 +386,47 @@ fn transferred_table(found: &Found) -> Table {
 }
 
 /// In sentences, where each arm tells near-misses apart better than the one that it is set beside.
-fn verdicts(found: &Found) -> String {
+fn verdicts(stage: &Experiment1, found: &Found) -> String {
     let tests = &found.comparisons.tests;
     let named: Vec<TestName> = tests.iter().map(|test| (own_name(test), test.own)).collect();
     let Some(first) = tests.first() else {
         return String::new();
     };
-    let mut text = String::from("\n## Meaning or grammar\n\nBy the interval of the change of AUC, all categories together:\n\n");
-    let mut any = false;
-    for (i, change) in first.changes.iter().enumerate() {
-        if change.before == "Base" {
-            continue;
-        }
-        let interval = |test: &TestSet| {
-            let all = test.changes[i].changes.last()?;
-            all.auc.value()?.interval
-        };
+    let mut text = String::from("\n## Meaning or grammar\n\nBy the interval of the change of AUC, all kinds of near-misses together:\n\n");
+    let asked = |change: &&NearMissChange| change.before != "Base";
+    if !first.changes.iter().any(|change| asked(&change)) {
+        return String::new();
+    }
+    for (i, change) in first.changes.iter().enumerate().filter(|(_, c)| asked(c)) {
+        let interval = |test: &TestSet| test.changes[i].changes.last()?.auc.value()?.interval;
         let verdict = Verdict::of(named.iter().zip(tests.iter().map(interval)));
         let _ = writeln!(text, "- {}", verdict.sentence(&change.before, &change.after));
-        any = true;
     }
-    if any { text } else { String::new() }
+    let trained = stage.data.categories();
+    let mut lines = String::new();
+    for test in tests {
+        for NearMissChange {
+            before,
+            after,
+            changes,
+        } in test.changes.iter().filter(asked)
+        {
+            let unseen = changes.iter().filter(|change| {
+                change.category != "all" && !trained.iter().any(|c| c.name() == change.category)
+            });
+            let shown: Vec<String> = unseen
+                .filter_map(|c| Some(format!("{} {}", c.category, signed(c.auc.value()?, 3))))
+                .collect();
+            if !shown.is_empty() {
+                let change = arrow(before, after);
+                let _ = writeln!(lines, "- {}, {change}: {}", test.name, shown.join("; "));
+            }
+        }
+    }
+    if !lines.is_empty() {
+        let _ = write!(text, "\nChange of AUC for kinds of near-misses that no structural row is of:\n\n{lines}");
+    }
+    text
 }
 
 fn held_out_table(found: &Found) -> Option<Table> {

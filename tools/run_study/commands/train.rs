@@ -30,7 +30,11 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     let rows = Rows::read(training)?;
     // Before weights are fetched: another training there is better known at once. The trainer takes it again.
     drop(FolderLock::take(&folder)?);
-    let session = open(common)?;
+    // The limit is the training's, which the model gets, whatever the encoder's own.
+    let session = open(&Common {
+        max_length: None,
+        ..common.clone()
+    })?;
     for note in &rows.notes {
         session.progress.log(note);
     }
@@ -40,12 +44,13 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
         let log = format!("rows for which no such negative was found, and that took a random one: {without}");
         session.progress.log(&log);
     }
-    let limit = session.encoder.tokenizer().max_length().min(options.max_length);
+    let encoder = session.load(&session.backbone.folder, None)?;
+    let limit = encoder.tokenizer().max_length();
     let plan = options.plan(session.encoder.config(), limit, &triplets, &[])?;
     let n = triplets.len();
     let mut task = models::Training::task(&session, &to.display().to_string(), plan.steps);
     let listening = session.interrupt.listen();
-    let trained = Trainer::new(session.another_encoder(limit)?, options)
+    let trained = Trainer::new(encoder, options)
         .folder(&folder)
         .stop_when(listening.flag())
         .watch(|progress| task.step(progress))
