@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use nearmiss::train::checkpoint::CHECKPOINT;
 use nearmiss::train::curve::{self, CURVE, Point};
 use nearmiss::train::trainer::{MODEL, PICTURE};
 use nearmiss::train::{Length, TrainOptions, Trained, Trainer};
-use nearmiss::{Device, Result};
+use nearmiss::{Device, DeviceKind, Result};
 
 use super::common::golden;
 use super::golden::MODELS;
@@ -211,11 +211,14 @@ pub fn a_training_goes_on_bit_by_bit(device: Device) {
     }
 }
 
-/// The loss of rows that can be learned falls, with dropout, and the folder at the end is the encoder.
+/// The loss of rows that can be learned falls, with dropout, and the folder at the end is the encoder. With
+/// `NEARMISS_TRAINED_MODELS` what the CPU trained is left there, for `tools/reference/model_folder.py`.
 pub fn training_lowers_the_loss(device: Device) {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("training");
-    let steps = if device.kind() == nearmiss::DeviceKind::Cpu {
+    let scratch = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("NEARMISS_TRAINED_MODELS").map(PathBuf::from);
+    let kept = kept.filter(|_| device.kind() == DeviceKind::Cpu);
+    let folder = kept.clone().unwrap_or(scratch.path().join("training"));
+    let steps = if device.kind() == DeviceKind::Cpu {
         60
     } else {
         12
@@ -239,11 +242,20 @@ pub fn training_lowers_the_loss(device: Device) {
     assert!(trained.truncated > 0);
     let written = Encoder::load(&folder.join(MODEL), &device, LoadOptions::default()).unwrap();
     assert_eq!(written.tokenizer().max_length(), 12);
-    let texts = ["the dog", "the river and the bank"];
+    let texts = [
+        "the dog",
+        "the river and the bank",
+        "a longer text about the city by the old river, before noon",
+    ];
     assert_eq!(
         written.embed(&texts, TextKind::Document).unwrap(),
         trained.encoder.embed(&texts, TextKind::Document).unwrap()
     );
+    if kept.is_some() {
+        let embeddings = written.embed(&texts, TextKind::Document).unwrap();
+        let all = serde_json::json!({"texts": texts, "embeddings": embeddings});
+        std::fs::write(folder.join("embeddings.json"), all.to_string()).unwrap();
+    }
     // In memory, and from where it was: on with what it has.
     let more = Trainer::new(
         trained.encoder,

@@ -7,6 +7,12 @@ golden ones (float64) is printed beside it.
 
     NEARMISS_WRITTEN_MODELS=DIR cargo test --test golden written     leaves the folders in DIR
     model_folder.py DIR                                              compares them with tests/golden/tiny-bert-*
+
+And a model that the library trained: sentence-transformers loads it, and its embeddings in float32 and those of the library
+are about as far from the ones in float64.
+
+    NEARMISS_TRAINED_MODELS=DIR cargo test --test training cpu::training_lowers
+    model_folder.py --trained DIR
 """
 
 import argparse
@@ -51,11 +57,32 @@ def differences(original: Path, written: Path) -> list[str]:
     return found
 
 
+def trained(folder: Path) -> list[str]:
+    """What is wrong with a trained model, one line each."""
+    saved = json.loads((folder / "embeddings.json").read_text())
+    model = SentenceTransformer(str(folder / "model"), device="cpu", model_kwargs={"dtype": torch.float64})
+    exact = np.stack([model.encode(text) for text in saved["texts"]])
+    ours = np.array(saved["embeddings"]).reshape(exact.shape)
+    theirs = encode(folder / "model", saved["texts"])
+    error, yardstick = (np.abs(embeddings - exact).max() for embeddings in (ours, theirs))
+    print(f"{folder}: embeddings are off by {error:.2g}, those of PyTorch in float32 by {yardstick:.2g}")
+    # Sums are ordered otherwise; four units in the last place of the largest value besides.
+    allowed = 2 * yardstick + 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+    return [] if error <= allowed else [f"{folder}: more than {allowed:.2g}"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare written model folders with the golden ones.")
     parser.add_argument("folder", type=Path, help="where the test left them")
-    folder = parser.parse_args().folder
+    parser.add_argument("--trained", action="store_true", help="it is the folder of a training")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     torch.set_num_threads(1)  # one summation order
+    if arguments.trained:
+        found = trained(folder)
+        for line in found:
+            print(line, file=sys.stderr)
+        return 3 if found else 0
     originals = sorted(path for path in GOLDEN.glob("tiny-bert-*") if path.is_dir())
     missing = [path.name for path in originals if not (folder / path.name).is_dir()]
     if missing:
