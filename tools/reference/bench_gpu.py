@@ -4,6 +4,8 @@
 bandwidth  sum of a 10 GB float32 buffer (read), and a copy of it (read and write)
 matmul     f16 product with f32 accumulation, `torch.mm`, at each --shape m,n,k:  [m, k] x [n, k]^T
 encode     sentence-transformers in f16: the model alone on prepared batches, and end to end from texts
+train_step sentence-transformers with f16 autocast, as its trainer does it (cases only): from token ids on; --by compile with the
+           transformer compiled
 --cases    the cases of our own benches, at their sizes (`gpu-check bench --list gpu` prints them), by PyTorch as one
            writes it (`--by torch`), compiled (`compile`), or by other packages (`peers`): flash-maxsim and
            late-interaction-kernels for MaxSim, flashlib for top-k. What does not import or does not take a size is named.
@@ -733,6 +735,9 @@ def cases(bench: Bench, a: argparse.Namespace) -> None:
         if row["op"] == "encode":
             if a.by == "torch":
                 encode_case(bench, a, row)
+        elif row["op"] == "train_step":
+            if row["sizes"]["part"] == "Step":
+                train_step_case(bench, a, row)
         else:
             run_case(bench, row["op"], row["shape"], row["sizes"], a.by)
         if bench.cuda:
@@ -772,6 +777,57 @@ def encode_case(bench: Bench, a: argparse.Namespace, row: dict) -> None:
                 lambda _: model.encode(texts, batch_size=batch, convert_to_tensor=True, show_progress_bar=False), waits=True
             )
     emit(**out, **result)
+
+
+def train_step_case(bench: Bench, a: argparse.Namespace, row: dict) -> None:
+    """Forward, loss, backward, clipping and AdamW on one batch of token ids, weights in f32 and products in f16, dropout on."""
+    if not a.model:
+        nothing_to_do("no model was given")
+    try:
+        import sentence_transformers
+        from sentence_transformers.losses import MultipleNegativesRankingLoss
+    except ImportError as e:
+        nothing_to_do(str(e))
+    model = sentence_transformers.SentenceTransformer(str(a.model), device=str(bench.device)).float().train()
+    if a.by == "compile":
+        model[0].auto_model = torch.compile(model[0].auto_model, dynamic=False)
+    loss = MultipleNegativesRankingLoss(model, scale=10.0).train()
+    # As there: anchors as long as questions, the others as passages, each column padded to its own longest row.
+    triplets, tokens = row["sizes"]["triplets"], row["sizes"]["tokens"]
+    random = torch.Generator().manual_seed(3)
+    columns = []
+    for first, last in [(6, 20), (20, 128), (20, 128)]:
+        if tokens:
+            first = last = tokens
+        lengths = torch.randint(first, last + 1, (triplets,), generator=random)
+        ids = torch.randint(1000, 30_000, (triplets, int(lengths.max())), generator=random)
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        columns.append({"input_ids": (ids * mask).to(bench.device), "attention_mask": mask.to(bench.device)})
+    groups = [[], []]
+    for name, weight in model.named_parameters():
+        groups[name.endswith("bias") or "LayerNorm" in name].append(weight)
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.001}, {"params": groups[1], "weight_decay": 0.0}], lr=1e-6
+    )
+    scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.cuda)
+
+    def step(_):
+        with torch.autocast(bench.device.type, torch.float16, enabled=bench.cuda):
+            value = loss([dict(column) for column in columns], None)
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    if bench.cuda:
+        torch.cuda.reset_peak_memory_stats()
+    result = bench.time(step, waits=True)
+    if bench.cuda:
+        result["peak_bytes"] = torch.cuda.max_memory_allocated()
+    by = "sentence-transformers" if a.by == "torch" else "sentence-transformers compiled"
+    emit(op="train_step", shape=row["shape"], by=f"torch {torch.__version__}, {by}", **result)
 
 
 def encode(bench: Bench, a: argparse.Namespace) -> None:
@@ -843,7 +899,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=21, help="samples, of which the median counts [21]")
     parser.add_argument("--shape", type=shape, action="append", metavar="M,N,K", help="product (matmul; repeatable)")
     parser.add_argument("--cases", type=Path, help="file of cases, one JSON object a line, in place of the parts")
-    parser.add_argument("--op", choices=[*CASES, "encode"], help="only the cases of this operator [all]")
+    parser.add_argument("--op", choices=[*CASES, "encode", "train_step"], help="only the cases of this operator [all]")
     parser.add_argument("--by", choices=["torch", "compile", "peers"], default="torch", help="who does the cases [torch]")
     parser.add_argument("--peers", type=Path, help="folder with the packages of --by peers, if they are not installed")
     parser.add_argument("--model", type=Path, help="model folder (encode)")

@@ -13,34 +13,41 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "matmul",
-    "matmul_tn",
-    "matmul_nn",
     "cosine_topk",
     "maxsim",
     "encode",
+    "train_step",
     "attention",
+    "matmul_nn",
+    "matmul_tn",
     "attention_backward",
-    "dropout",
     "similarity_map",
     "soft_alignment",
     "layer_norm",
     "layer_norm_backward",
-    "embedding_backward",
-    "pool_backward",
-    "embedding",
-    "pool",
+    "info_nce",
     "adamw",
     "grad_norm",
-    "info_nce",
+    "dropout",
+    "embedding",
+    "embedding_backward",
+    "pool",
+    "pool_backward",
     "pair_dot",
     "normalize_rows",
     "scatter_rows",
 ];
 
 /// Those that PyTorch's compiler can make something of, and those for which a package of kernels exists.
-const COMPILED: [&str; 4] = ["maxsim", "matmul", "layer_norm", "soft_alignment"];
+const COMPILED: [&str; 5] = [
+    "maxsim",
+    "matmul",
+    "train_step",
+    "layer_norm",
+    "soft_alignment",
+];
 const PEERS: [&str; 2] = ["maxsim", "cosine_topk"];
 
 /// Programs that may be missing.
@@ -290,7 +297,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
             }
             if let Some(model) = &site.model {
                 command.arg("--backbone").arg(model);
-            } else if op == "encode" {
+            } else if op == "encode" || op == "train_step" {
                 return Err("no model was packed".into());
             }
             rows(command, format!("bench/{op}.jsonl"))
@@ -410,7 +417,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
 /// Seconds for the benches of an operator, at least and at most: those with large inputs or many shapes take longer.
 fn bench_seconds(op: &str) -> [f64; 2] {
     match op {
-        "cosine_topk" | "encode" => [25.0, 75.0],
+        "cosine_topk" | "encode" | "train_step" => [25.0, 75.0],
         "maxsim" | "matmul" => [12.0, 75.0],
         _ => [4.0, 40.0],
     }
