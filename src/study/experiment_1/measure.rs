@@ -55,9 +55,15 @@ impl Inputs {
     pub(super) fn of(stage: &Experiment1, session: &Session) -> Self {
         let collections = stage.sets.iter();
         Inputs {
-            collections: collections.map(|set| collection_sha256(&set.collection)).collect(),
+            collections: collections
+                .map(|set| collection_sha256(&set.collection))
+                .collect(),
             depth: RetrieveOptions::default().depth,
-            pairs: stage.near_misses.iter().map(|set| digest(&set.items)).collect(),
+            pairs: stage
+                .near_misses
+                .iter()
+                .map(|set| digest(&set.items))
+                .collect(),
             held_out: crate::data::triplets::sha256(&stage.data.held_out),
             held_out_sample: [stage.held_out_sample() as u64, stage.seed],
             sentences: stage.sentences,
@@ -190,15 +196,20 @@ pub(super) fn measured(
     let folder = ResultFolder::new(&session.out, &name);
     let path = folder.path().join(FILE);
     if path.exists() {
-        session
-            .progress
-            .log(&format!("{model}: measured before, see {}", folder.path().display()));
+        session.progress.log(&format!(
+            "{model}: measured before, see {}",
+            folder.path().display()
+        ));
         return Ok((read(&path)?, Times::default()));
     }
     let (encoder, training, time) = match job {
         None => {
             let limit = Some(setup.max_length);
-            (session.load(&session.backbone.folder, limit)?, None, Duration::ZERO)
+            (
+                session.load(&session.backbone.folder, limit)?,
+                None,
+                Duration::ZERO,
+            )
         }
         Some(job) => {
             let (encoder, training, time) = job.run(session)?;
@@ -238,7 +249,12 @@ fn measure(
     let mut truncated = [0; 3];
     let mut retrieval = Vec::with_capacity(stage.sets.len());
     for set in &stage.sets {
-        let found = retrieve(encoder, &set.collection, RetrieveOptions::default(), progress)?;
+        let found = retrieve(
+            encoder,
+            &set.collection,
+            RetrieveOptions::default(),
+            progress,
+        )?;
         truncated[0] += found.documents.truncated;
         truncated[1] += found.queries.truncated;
         let Evaluation { per_query, .. } = found.evaluation;

@@ -130,11 +130,11 @@ impl<'a> Job<'a> {
         let limit = session.encoder.tokenizer().max_length();
         let encoder = session.load(&session.backbone.folder, Some(limit))?;
         let trained = Trainer::new(encoder, self.options.clone())
-        .own_negatives(rows.own)
-        .folder(&folder)
-        .stop_when(listening.flag())
-        .watch(|progress| task.step(progress))
-        .run(rows.rows)?;
+            .own_negatives(rows.own)
+            .folder(&folder)
+            .stop_when(listening.flag())
+            .watch(|progress| task.step(progress))
+            .run(rows.rows)?;
         drop(listening);
         let time = task.finish();
         if !trained.finished() {
@@ -149,7 +149,13 @@ impl<'a> Job<'a> {
 }
 
 fn mixed(arm: Arm, data: &TrainingData, seed: u64) -> Result<Mixed> {
-    mix(arm, &data.retrieval, &data.structural, Some(data.share), seed)
+    mix(
+        arm,
+        &data.retrieval,
+        &data.structural,
+        Some(data.share),
+        seed,
+    )
 }
 
 /// What is said of a training that was told to stop.
@@ -186,7 +192,9 @@ impl Training {
 
     /// Shows how far a training is.
     pub fn task(session: &Session, what: &str, steps: u64) -> TrainingTask {
-        session.progress.log(&format!("training {what}: {steps} steps"));
+        session
+            .progress
+            .log(&format!("training {what}: {steps} steps"));
         TrainingTask {
             task: session.progress.task("training", steps as usize),
             begun: false,

@@ -41,7 +41,9 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     end_trainings_in_order(&session)?;
     let (triplets, without) = rows.complete(&options, &session)?;
     if without > 0 {
-        let log = format!("rows for which no such negative was found, and that took a random one: {without}");
+        let log = format!(
+            "rows for which no such negative was found, and that took a random one: {without}"
+        );
         session.progress.log(&log);
     }
     let encoder = session.load(&session.backbone.folder, None)?;
@@ -146,7 +148,8 @@ impl Rows {
         };
         for file in &training.triplets {
             let (examples, notes): (Examples, TripletNotes) = read(file, identical)?;
-            rows.notes.push(format!("{}: {} rows", file.display(), examples.len()));
+            rows.notes
+                .push(format!("{}: {} rows", file.display(), examples.len()));
             rows.notes.extend(notes.lines("rows"));
             match examples {
                 Examples::Triplets(of_file) => rows.triplets.extend(of_file),
@@ -159,7 +162,9 @@ impl Rows {
     /// All rows with negatives, and the number of those that took a random one in want of a better.
     fn complete(self, options: &TrainOptions, session: &Session) -> Result<(Vec<Triplet>, usize)> {
         let Rows {
-            mut triplets, pairs, ..
+            mut triplets,
+            pairs,
+            ..
         } = self;
         if pairs.is_empty() {
             return Ok((triplets, 0));
@@ -167,9 +172,10 @@ impl Rows {
         let mut task = session.progress.task("negatives", pairs.len());
         let pairs = Examples::Pairs(pairs);
         let encoder = &session.encoder;
-        let (found, without) = options
-            .negatives
-            .complete(pairs, encoder, options.seed, |done, _| task.at(done))?;
+        let (found, without) =
+            options
+                .negatives
+                .complete(pairs, encoder, options.seed, |done, _| task.at(done))?;
         task.finish();
         triplets.extend(found);
         Ok((triplets, without))
