@@ -285,10 +285,10 @@ fn one_training_at_a_time() {
 /// Steps that a training's curve has; while it is written its last line may be in the making.
 fn steps_of(folder: &Path) -> u64 {
     let text = fs::read_to_string(folder.join(CURVE)).unwrap_or_default();
-    let points = text
+    let mut points = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Point>(line).ok());
-    points.last().map_or(0, |point| point.step)
+    points.next_back().map_or(0, |point| point.step)
 }
 
 /// Waits until the training in `folder` has done `steps` steps, or has ended.

@@ -21,6 +21,22 @@ pub struct Group {
     pub models: Vec<usize>,
 }
 
+/// What means are over, and the places of the collections: `all`, and `zero-shot` and `in-domain` where there are both.
+pub(super) fn kinds(sets: &[RetrievalSet]) -> Vec<(&'static str, Vec<usize>)> {
+    let of = |in_domain: Option<bool>| -> Vec<usize> {
+        let fits = |i: &usize| in_domain.is_none_or(|wanted| sets[*i].in_domain == wanted);
+        (0..sets.len()).filter(fits).collect()
+    };
+    let mut kinds = vec![("all", of(None))];
+    for (name, wanted) in [("zero-shot", false), ("in-domain", true)] {
+        let which = of(Some(wanted));
+        if !which.is_empty() && which.len() < sets.len() {
+            kinds.push((name, which));
+        }
+    }
+    kinds
+}
+
 /// Models by arm, in the order in which these come.
 pub fn groups(models: &[Model]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
@@ -233,23 +249,8 @@ impl Compared<'_> {
         }
         let bootstrap = self.options.bootstrap;
         let sets: Vec<Estimate> = values.iter().map(|pair| paired(pair, bootstrap)).collect();
-        let all = |_: &RetrievalSet| true;
-        let zero_shot = |set: &RetrievalSet| !set.in_domain;
-        let in_domain = |set: &RetrievalSet| set.in_domain;
-        let kinds: [(&'static str, &dyn Fn(&RetrievalSet) -> bool); 3] = [
-            ("all", &all),
-            ("zero-shot", &zero_shot),
-            ("in-domain", &in_domain),
-        ];
         let mut means = Vec::new();
-        for (over, admits) in kinds {
-            let which: Vec<usize> = (0..self.sets.len())
-                .filter(|&i| admits(&self.sets[i]))
-                .collect();
-            // All of one kind are all.
-            if which.is_empty() || (over != "all" && which.len() == self.sets.len()) {
-                continue;
-            }
+        for (over, which) in kinds(self.sets) {
             let chosen: Vec<&[Vec<f64>; 2]> = which.iter().map(|&i| &values[i]).collect();
             let [absolute, relative] = over_sets(&chosen, bootstrap);
             let count = |holds: &dyn Fn([f64; 2]) -> bool| {

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::compare::{Group, NearMissChange, RetrievalChange, TestName, TestSet, Verdict};
-use super::measure::RetrievalSet;
+use super::compare::{Group, NearMissChange, RetrievalChange, TestName, TestSet, Verdict, kinds};
 use super::{Experiment1, Found};
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation};
 use crate::metrics::ranking::RankingMetrics;
@@ -148,24 +147,6 @@ fn training_table(report: &Report<Experiment1>) -> Table {
     table
 }
 
-/// Which collections columns of means are over.
-fn kinds(sets: &[RetrievalSet]) -> Vec<(&'static str, Vec<usize>)> {
-    let of = |wanted: Option<bool>| -> Vec<usize> {
-        let fits = |i: &usize| wanted.is_none_or(|w| sets[*i].in_domain == w);
-        (0..sets.len()).filter(fits).collect()
-    };
-    let mut kinds = vec![("mean", of(None))];
-    for (name, which) in [
-        ("mean, zero-shot", of(Some(false))),
-        ("mean, in-domain", of(Some(true))),
-    ] {
-        if !which.is_empty() && which.len() < sets.len() {
-            kinds.push((name, which));
-        }
-    }
-    kinds
-}
-
 /// A metric of every group on every collection, with the means.
 fn retrieval_table(stage: &Experiment1, found: &Found, metric: &str) -> Table {
     let kinds = kinds(&stage.sets);
@@ -177,9 +158,10 @@ fn retrieval_table(stage: &Experiment1, found: &Found, metric: &str) -> Table {
             false => set.collection.name.clone(),
         })
         .collect();
-    columns.extend(names(
-        &kinds.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
-    ));
+    columns.extend(kinds.iter().map(|(over, _)| match *over {
+        "all" => "mean".to_string(),
+        over => format!("mean, {over}"),
+    }));
     let mut table = Table::new(&format!("Retrieval, {metric}"), &["model"], &columns);
     let value = |metrics: &RankingMetrics| metrics.get(metric).unwrap_or_default();
     // Per column, of every model.
@@ -578,7 +560,7 @@ fn trade_off_table(found: &Found) -> Table {
     if zero_shot {
         columns.push("zero-shot".into());
     }
-    columns.extend(found.comparisons.tests.iter().map(|test| own_name(test)));
+    columns.extend(found.comparisons.tests.iter().map(own_name));
     let title = "Trade-off: retrieval, and rejection at 95 % true accept (AUC) per test set";
     let mut table = Table::new(title, &["model"], &columns);
     for point in &found.comparisons.trade_off {
