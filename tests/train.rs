@@ -53,8 +53,24 @@ impl Scratch {
     /// Trains on `rows` into the folder `model`, 12 steps of 4 with a checkpoint every third.
     fn training(&self, rows: &str, model: &str) -> Command {
         let mut command = self.command("train");
-        command.args(["--triplets", rows, "--out", model, "--batch", "4", "--steps", "12"]);
-        command.args(["--checkpoint-every", "3", "--max-length", "16", "--learning-rate", "0.001"]);
+        command.args([
+            "--triplets",
+            rows,
+            "--out",
+            model,
+            "--batch",
+            "4",
+            "--steps",
+            "12",
+        ]);
+        command.args([
+            "--checkpoint-every",
+            "3",
+            "--max-length",
+            "16",
+            "--learning-rate",
+            "0.001",
+        ]);
         command
     }
 
@@ -76,7 +92,11 @@ fn fails(output: &Output, code: i32, needles: &[&str]) {
     assert_eq!(errors.len(), 1, "{text}");
     assert!(text.trim_end().ends_with(errors[0]) || code == 2, "{text}");
     for needle in needles {
-        assert!(errors[0].contains(needle), "`{needle}` is not in: {}", errors[0]);
+        assert!(
+            errors[0].contains(needle),
+            "`{needle}` is not in: {}",
+            errors[0]
+        );
     }
 }
 
@@ -88,18 +108,45 @@ fn succeeds(output: &Output) {
 fn rows_that_cannot_be_trained_on() {
     let s = Scratch::new();
     s.put("wrong.csv", "query,answer\na,b\n");
-    let wanted = ["wrong.csv", "query, answer", "anchor, positive and negative"];
+    let wanted = [
+        "wrong.csv",
+        "query, answer",
+        "anchor, positive and negative",
+    ];
     fails(&s.train("wrong.csv", &[]), 1, &wanted);
-    s.put("few.csv", "anchor,positive,negative\na dog,the dog,no dog\na cat,the cat,no cat\n");
-    fails(&s.train("few.csv", &[]), 1, &["2 training rows are fewer than a batch of 4"]);
+    s.put(
+        "few.csv",
+        "anchor,positive,negative\na dog,the dog,no dog\na cat,the cat,no cat\n",
+    );
+    fails(
+        &s.train("few.csv", &[]),
+        1,
+        &["2 training rows are fewer than a batch of 4"],
+    );
     s.put("none.csv", "anchor,positive,negative\na,,n\n");
-    fails(&s.train("none.csv", &[]), 1, &["none.csv", "no usable row", "empty field"]);
+    fails(
+        &s.train("none.csv", &[]),
+        1,
+        &["none.csv", "no usable row", "empty field"],
+    );
     fails(&s.train("nowhere.csv", &[]), 1, &["nowhere.csv"]);
-    fails(&s.train("rows.csv", &["--batch", "0"]), 2, &["`batch` is 0", "--batch"]);
-    fails(&s.train("rows.csv", &["--learning-rate", "2"]), 2, &["learning_rate"]);
+    fails(
+        &s.train("rows.csv", &["--batch", "0"]),
+        2,
+        &["`batch` is 0", "--batch"],
+    );
+    fails(
+        &s.train("rows.csv", &["--learning-rate", "2"]),
+        2,
+        &["learning_rate"],
+    );
     fails(&s.train("rows.csv", &["--out", "/"]), 2, &["--out"]);
     fs::create_dir(s.path("taken")).unwrap();
-    fails(&s.train("rows.csv", &["--out", "taken"]), 1, &["taken", "exists already"]);
+    fails(
+        &s.train("rows.csv", &["--out", "taken"]),
+        1,
+        &["taken", "exists already"],
+    );
     assert!(!s.path("model").exists());
     let no_file = s.command("train").output().unwrap();
     assert_eq!(no_file.status.code(), Some(2));
@@ -115,11 +162,20 @@ fn rows_that_are_odd_are_counted() {
     let text = stderr(&output);
     assert!(text.contains("odd.csv: 24 rows"), "{text}");
     assert!(text.contains("empty field, left out: 1"), "{text}");
-    assert!(text.contains("negative equals their positive or anchor, left out: 2"), "{text}");
-    let kept = s.train("odd.csv", &["--steps", "1", "--keep-identical", "--out", "kept"]);
+    assert!(
+        text.contains("negative equals their positive or anchor, left out: 2"),
+        "{text}"
+    );
+    let kept = s.train(
+        "odd.csv",
+        &["--steps", "1", "--keep-identical", "--out", "kept"],
+    );
     succeeds(&kept);
     let text = stderr(&kept);
-    assert!(text.contains("odd.csv: 26 rows") && text.contains("or anchor, kept: 2"), "{text}");
+    assert!(
+        text.contains("odd.csv: 26 rows") && text.contains("or anchor, kept: 2"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -131,7 +187,8 @@ fn other_forms_of_rows_give_models_too() {
     let near = rows(|i| format!("the dog sees {i},{i} sees the dog,role\n"));
     let near = format!("sentence1,sentence2,category\n{near}");
     let path = s.path("near.csv.gz");
-    let mut file = flate2::write::GzEncoder::new(fs::File::create(path).unwrap(), Default::default());
+    let mut file =
+        flate2::write::GzEncoder::new(fs::File::create(path).unwrap(), Default::default());
     std::io::Write::write_all(&mut file, near.as_bytes()).unwrap();
     file.finish().unwrap();
     for (model, more) in [
@@ -141,11 +198,22 @@ fn other_forms_of_rows_give_models_too() {
     ] {
         let mut command = s.command("train");
         command.args(["--triplets", "pairs.jsonl", "near.csv.gz", "--out", model]);
-        command.args(["--batch", "4", "--steps", "2", "--max-length", "16", "--json"]);
+        command.args([
+            "--batch",
+            "4",
+            "--steps",
+            "2",
+            "--max-length",
+            "16",
+            "--json",
+        ]);
         let output = command.args(more).output().unwrap();
         succeeds(&output);
         let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!((&said["rows"], &said["plan"]["steps"]), (&16.into(), &2.into()));
+        assert_eq!(
+            (&said["rows"], &said["plan"]["steps"]),
+            (&16.into(), &2.into())
+        );
         assert!(s.path(model).join("model.safetensors").exists());
     }
 }
@@ -154,14 +222,22 @@ fn other_forms_of_rows_give_models_too() {
 fn the_model_is_a_backbone_and_training_it_twice_is_refused() {
     let s = Scratch::new();
     succeeds(&s.train("rows.csv", &[]));
-    for file in ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json"] {
+    for file in [
+        "config.json",
+        "tokenizer.json",
+        "modules.json",
+        "1_Pooling/config.json",
+    ] {
         assert!(s.path("model").join(file).exists(), "{file}");
     }
     let settings = fs::read_to_string(s.path("model/sentence_bert_config.json")).unwrap();
     assert!(settings.contains("\"max_seq_length\": 16"), "{settings}");
     let points = curve::read(&s.path("model.training").join(CURVE)).unwrap();
     assert_eq!(points.len(), 12);
-    assert!(points[9..].iter().all(|p| p.loss < points[0].loss), "the loss falls");
+    assert!(
+        points[9..].iter().all(|p| p.loss < points[0].loss),
+        "the loss falls"
+    );
     assert!(s.path("model.training/curve.svg").exists());
     fails(&s.train("rows.csv", &[]), 1, &["model", "exists already"]);
     let first = weights(&s, "model");
@@ -171,7 +247,14 @@ fn the_model_is_a_backbone_and_training_it_twice_is_refused() {
     s.put("texts.txt", "the dog sees\n");
     let output = s
         .command("encode")
-        .args(["--backbone", "model", "--texts", "texts.txt", "--output", "e.npy"])
+        .args([
+            "--backbone",
+            "model",
+            "--texts",
+            "texts.txt",
+            "--output",
+            "e.npy",
+        ])
         .output()
         .unwrap();
     succeeds(&output);
@@ -190,7 +273,11 @@ fn weights(s: &Scratch, model: &str) -> Vec<u8> {
 fn one_training_at_a_time() {
     let s = Scratch::new();
     let lock = FolderLock::take(&s.path("model.training")).unwrap();
-    fails(&s.train("rows.csv", &[]), 1, &["another training", "name another folder"]);
+    fails(
+        &s.train("rows.csv", &[]),
+        1,
+        &["another training", "name another folder"],
+    );
     drop(lock);
     succeeds(&s.train("rows.csv", &[]));
 }
@@ -198,15 +285,20 @@ fn one_training_at_a_time() {
 /// Steps that a training's curve has; while it is written its last line may be in the making.
 fn steps_of(folder: &Path) -> u64 {
     let text = fs::read_to_string(folder.join(CURVE)).unwrap_or_default();
-    let points = text.lines().filter_map(|line| serde_json::from_str::<Point>(line).ok());
-    points.last().map_or(0, |point| point.step)
+    let mut points = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Point>(line).ok());
+    points.next_back().map_or(0, |point| point.step)
 }
 
 /// Waits until the training in `folder` has done `steps` steps, or has ended.
 fn wait_for(child: &mut Child, folder: &Path, steps: u64) {
     let start = Instant::now();
     while steps_of(folder) < steps && child.try_wait().unwrap().is_none() {
-        assert!(start.elapsed() < Duration::from_secs(120), "no step for two minutes");
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "no step for two minutes"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -218,7 +310,11 @@ fn a_kill_loses_at_most_the_steps_since_the_last_checkpoint() {
     let folder = s.path("model.training");
     let start = |s: &Scratch| {
         let mut command = s.training("rows.csv", "model");
-        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     };
     // At random points, of one training after the other: before the first step, between checkpoints, behind one.
     let mut random = std::time::SystemTime::now()
@@ -241,7 +337,10 @@ fn a_kill_loses_at_most_the_steps_since_the_last_checkpoint() {
         let checkpoint = fs::read(folder.join(CHECKPOINT)).unwrap_or_default();
         let from = step_in(&checkpoint);
         assert!(from >= kept, "a checkpoint went back from {kept} to {from}");
-        assert!(done <= from + 3, "{done} steps were done, the checkpoint has {from}");
+        assert!(
+            done <= from + 3,
+            "{done} steps were done, the checkpoint has {from}"
+        );
         kept = from;
     }
     let last = start(&s).wait_with_output().unwrap();
@@ -277,13 +376,26 @@ fn an_interrupt_leaves_a_checkpoint_and_says_how_to_go_on() {
     let mut before = 0;
     for signal in ["-INT", "-TERM"] {
         let mut command = s.training("rows.csv", "model");
-        command.args(["--steps", "5000"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["--steps", "5000"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         wait_for(&mut child, &folder, before + 2);
         let id = child.id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
         let output = child.wait_with_output().unwrap();
-        fails(&output, 1, &["stopped after step", "of 5000", "the same command goes on"]);
+        fails(
+            &output,
+            1,
+            &["stopped after step", "of 5000", "the same command goes on"],
+        );
         let step = step_in(&fs::read(folder.join(CHECKPOINT)).unwrap());
         // No step is lost, the one before the wish included.
         assert_eq!(step, steps_of(&folder));
@@ -300,8 +412,21 @@ fn an_experiment_goes_on_where_it_was_and_does_nothing_twice() {
     let s = Scratch::new();
     let run = |more: &[&str]| {
         let mut command = s.command("experiment-1");
-        command.args(["--preset", "smoke", "--resamples", "50", "--minimum", "5", "--out", "out"]);
-        command.args(["--steps", "2", "--json"]).args(more).output().unwrap()
+        command.args([
+            "--preset",
+            "smoke",
+            "--resamples",
+            "50",
+            "--minimum",
+            "5",
+            "--out",
+            "out",
+        ]);
+        command
+            .args(["--steps", "2", "--json"])
+            .args(more)
+            .output()
+            .unwrap()
     };
     let first = run(&[]);
     succeeds(&first);
@@ -314,30 +439,66 @@ fn an_experiment_goes_on_where_it_was_and_does_nothing_twice() {
         kept.sort();
         kept
     };
-    assert_eq!([files("train-").len(), files("measure-").len(), files("experiment-1-").len()], [2, 3, 1]);
+    assert_eq!(
+        [
+            files("train-").len(),
+            files("measure-").len(),
+            files("experiment-1-").len()
+        ],
+        [2, 3, 1]
+    );
+    // A model keeps the length limit of its training.
+    let settings = files("train-")[0].join("model/sentence_bert_config.json");
+    assert!(
+        fs::read_to_string(settings)
+            .unwrap()
+            .contains("\"max_seq_length\": 32")
+    );
     let result = &files("experiment-1-")[0];
     let read = |name: &str| fs::read(result.join(name)).unwrap();
     let (metrics, rows) = (read("metrics.json"), read("measured.jsonl"));
-    let modified = |path: &Path| fs::metadata(path.join("curve.jsonl")).unwrap().modified().unwrap();
+    let modified = |path: &Path| {
+        fs::metadata(path.join("curve.jsonl"))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
     let trained: Vec<_> = files("train-").iter().map(|path| modified(path)).collect();
     // Another arm needs one more training, and what is there stays as it is.
     let second = run(&["--arms", "A,B,B-own"]);
     succeeds(&second);
     assert!(stderr(&second).contains("A, seed 42: measured before"));
-    assert_eq!([files("train-").len(), files("measure-").len(), files("experiment-1-").len()], [3, 4, 2]);
-    let kept: Vec<_> = files("train-").iter().filter(|p| !p.to_str().unwrap().contains("B-own"))
-        .map(|path| modified(path)).collect();
+    assert_eq!(
+        [
+            files("train-").len(),
+            files("measure-").len(),
+            files("experiment-1-").len()
+        ],
+        [3, 4, 2]
+    );
+    let kept: Vec<_> = files("train-")
+        .iter()
+        .filter(|p| !p.to_str().unwrap().contains("B-own"))
+        .map(|path| modified(path))
+        .collect();
     assert_eq!(kept, trained);
     // The first again: the same bytes, whether measured or read.
     let third = run(&[]);
     succeeds(&third);
-    assert_eq!((read("metrics.json"), read("measured.jsonl")), (metrics, rows));
+    assert_eq!(
+        (read("metrics.json"), read("measured.jsonl")),
+        (metrics, rows)
+    );
     assert_eq!(third.stdout, first.stdout);
     let found: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
     let found = &found[0];
     assert_eq!(found["stage"], "experiment-1");
-    let models: Vec<&str> = found["models"].as_array().unwrap().iter()
-        .map(|model| model["model"].as_str().unwrap()).collect();
+    let models: Vec<&str> = found["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["model"].as_str().unwrap())
+        .collect();
     assert_eq!(models, ["Base", "A, seed 42", "B, seed 42"]);
 }
 
@@ -346,14 +507,30 @@ fn experiments_that_cannot_be() {
     let s = Scratch::new();
     let run = |more: &[&str]| {
         let mut command = s.command("experiment-1");
-        command.args(["--preset", "smoke"]).args(more).output().unwrap()
+        command
+            .args(["--preset", "smoke"])
+            .args(more)
+            .output()
+            .unwrap()
     };
     fails(&run(&["--arms", "C"]), 2, &["no arm is called `C`"]);
     fails(&run(&["--arms", "A,B,A"]), 2, &["--arms names A twice"]);
     fails(&run(&["--seeds", "1,1"]), 2, &["--seeds names 1 twice"]);
     fails(&run(&["--share", "1"]), 2, &["--share 1"]);
-    fails(&run(&["--in-domain", "x"]), 2, &["--in-domain x", "lighthouse-archive"]);
-    fails(&run(&["--batch", "400"]), 1, &["72 training rows are fewer than a batch of 400"]);
+    fails(
+        &run(&["--in-domain", "x"]),
+        2,
+        &["--in-domain x", "lighthouse-archive"],
+    );
+    fails(
+        &run(&["--batch", "400"]),
+        1,
+        &["72 training rows are fewer than a batch of 400"],
+    );
     s.put("same.csv", "sentence1,sentence2\na,b\n");
-    fails(&run(&["--positives", "same.csv"]), 1, &["positives", "without near-misses"]);
+    fails(
+        &run(&["--positives", "same.csv"]),
+        1,
+        &["positives", "without near-misses"],
+    );
 }

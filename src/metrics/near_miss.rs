@@ -31,7 +31,8 @@ pub use change::{Change, compare, compare_runs};
 
 use super::edits::{Edit, Sensitivity, sensitivity};
 use super::statistics::{
-    Bootstrap, Ranking, Summary, average_precision, d_prime, degrees, equal_error_rate, median, quantile, share_at_least, threshold,
+    Bootstrap, Ranking, Summary, average_precision, d_prime, degrees, equal_error_rate, median,
+    quantile, share_at_least, threshold,
 };
 use crate::error::{Error, Result};
 

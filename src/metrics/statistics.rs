@@ -449,14 +449,21 @@ mod tests {
         let found = Bootstrap::default().stratified_intervals(&strata, |counts| {
             let first: u32 = counts[..3].iter().sum();
             let rest: u32 = counts[3..].iter().sum();
-            [Some(f64::from(first)), Some(f64::from(rest)), Some(f64::from(counts[0]))]
+            [
+                Some(f64::from(first)),
+                Some(f64::from(rest)),
+                Some(f64::from(counts[0])),
+            ]
         });
         assert_eq!(found[..2], [Some([3.0, 3.0]), Some([50.0, 50.0])]);
         // One of three is drawn up to three times, or not at all.
         assert_eq!(found[2].unwrap()[0], 0.0);
         let one = |counts: &[u32]| [Some(f64::from(counts[0]))];
         let bootstrap = Bootstrap::default();
-        assert_eq!(bootstrap.intervals(9, one), bootstrap.stratified_intervals(&[9], one));
+        assert_eq!(
+            bootstrap.intervals(9, one),
+            bootstrap.stratified_intervals(&[9], one)
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What every command with an encoder begins and ends with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::interrupt::Interrupt;
 use super::pair_scores::Scorers;
@@ -96,16 +96,16 @@ impl Session {
         })
     }
 
-    /// The encoder once more, as published, with this length limit.
+    /// Another encoder on the same device: that of a model folder, with this length limit or the folder's own.
     ///
     /// # Errors
     /// As [`Encoder::load`].
-    pub fn another_encoder(&self, max_length: usize) -> Result<Encoder> {
+    pub fn load(&self, folder: &Path, max_length: Option<usize>) -> Result<Encoder> {
         let load = LoadOptions {
-            max_length: Some(max_length),
+            max_length,
             ..self.load
         };
-        Encoder::load(&self.backbone.folder, self.encoder.device(), load)
+        Encoder::load(folder, self.encoder.device(), load)
     }
 
     /// What numbers of its encoder and of `scorers` depend on.

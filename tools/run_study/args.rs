@@ -285,7 +285,12 @@ pub struct Training {
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub triplets: Vec<PathBuf>,
     /// How often all rows are gone through.
-    #[arg(long, value_name = "N", default_value_t = 1.0, conflicts_with = "steps")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1.0,
+        conflicts_with = "steps"
+    )]
     pub epochs: f64,
     /// Steps, whatever the number of rows.
     #[arg(long, value_name = "N")]

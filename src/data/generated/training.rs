@@ -67,7 +67,9 @@ fn pairs_of(collection: &BuiltIn, seed: u64, n: usize) -> Result<Vec<Pair>> {
         let mut templates: Vec<_> = state.questions.iter().collect();
         rng.shuffle(&mut templates);
         for template in templates {
-            let text = realise(template, &fact.bindings, |_| rng.below(4) < REWORDED_OF_FOUR);
+            let text = realise(template, &fact.bindings, |_| {
+                rng.below(4) < REWORDED_OF_FOUR
+            });
             let of_state = same_state[&passage.state()].iter();
             let relevant: Vec<usize> = of_state
                 .copied()
@@ -138,7 +140,10 @@ mod tests {
                 }
             }
         }
-        assert_ne!(training_pairs(1, 20).unwrap(), training_pairs(2, 20).unwrap());
+        assert_ne!(
+            training_pairs(1, 20).unwrap(),
+            training_pairs(2, 20).unwrap()
+        );
     }
 
     #[test]

@@ -93,8 +93,13 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn of(runs: &[&[ScoredPair<'a>]], options: &'a Options) -> Self {
-        let studies: Vec<_> = runs.iter().map(|pairs| Study::new(pairs, options)).collect();
-        let limits = studies.iter().map(|study| study.thresholds(|_| true).value().copied());
+        let studies: Vec<_> = runs
+            .iter()
+            .map(|pairs| Study::new(pairs, options))
+            .collect();
+        let limits = studies
+            .iter()
+            .map(|study| study.thresholds(|_| true).value().copied());
         Side {
             limits: limits.collect(),
             studies,
@@ -131,9 +136,9 @@ fn change(sides: &[Side<'_>; 2], category: Option<&str>, options: &Options) -> C
     let runs = sides[0].studies.len().max(sides[1].studies.len());
     let differences: Vec<f64> = (0..runs)
         .flat_map(|run| {
-            let [before, after] = sides.each_ref().map(|side| {
-                side.studies[run % side.studies.len()].near_misses_of(category)
-            });
+            let [before, after] = sides
+                .each_ref()
+                .map(|side| side.studies[run % side.studies.len()].near_misses_of(category));
             let pairs = before.into_iter().zip(after);
             pairs.map(|(before, after)| after.score - before.score)
         })

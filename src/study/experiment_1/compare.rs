@@ -21,6 +21,22 @@ pub struct Group {
     pub models: Vec<usize>,
 }
 
+/// What means are over, and the places of the collections: `all`, and `zero-shot` and `in-domain` where there are both.
+pub(super) fn kinds(sets: &[RetrievalSet]) -> Vec<(&'static str, Vec<usize>)> {
+    let of = |in_domain: Option<bool>| -> Vec<usize> {
+        let fits = |i: &usize| in_domain.is_none_or(|wanted| sets[*i].in_domain == wanted);
+        (0..sets.len()).filter(fits).collect()
+    };
+    let mut kinds = vec![("all", of(None))];
+    for (name, wanted) in [("zero-shot", false), ("in-domain", true)] {
+        let which = of(Some(wanted));
+        if !which.is_empty() && which.len() < sets.len() {
+            kinds.push((name, which));
+        }
+    }
+    kinds
+}
+
 /// Models by arm, in the order in which these come.
 pub fn groups(models: &[Model]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
@@ -233,19 +249,8 @@ impl Compared<'_> {
         }
         let bootstrap = self.options.bootstrap;
         let sets: Vec<Estimate> = values.iter().map(|pair| paired(pair, bootstrap)).collect();
-        let all = |_: &RetrievalSet| true;
-        let zero_shot = |set: &RetrievalSet| !set.in_domain;
-        let in_domain = |set: &RetrievalSet| set.in_domain;
-        let kinds: [(&'static str, &dyn Fn(&RetrievalSet) -> bool); 3] =
-            [("all", &all), ("zero-shot", &zero_shot), ("in-domain", &in_domain)];
         let mut means = Vec::new();
-        for (over, admits) in kinds {
-            let which: Vec<usize> =
-                (0..self.sets.len()).filter(|&i| admits(&self.sets[i])).collect();
-            // All of one kind are all.
-            if which.is_empty() || (over != "all" && which.len() == self.sets.len()) {
-                continue;
-            }
+        for (over, which) in kinds(self.sets) {
             let chosen: Vec<&[Vec<f64>; 2]> = which.iter().map(|&i| &values[i]).collect();
             let [absolute, relative] = over_sets(&chosen, bootstrap);
             let count = |holds: &dyn Fn([f64; 2]) -> bool| {
@@ -283,8 +288,10 @@ impl Compared<'_> {
             .map(|measured| scored(&set.items, &measured.near_misses[at]))
             .collect();
         for (part, name) in set.parts.iter().enumerate() {
-            let of_models: Vec<Vec<ScoredPair<'_>>> =
-                all.iter().map(|pairs| of_part(&set.items, pairs, part)).collect();
+            let of_models: Vec<Vec<ScoredPair<'_>>> = all
+                .iter()
+                .map(|pairs| of_part(&set.items, pairs, part))
+                .collect();
             let evaluations: Vec<Evaluation> = of_models
                 .iter()
                 .map(|pairs| evaluate(pairs, self.options))
@@ -292,7 +299,11 @@ impl Compared<'_> {
             let base = self.models.iter().position(|model| model.arm.is_none());
             let limit = base.and_then(|i| Some(evaluations[i].thresholds.value()?[1]));
             let runs = |group: usize| -> Vec<&[ScoredPair<'_>]> {
-                groups[group].models.iter().map(|&i| &of_models[i][..]).collect()
+                groups[group]
+                    .models
+                    .iter()
+                    .map(|&i| &of_models[i][..])
+                    .collect()
             };
             let mut changes = Vec::with_capacity(contrasts.len());
             for &[before, after] in contrasts {
@@ -306,7 +317,10 @@ impl Compared<'_> {
             tests.push(TestSet {
                 name: format!("{}, {name}", set.name),
                 own: built_in && self.grammar && part == 0,
-                transferred: of_models.iter().map(|pairs| transferred(pairs, limit?)).collect(),
+                transferred: of_models
+                    .iter()
+                    .map(|pairs| transferred(pairs, limit?))
+                    .collect(),
                 evaluations,
                 changes,
             });
@@ -323,9 +337,14 @@ impl Compared<'_> {
                     .iter()
                     .map(|test| Some(separation(test)?.rejection.value()?[1].rejection.value))
                     .collect(),
-                auc: tests.iter().map(|test| Some(separation(test)?.auc.value)).collect(),
+                auc: tests
+                    .iter()
+                    .map(|test| Some(separation(test)?.auc.value))
+                    .collect(),
                 ndcg: self.mean_over(i, |_| true).map_or(0.0, |m| m.ndcg_at_10),
-                ndcg_zero_shot: self.mean_over(i, |set| !set.in_domain).map(|m| m.ndcg_at_10),
+                ndcg_zero_shot: self
+                    .mean_over(i, |set| !set.in_domain)
+                    .map(|m| m.ndcg_at_10),
             }
         };
         (0..self.models.len()).map(point).collect()
@@ -352,7 +371,9 @@ fn paired([before, after]: &[Vec<f64>; 2], bootstrap: Bootstrap) -> Estimate {
     let differences: Vec<f64> = before.iter().zip(after).map(|(b, a)| a - b).collect();
     let [interval] = bootstrap.intervals(n, |counts| {
         let weighted = counts.iter().zip(&differences);
-        [Some(weighted.map(|(&c, d)| f64::from(c) * d).sum::<f64>() / n as f64)]
+        [Some(
+            weighted.map(|(&c, d)| f64::from(c) * d).sum::<f64>() / n as f64,
+        )]
     });
     Estimate {
         value: differences.iter().sum::<f64>() / n.max(1) as f64,
@@ -395,7 +416,9 @@ fn over_sets(sets: &[&[Vec<f64>; 2]], bootstrap: Bootstrap) -> [Estimate; 2] {
 /// What a threshold does on the test half.
 fn transferred(pairs: &[ScoredPair<'_>], limit: f64) -> Option<Transferred> {
     let of = |wanted: &dyn Fn(Kind) -> bool| -> Vec<f64> {
-        let tested = pairs.iter().filter(|p| p.split == Split::Test && wanted(p.kind));
+        let tested = pairs
+            .iter()
+            .filter(|p| p.split == Split::Test && wanted(p.kind));
         tested.map(|p| p.score).collect()
     };
     let (near_misses, accepts) = (of(&|kind| kind == Kind::NearMiss), of(&Kind::is_accept));
@@ -455,7 +478,9 @@ impl<'a> Verdict<'a> {
             }
         }
         let own = match self.only_own_grammar() {
-            true => " **It improves on its own grammar alone, where templates and words are those that it was trained on.**",
+            true => {
+                " **It improves on its own grammar alone, where templates and words are those that it was trained on.**"
+            }
             false => "",
         };
         format!("{after} beside {before}: {}.{own}", parts.join(", "))
@@ -530,7 +555,10 @@ mod tests {
             (0..100).map(|i| f64::from(i % 2) * 2.0 - 1.0).collect(),
         ];
         let [low, high] = paired(&spread, bootstrap).interval.unwrap();
-        assert!((low + 0.196).abs() < 0.03 && (high - 0.196).abs() < 0.03, "{low} {high}");
+        assert!(
+            (low + 0.196).abs() < 0.03 && (high - 0.196).abs() < 0.03,
+            "{low} {high}"
+        );
     }
 
     #[test]
@@ -542,7 +570,10 @@ mod tests {
         let own = of([Some([0.1, 0.2]), Some([-0.1, 0.1]), Some([-0.2, -0.1])]);
         assert!(own.only_own_grammar());
         let said = own.sentence("A", "B");
-        assert!(said.contains("better on own, worse on file, without a clear change on words"), "{said}");
+        assert!(
+            said.contains("better on own, worse on file, without a clear change on words"),
+            "{said}"
+        );
         assert!(said.contains("alone"));
         let both = of([Some([0.1, 0.2]), Some([0.1, 0.2]), None]);
         assert!(!both.only_own_grammar() && !both.sentence("A", "B").contains("alone"));

@@ -71,7 +71,8 @@ impl TrainingData {
     pub fn new(files: &TrainingFiles, options: &DataOptions) -> Result<Self> {
         if files.structural.is_empty() && !files.positives.is_empty() {
             return Err(Error::Invalid(
-                "positives of near-misses were given without near-misses; give both or neither".into(),
+                "positives of near-misses were given without near-misses; give both or neither"
+                    .into(),
             ));
         }
         let mut notes = Vec::new();
@@ -95,7 +96,10 @@ impl TrainingData {
             true => {
                 let wanted = train.len() as f64 * options.share / (1.0 - options.share);
                 let per_category = (wanted / TRAINED.len() as f64).ceil() as usize;
-                (built_in_structural(options.seed, per_category.max(1))?, "edits".into())
+                (
+                    built_in_structural(options.seed, per_category.max(1))?,
+                    "edits".into(),
+                )
             }
             false => read_structural(files, &mut notes)?,
         };
@@ -178,7 +182,9 @@ fn read_retrieval(
     }
     if let Some(rows) = options.rows {
         let sizes: Vec<usize> = all.iter().map(Vec::len).collect();
-        for (i, ((rows, take), file)) in (0..).zip(all.iter_mut().zip(shares(&sizes, rows)).zip(files)) {
+        for (i, ((rows, take), file)) in
+            (0..).zip(all.iter_mut().zip(shares(&sizes, rows)).zip(files))
+        {
             if take < rows.len() {
                 let mut order: Vec<usize> = (0..rows.len()).collect();
                 Stream::new(options.seed, &["experiment-1", "rows"], i).shuffle(&mut order);
@@ -222,7 +228,10 @@ fn read_structural(
     }
     let rows = Structural::join(&near_misses, &paraphrases);
     let with = rows.iter().filter(|row| row.paraphrase.is_some()).count();
-    notes.push(format!("structural rows with a paraphrase: {with} of {}", rows.len()));
+    notes.push(format!(
+        "structural rows with a paraphrase: {with} of {}",
+        rows.len()
+    ));
     Ok((rows, joined(&files.structural)))
 }
 
@@ -256,7 +265,11 @@ mod tests {
             assert!(!tested.contains(&row.anchor[..]) && !tested.contains(&row.near_miss[..]));
         }
         let trained: HashSet<&str> = data.retrieval.iter().map(|row| &row.anchor[..]).collect();
-        assert!(data.held_out.iter().all(|row| !trained.contains(&row.anchor[..])));
+        assert!(
+            data.held_out
+                .iter()
+                .all(|row| !trained.contains(&row.anchor[..]))
+        );
     }
 
     #[test]
@@ -279,8 +292,14 @@ mod tests {
                 file("full.csv", format!("anchor,positive,negative\n{full}")),
                 file("pairs.csv", format!("anchor,positive\n{pairs}")),
             ],
-            structural: vec![file("near.csv", format!("sentence1,sentence2,category\n{near}"))],
-            positives: vec![file("same.csv", "sentence1,sentence2\na sees 3,3 is seen\n".into())],
+            structural: vec![file(
+                "near.csv",
+                format!("sentence1,sentence2,category\n{near}"),
+            )],
+            positives: vec![file(
+                "same.csv",
+                "sentence1,sentence2\na sees 3,3 is seen\n".into(),
+            )],
         };
         let options = DataOptions {
             rows: Some(20),
@@ -300,9 +319,15 @@ mod tests {
         assert_eq!(data.structural[3].paraphrase.as_deref(), Some("3 is seen"));
         assert!(!data.grammar && data.notes.iter().any(|note| note.contains("1 of 20")));
         // The same again, and other rows by another seed.
-        assert_eq!(TrainingData::new(&files, &options).unwrap().retrieval, data.retrieval);
+        assert_eq!(
+            TrainingData::new(&files, &options).unwrap().retrieval,
+            data.retrieval
+        );
         let other = DataOptions { seed: 1, ..options };
-        assert_ne!(TrainingData::new(&files, &other).unwrap().retrieval, data.retrieval);
+        assert_ne!(
+            TrainingData::new(&files, &other).unwrap().retrieval,
+            data.retrieval
+        );
         let alone = TrainingFiles {
             structural: Vec::new(),
             ..files

@@ -55,9 +55,15 @@ impl Inputs {
     pub(super) fn of(stage: &Experiment1, session: &Session) -> Self {
         let collections = stage.sets.iter();
         Inputs {
-            collections: collections.map(|set| collection_sha256(&set.collection)).collect(),
+            collections: collections
+                .map(|set| collection_sha256(&set.collection))
+                .collect(),
             depth: RetrieveOptions::default().depth,
-            pairs: stage.near_misses.iter().map(|set| digest(&set.items)).collect(),
+            pairs: stage
+                .near_misses
+                .iter()
+                .map(|set| digest(&set.items))
+                .collect(),
             held_out: crate::data::triplets::sha256(&stage.data.held_out),
             held_out_sample: [stage.held_out_sample() as u64, stage.seed],
             sentences: stage.sentences,
@@ -153,7 +159,8 @@ impl<'a> Before<'a> {
 
     fn rows(&mut self) -> Result<&[f32]> {
         if self.rows.is_none() {
-            let base = self.session.another_encoder(self.limit)?;
+            let session = self.session;
+            let base = session.load(&session.backbone.folder, Some(self.limit))?;
             let sentences = self.stage.retrieval_sentences();
             self.rows = Some(sentences.embed(&base, &self.session.progress)?);
         }
@@ -189,13 +196,21 @@ pub(super) fn measured(
     let folder = ResultFolder::new(&session.out, &name);
     let path = folder.path().join(FILE);
     if path.exists() {
-        session
-            .progress
-            .log(&format!("{model}: measured before, see {}", folder.path().display()));
+        session.progress.log(&format!(
+            "{model}: measured before, see {}",
+            folder.path().display()
+        ));
         return Ok((read(&path)?, Times::default()));
     }
     let (encoder, training, time) = match job {
-        None => (session.another_encoder(setup.max_length)?, None, Duration::ZERO),
+        None => {
+            let limit = Some(setup.max_length);
+            (
+                session.load(&session.backbone.folder, limit)?,
+                None,
+                Duration::ZERO,
+            )
+        }
         Some(job) => {
             let (encoder, training, time) = job.run(session)?;
             (encoder, Some(training), time)
@@ -234,7 +249,12 @@ fn measure(
     let mut truncated = [0; 3];
     let mut retrieval = Vec::with_capacity(stage.sets.len());
     for set in &stage.sets {
-        let found = retrieve(encoder, &set.collection, RetrieveOptions::default(), progress)?;
+        let found = retrieve(
+            encoder,
+            &set.collection,
+            RetrieveOptions::default(),
+            progress,
+        )?;
         truncated[0] += found.documents.truncated;
         truncated[1] += found.queries.truncated;
         let Evaluation { per_query, .. } = found.evaluation;

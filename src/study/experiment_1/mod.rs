@@ -119,7 +119,10 @@ impl Experiment1 {
 
     /// The published encoder's setup, with the length limit of the training.
     fn setup(&self, session: &Session) -> Setup {
-        let limit = self.options.max_length.min(session.encoder.tokenizer().max_length());
+        let limit = self
+            .options
+            .max_length
+            .min(session.encoder.tokenizer().max_length());
         let none = Scorers {
             verifiers: Vec::new(),
             max_length: limit,
@@ -160,13 +163,17 @@ impl Experiment1 {
         let retrieval = data.retrieval.iter();
         let retrieval = retrieval.flat_map(|row| [&row.anchor, &row.positive, &row.negative]);
         let structural = data.structural.iter().flat_map(|row| {
-            [&row.anchor, &row.near_miss].into_iter().chain(&row.paraphrase)
+            [&row.anchor, &row.near_miss]
+                .into_iter()
+                .chain(&row.paraphrase)
         });
         let trained: HashSet<&str> = retrieval.chain(structural).map(|text| &text[..]).collect();
         let mut notes = Vec::new();
         for set in &self.sets {
             let queries = set.collection.queries.iter();
-            let seen = queries.filter(|query| trained.contains(query.text.trim())).count();
+            let seen = queries
+                .filter(|query| trained.contains(query.text.trim()))
+                .count();
             if seen > 0 {
                 let name = &set.collection.name;
                 notes.push(format!("queries of {name} that training rows hold: {seen}"));
@@ -175,11 +182,15 @@ impl Experiment1 {
         for set in &self.near_misses {
             let items = set.items.iter();
             let seen = items
-                .filter(|item| trained.contains(&item.anchor[..]) || trained.contains(&item.text[..]))
+                .filter(|item| {
+                    trained.contains(&item.anchor[..]) || trained.contains(&item.text[..])
+                })
                 .count();
             if seen > 0 {
                 let name = &set.name;
-                notes.push(format!("pairs of {name} with a sentence that training rows hold: {seen}"));
+                notes.push(format!(
+                    "pairs of {name} with a sentence that training rows hold: {seen}"
+                ));
             }
         }
         notes
@@ -236,7 +247,11 @@ impl Stage for Experiment1 {
             trained: trained.collect(),
             inputs: Inputs::of(self, session),
             in_domain: self.sets.iter().map(|set| set.in_domain).collect(),
-            parts: self.near_misses.iter().map(|set| set.parts.clone()).collect(),
+            parts: self
+                .near_misses
+                .iter()
+                .map(|set| set.parts.clone())
+                .collect(),
             minimum: self.evaluation.minimum,
             bootstrap: [bootstrap.resamples as u64, bootstrap.seed],
             setup,
@@ -252,8 +267,7 @@ impl Stage for Experiment1 {
         let (mut all, mut times) = (Vec::new(), Vec::new());
         for model in &models {
             let job = jobs.iter().find(|job| job.model == *model);
-            let (found, time) =
-                measured(self, session, &setup, &inputs, model, job, &mut before)?;
+            let (found, time) = measured(self, session, &setup, &inputs, model, job, &mut before)?;
             all.push(found);
             times.push(time);
         }
@@ -278,7 +292,13 @@ impl Stage for Experiment1 {
         }
         for set in &self.sets {
             let name = &set.collection.name;
-            notes.extend(set.collection.notes.lines().into_iter().map(|n| format!("{name}: {n}")));
+            notes.extend(
+                set.collection
+                    .notes
+                    .lines()
+                    .into_iter()
+                    .map(|n| format!("{name}: {n}")),
+            );
         }
         for (model, measured) in found.models.iter().zip(&found.measured) {
             let [documents, queries, pairs] = measured.truncated;
@@ -289,7 +309,9 @@ impl Stage for Experiment1 {
             }
             let skipped = measured.training.as_ref().map_or(0, |t| t.skipped);
             if skipped > 0 {
-                notes.push(format!("{model}: steps without an update, as gradients overflowed: {skipped}"));
+                notes.push(format!(
+                    "{model}: steps without an update, as gradients overflowed: {skipped}"
+                ));
             }
         }
         notes

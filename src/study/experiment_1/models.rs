@@ -126,27 +126,36 @@ impl<'a> Job<'a> {
         let mut task = Training::task(session, &self.model.to_string(), self.config.plan.steps);
         let rows = mixed(self.arm, self.data, self.model.seed)?;
         let listening = session.interrupt.listen();
-        let trained = Trainer::new(
-            session.another_encoder(self.config.setup.max_length)?,
-            self.options.clone(),
-        )
-        .own_negatives(rows.own)
-        .folder(&folder)
-        .stop_when(listening.flag())
-        .watch(|progress| task.step(progress))
-        .run(rows.rows)?;
+        // With its own limit: the training's is written into the model, for all that read it.
+        let limit = session.encoder.tokenizer().max_length();
+        let encoder = session.load(&session.backbone.folder, Some(limit))?;
+        let trained = Trainer::new(encoder, self.options.clone())
+            .own_negatives(rows.own)
+            .folder(&folder)
+            .stop_when(listening.flag())
+            .watch(|progress| task.step(progress))
+            .run(rows.rows)?;
         drop(listening);
         let time = task.finish();
         if !trained.finished() {
             return Err(stopped(trained.steps, trained.plan.steps, &folder));
         }
         let training = Training::of(&folder, trained.steps, trained.skipped)?;
-        Ok((trained.encoder, training, time))
+        drop(trained);
+        let limit = Some(self.config.setup.max_length);
+        let encoder = session.load(&model_folder(&folder), limit)?;
+        Ok((encoder, training, time))
     }
 }
 
 fn mixed(arm: Arm, data: &TrainingData, seed: u64) -> Result<Mixed> {
-    mix(arm, &data.retrieval, &data.structural, Some(data.share), seed)
+    mix(
+        arm,
+        &data.retrieval,
+        &data.structural,
+        Some(data.share),
+        seed,
+    )
 }
 
 /// What is said of a training that was told to stop.
@@ -183,7 +192,9 @@ impl Training {
 
     /// Shows how far a training is.
     pub fn task(session: &Session, what: &str, steps: u64) -> TrainingTask {
-        session.progress.log(&format!("training {what}: {steps} steps"));
+        session
+            .progress
+            .log(&format!("training {what}: {steps} steps"));
         TrainingTask {
             task: session.progress.task("training", steps as usize),
             begun: false,

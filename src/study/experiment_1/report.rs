@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::compare::{Group, NearMissChange, RetrievalChange, TestName, TestSet, Verdict};
-use super::measure::RetrievalSet;
+use super::compare::{Group, NearMissChange, RetrievalChange, TestName, TestSet, Verdict, kinds};
 use super::{Experiment1, Found};
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation};
 use crate::metrics::ranking::RankingMetrics;
@@ -15,6 +14,9 @@ use crate::study::table::{Table, names, number};
 
 /// Metrics of rankings that tables show, the headline first.
 const SHOWN: [&str; 4] = ["ndcg@10", "mrr@10", "accuracy@1", "accuracy@10"];
+
+/// Models below which a rank correlation says nothing.
+const FEWEST_RANKED: usize = 5;
 
 /// A number that may go either way, with its interval.
 fn signed(estimate: &Estimate, digits: usize) -> String {
@@ -63,7 +65,7 @@ pub(super) fn summary(stage: &Experiment1, report: &Report<Experiment1>) -> Stri
     text.push_str("\nRejected at the threshold that accepts 95 % of the paraphrases and controls of other anchors, AUC (0.5 is chance), and the mean cosine of near-misses / accepts.\n");
     text.push_str(&near_miss_changes(found, false).text);
     text.push_str("\nNear-misses: change of their mean cosine, and the share whose cosine fell (and rose) by more than 0.01. Margin: accepts less near-misses of the same anchor.\n");
-    text.push_str(&verdicts(found));
+    text.push_str(&verdicts(stage, found));
     text.push_str(&report.notes_text());
     text
 }
@@ -89,9 +91,13 @@ pub(super) fn markdown(stage: &Experiment1, report: &Report<Experiment1>) -> Str
     text.push_str(&geometry_table(found).text);
     text.push_str("\nOf retrieval sentences. Drift: mean of 1 - cos between the published encoder's embeddings, turned onto the model's as a whole, and the model's.\n");
     text.push_str(&trade_off_table(found).text);
-    let correlations = found.comparisons.tests.iter().zip(&found.comparisons.correlation);
+    let correlations = found
+        .comparisons
+        .tests
+        .iter()
+        .zip(&found.comparisons.correlation);
     for (test, correlation) in correlations {
-        if let Some(rho) = correlation {
+        if let Some(rho) = correlation.filter(|_| found.models.len() >= FEWEST_RANKED) {
             let _ = writeln!(
                 text,
                 "\nSpearman's rank correlation of rejection on {} and mean nDCG@10 over these {} models: {rho:+.3}.",
@@ -109,7 +115,15 @@ fn list(items: impl IntoIterator<Item = impl ToString>) -> String {
 }
 
 fn training_table(report: &Report<Experiment1>) -> Table {
-    let columns = names(&["rows", "structural", "steps", "of", "learning rate", "loss, first tenth", "last tenth"]);
+    let columns = names(&[
+        "rows",
+        "structural",
+        "steps",
+        "of",
+        "learning rate",
+        "loss, first tenth",
+        "last tenth",
+    ]);
     let mut table = Table::new("Training", &["model"], &columns);
     let found = &report.found;
     let trained = found.models.iter().zip(&found.measured);
@@ -119,7 +133,10 @@ fn training_table(report: &Report<Experiment1>) -> Table {
         table.row(&[
             model.to_string(),
             plan.rows.to_string(),
-            format!("{:.1} %", 100.0 * config.structural as f64 / plan.rows.max(1) as f64),
+            format!(
+                "{:.1} %",
+                100.0 * config.structural as f64 / plan.rows.max(1) as f64
+            ),
             training.steps.to_string(),
             plan.batch.to_string(),
             plan.learning_rate.to_string(),
@@ -128,21 +145,6 @@ fn training_table(report: &Report<Experiment1>) -> Table {
         ]);
     }
     table
-}
-
-/// Which collections columns of means are over.
-fn kinds(sets: &[RetrievalSet]) -> Vec<(&'static str, Vec<usize>)> {
-    let of = |wanted: Option<bool>| -> Vec<usize> {
-        let fits = |i: &usize| wanted.is_none_or(|w| sets[*i].in_domain == w);
-        (0..sets.len()).filter(fits).collect()
-    };
-    let mut kinds = vec![("mean", of(None))];
-    for (name, which) in [("mean, zero-shot", of(Some(false))), ("mean, in-domain", of(Some(true)))] {
-        if !which.is_empty() && which.len() < sets.len() {
-            kinds.push((name, which));
-        }
-    }
-    kinds
 }
 
 /// A metric of every group on every collection, with the means.
@@ -156,7 +158,10 @@ fn retrieval_table(stage: &Experiment1, found: &Found, metric: &str) -> Table {
             false => set.collection.name.clone(),
         })
         .collect();
-    columns.extend(names(&kinds.iter().map(|(name, _)| *name).collect::<Vec<_>>()));
+    columns.extend(kinds.iter().map(|(over, _)| match *over {
+        "all" => "mean".to_string(),
+        over => format!("mean, {over}"),
+    }));
     let mut table = Table::new(&format!("Retrieval, {metric}"), &["model"], &columns);
     let value = |metrics: &RankingMetrics| metrics.get(metric).unwrap_or_default();
     // Per column, of every model.
@@ -171,12 +176,20 @@ fn retrieval_table(stage: &Experiment1, found: &Found, metric: &str) -> Table {
     };
     let all: Vec<Vec<f64>> = (0..found.models.len()).map(of_model).collect();
     let of_group = |group: &Group, column: usize| -> Vec<f64> {
-        group.models.iter().map(|&model| all[model][column]).collect()
+        group
+            .models
+            .iter()
+            .map(|&model| all[model][column])
+            .collect()
     };
     let groups = &found.comparisons.groups;
     for group in groups {
         let cells = (0..columns.len()).map(|column| over_seeds(&of_group(group, column)));
-        table.row(&std::iter::once(group.name.clone()).chain(cells).collect::<Vec<_>>());
+        table.row(
+            &std::iter::once(group.name.clone())
+                .chain(cells)
+                .collect::<Vec<_>>(),
+        );
     }
     for change in &found.comparisons.retrieval {
         let place = |name: &str| groups.iter().find(|group| group.name == name);
@@ -215,8 +228,11 @@ fn retrieval_changes(found: &Found) -> Table {
 }
 
 fn set_changes(stage: &Experiment1, found: &Found) -> Table {
-    let columns: Vec<String> =
-        stage.sets.iter().map(|set| set.collection.name.clone()).collect();
+    let columns: Vec<String> = stage
+        .sets
+        .iter()
+        .map(|set| set.collection.name.clone())
+        .collect();
     let mut table = Table::new("Change of nDCG@10 per set", &["change"], &columns);
     for RetrievalChange {
         before,
@@ -226,7 +242,11 @@ fn set_changes(stage: &Experiment1, found: &Found) -> Table {
     } in &found.comparisons.retrieval
     {
         let cells = sets.iter().map(|estimate| signed(estimate, 4));
-        table.row(&std::iter::once(arrow(before, after)).chain(cells).collect::<Vec<_>>());
+        table.row(
+            &std::iter::once(arrow(before, after))
+                .chain(cells)
+                .collect::<Vec<_>>(),
+        );
     }
     table
 }
@@ -284,10 +304,19 @@ fn own_name(test: &TestSet) -> String {
 
 /// Changes of near-misses per test set: over all categories, or of each.
 fn near_miss_changes(found: &Found, each: bool) -> Table {
-    let columns = names(&["near-misses", "fell (rose), %", "AUC", "rejection at 95", "margin"]);
+    let columns = names(&[
+        "near-misses",
+        "fell (rose), %",
+        "AUC",
+        "rejection at 95",
+        "margin",
+    ]);
     let (title, left): (_, &[&str]) = match each {
         true => ("Changes per category", &["test set", "change", "category"]),
-        false => ("Changes in telling near-misses apart", &["test set", "change"]),
+        false => (
+            "Changes in telling near-misses apart",
+            &["test set", "change"],
+        ),
     };
     let mut table = Table::new(title, left, &columns);
     for test in &found.comparisons.tests {
@@ -304,7 +333,11 @@ fn near_miss_changes(found: &Found, each: bool) -> Table {
                     cells.push(change.category.clone());
                 }
                 cells.push(format!("{:+.4}", change.difference.mean));
-                cells.push(format!("{:.1} ({:.1})", 100.0 * change.lower, 100.0 * change.higher));
+                cells.push(format!(
+                    "{:.1} ({:.1})",
+                    100.0 * change.lower,
+                    100.0 * change.higher
+                ));
                 let or_none = |estimate: Option<&Estimate>| {
                     estimate.map_or("-".into(), |estimate| signed(estimate, 3))
                 };
@@ -324,7 +357,10 @@ fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> Table {
     let groups = &found.comparisons.groups;
     let mut columns: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
     let wins: Vec<&NearMissChange> = test.changes.iter().filter(|c| c.before == "A").collect();
-    columns.extend(wins.iter().map(|c| format!("Δ {}", arrow(&c.before, &c.after))));
+    columns.extend(
+        wins.iter()
+            .map(|c| format!("Δ {}", arrow(&c.before, &c.after))),
+    );
     columns.extend(wins.iter().map(|c| format!("{} wins, %", c.after)));
     let title = format!("Cosines of near-misses: {}", test.name);
     let mut table = Table::new(&title, &["category", "n"], &columns);
@@ -336,7 +372,9 @@ fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> Table {
     let all: Vec<Vec<CategoryReport>> = test.evaluations.iter().map(reports).collect();
     for (i, report) in all[0].iter().enumerate() {
         let unseen = report.category != "all"
-            && !trained.iter().any(|category| category.name() == report.category);
+            && !trained
+                .iter()
+                .any(|category| category.name() == report.category);
         let name = match unseen {
             true => format!("{} (*)", report.category),
             false => report.category.clone(),
@@ -349,16 +387,31 @@ fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> Table {
             let (mean, std) = (of(&|s| s.mean), of(&|s| s.std));
             cells.push(format!("{} ± {}", number(mean), number(std)));
         }
-        cells.extend(wins.iter().map(|c| format!("{:+.4}", c.changes[i].difference.mean)));
-        cells.extend(wins.iter().map(|c| format!("{:.1}", 100.0 * c.changes[i].lower)));
+        cells.extend(
+            wins.iter()
+                .map(|c| format!("{:+.4}", c.changes[i].difference.mean)),
+        );
+        cells.extend(
+            wins.iter()
+                .map(|c| format!("{:.1}", 100.0 * c.changes[i].lower)),
+        );
         table.row(&cells);
     }
-    let mut accepts = vec!["(accepts)".to_string(), test.evaluations[0].all.accepts.n.to_string()];
+    let mut accepts = vec![
+        "(accepts)".to_string(),
+        test.evaluations[0].all.accepts.n.to_string(),
+    ];
     for group in groups {
         let of = |value: &dyn Fn(&Summary) -> f64| {
-            group_mean(group, |model| Some(value(&test.evaluations[model].all.accepts)))
+            group_mean(group, |model| {
+                Some(value(&test.evaluations[model].all.accepts))
+            })
         };
-        accepts.push(format!("{} ± {}", number(of(&|s| s.mean)), number(of(&|s| s.std))));
+        accepts.push(format!(
+            "{} ± {}",
+            number(of(&|s| s.mean)),
+            number(of(&|s| s.std))
+        ));
     }
     accepts.extend(wins.iter().flat_map(|_| [String::new(), String::new()]));
     table.row(&accepts);
@@ -368,7 +421,8 @@ fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> Table {
 fn transferred_table(found: &Found) -> Table {
     let groups = &found.comparisons.groups;
     let columns: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
-    let title = "The published encoder's threshold on every model: near-misses rejected / accepts accepted";
+    let title =
+        "The published encoder's threshold on every model: near-misses rejected / accepts accepted";
     let mut table = Table::new(title, &["test set"], &columns);
     for test in &found.comparisons.tests {
         let cells = groups.iter().map(|group| {
@@ -377,33 +431,69 @@ fn transferred_table(found: &Found) -> Table {
             };
             format!("{} / {}", of(&|t| t.rejection), of(&|t| t.true_accept))
         });
-        table.row(&std::iter::once(own_name(test)).chain(cells).collect::<Vec<_>>());
+        table.row(
+            &std::iter::once(own_name(test))
+                .chain(cells)
+                .collect::<Vec<_>>(),
+        );
     }
     table
 }
 
 /// In sentences, where each arm tells near-misses apart better than the one that it is set beside.
-fn verdicts(found: &Found) -> String {
+fn verdicts(stage: &Experiment1, found: &Found) -> String {
     let tests = &found.comparisons.tests;
-    let named: Vec<TestName> = tests.iter().map(|test| (own_name(test), test.own)).collect();
+    let named: Vec<TestName> = tests
+        .iter()
+        .map(|test| (own_name(test), test.own))
+        .collect();
     let Some(first) = tests.first() else {
         return String::new();
     };
-    let mut text = String::from("\n## Meaning or grammar\n\nBy the interval of the change of AUC, all categories together:\n\n");
-    let mut any = false;
-    for (i, change) in first.changes.iter().enumerate() {
-        if change.before == "Base" {
-            continue;
-        }
-        let interval = |test: &TestSet| {
-            let all = test.changes[i].changes.last()?;
-            all.auc.value()?.interval
-        };
-        let verdict = Verdict::of(named.iter().zip(tests.iter().map(interval)));
-        let _ = writeln!(text, "- {}", verdict.sentence(&change.before, &change.after));
-        any = true;
+    let mut text = String::from(
+        "\n## Meaning or grammar\n\nBy the interval of the change of AUC, all kinds of near-misses together:\n\n",
+    );
+    let asked = |change: &&NearMissChange| change.before != "Base";
+    if !first.changes.iter().any(|change| asked(&change)) {
+        return String::new();
     }
-    if any { text } else { String::new() }
+    for (i, change) in first.changes.iter().enumerate().filter(|(_, c)| asked(c)) {
+        let interval = |test: &TestSet| test.changes[i].changes.last()?.auc.value()?.interval;
+        let verdict = Verdict::of(named.iter().zip(tests.iter().map(interval)));
+        let _ = writeln!(
+            text,
+            "- {}",
+            verdict.sentence(&change.before, &change.after)
+        );
+    }
+    let trained = stage.data.categories();
+    let mut lines = String::new();
+    for test in tests {
+        for NearMissChange {
+            before,
+            after,
+            changes,
+        } in test.changes.iter().filter(asked)
+        {
+            let unseen = changes.iter().filter(|change| {
+                change.category != "all" && !trained.iter().any(|c| c.name() == change.category)
+            });
+            let shown: Vec<String> = unseen
+                .filter_map(|c| Some(format!("{} {}", c.category, signed(c.auc.value()?, 3))))
+                .collect();
+            if !shown.is_empty() {
+                let change = arrow(before, after);
+                let _ = writeln!(lines, "- {}, {change}: {}", test.name, shown.join("; "));
+            }
+        }
+    }
+    if !lines.is_empty() {
+        let _ = write!(
+            text,
+            "\nChange of AUC for kinds of near-misses that no structural row is of:\n\n{lines}"
+        );
+    }
+    text
 }
 
 fn held_out_table(found: &Found) -> Option<Table> {
@@ -417,9 +507,8 @@ fn held_out_table(found: &Found) -> Option<Table> {
             continue;
         };
         let ends = |[mean, std]: [f64; 2]| format!("{mean:.4} ± {std:.4}");
-        let hardness = near_misses.map(|test| {
-            test.evaluations[i].all.near_misses.mean - rows.negatives[0]
-        });
+        let hardness =
+            near_misses.map(|test| test.evaluations[i].all.near_misses.mean - rows.negatives[0]);
         table.row(&[
             model.to_string(),
             rows.n.to_string(),
@@ -463,17 +552,25 @@ fn geometry_table(found: &Found) -> Table {
 
 fn trade_off_table(found: &Found) -> Table {
     let mut columns = names(&["mean nDCG@10"]);
-    let zero_shot = found.comparisons.trade_off.iter().any(|p| p.ndcg_zero_shot.is_some());
+    let zero_shot = found
+        .comparisons
+        .trade_off
+        .iter()
+        .any(|p| p.ndcg_zero_shot.is_some());
     if zero_shot {
         columns.push("zero-shot".into());
     }
-    columns.extend(found.comparisons.tests.iter().map(|test| own_name(test)));
+    columns.extend(found.comparisons.tests.iter().map(own_name));
     let title = "Trade-off: retrieval, and rejection at 95 % true accept (AUC) per test set";
     let mut table = Table::new(title, &["model"], &columns);
     for point in &found.comparisons.trade_off {
         let mut cells = vec![point.model.clone(), format!("{:.4}", point.ndcg)];
         if zero_shot {
-            cells.push(point.ndcg_zero_shot.map_or("-".into(), |v| format!("{v:.4}")));
+            cells.push(
+                point
+                    .ndcg_zero_shot
+                    .map_or("-".into(), |v| format!("{v:.4}")),
+            );
         }
         let of_tests = point.rejection.iter().zip(&point.auc);
         cells.extend(of_tests.map(|(r, auc)| format!("{} ({})", number(*r), number(*auc))));
@@ -484,27 +581,35 @@ fn trade_off_table(found: &Found) -> Table {
 
 /// The numbers as JSON.
 pub(super) fn metrics(stage: &Experiment1, found: &Found) -> Value {
-    let models = found.models.iter().zip(&found.measured).map(|(model, measured)| {
-        let sets = stage.sets.iter().zip(&measured.retrieval).map(|(set, metrics)| {
+    let models = found
+        .models
+        .iter()
+        .zip(&found.measured)
+        .map(|(model, measured)| {
+            let sets = stage
+                .sets
+                .iter()
+                .zip(&measured.retrieval)
+                .map(|(set, metrics)| {
+                    json!({
+                        "collection": set.collection.name,
+                        "in_domain": set.in_domain,
+                        "queries": metrics.per_query.len(),
+                        "metrics": metrics.mean(),
+                        "metrics_without_identical_ids": metrics.without_identical,
+                    })
+                });
             json!({
-                "collection": set.collection.name,
-                "in_domain": set.in_domain,
-                "queries": metrics.per_query.len(),
-                "metrics": metrics.mean(),
-                "metrics_without_identical_ids": metrics.without_identical,
+                "model": model.to_string(),
+                "arm": model.group(),
+                "seed": model.arm.map(|_| model.seed),
+                "training": measured.training,
+                "retrieval": sets.collect::<Vec<_>>(),
+                "held_out": measured.held_out,
+                "space": measured.space,
+                "drift": measured.drift,
             })
         });
-        json!({
-            "model": model.to_string(),
-            "arm": model.group(),
-            "seed": model.arm.map(|_| model.seed),
-            "training": measured.training,
-            "retrieval": sets.collect::<Vec<_>>(),
-            "held_out": measured.held_out,
-            "space": measured.space,
-            "drift": measured.drift,
-        })
-    });
     json!({
         "models": models.collect::<Vec<_>>(),
         "comparisons": found.comparisons,
@@ -518,8 +623,9 @@ pub(super) fn rows<'a>(
 ) -> impl Iterator<Item = Value> + 'a {
     let named = move |value: &dyn Fn(usize) -> Value| -> Value {
         let models = found.models.iter().enumerate();
-        let all: serde_json::Map<_, _> =
-            models.map(|(i, model)| (model.to_string(), value(i))).collect();
+        let all: serde_json::Map<_, _> = models
+            .map(|(i, model)| (model.to_string(), value(i)))
+            .collect();
         Value::Object(all)
     };
     let queries = stage.sets.iter().enumerate().flat_map(move |(s, set)| {
@@ -532,21 +638,26 @@ pub(super) fn rows<'a>(
             })
         })
     });
-    let pairs = stage.near_misses.iter().enumerate().flat_map(move |(s, set)| {
-        set.items.iter().enumerate().map(move |(i, item)| {
-            let mut line = json!(item);
-            line["set"] = json!(set.name);
-            line["scores"] = named(&|model| json!(found.measured[model].near_misses[s][i]));
-            line
-        })
-    });
+    let pairs = stage
+        .near_misses
+        .iter()
+        .enumerate()
+        .flat_map(move |(s, set)| {
+            set.items.iter().enumerate().map(move |(i, item)| {
+                let mut line = json!(item);
+                line["set"] = json!(set.name);
+                line["scores"] = named(&|model| json!(found.measured[model].near_misses[s][i]));
+                line
+            })
+        });
     queries.chain(pairs)
 }
 
 pub(super) fn times(found: &Found) -> Value {
     let models = found.models.iter().zip(&found.times);
-    let all: serde_json::Map<_, _> =
-        models.map(|(model, times)| (model.to_string(), json!(times))).collect();
+    let all: serde_json::Map<_, _> = models
+        .map(|(model, times)| (model.to_string(), json!(times)))
+        .collect();
     Value::Object(all)
 }
 

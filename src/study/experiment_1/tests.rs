@@ -45,7 +45,9 @@ fn stage() -> Experiment1 {
             collection: Arc::new(COLLECTIONS[0].generate(42, 12, 6).unwrap()),
             in_domain: true,
         }],
-        near_misses: vec![Arc::new(Examples::from_edits(&Preset::Smoke.edit_set(42).unwrap()))],
+        near_misses: vec![Arc::new(Examples::from_edits(
+            &Preset::Smoke.edit_set(42).unwrap(),
+        ))],
         evaluation: Options::default(),
         held_out: size.held_out,
         sentences: size.sentences,
@@ -68,31 +70,51 @@ fn an_id_changes_with_what_numbers_depend_on() {
     assert_eq!(ids(&stage(), &at_hand), (models.clone(), whole.clone()));
     type Change = (&'static str, [bool; 2], fn(&mut Experiment1));
     let changes: [Change; 19] = [
-        ("a row for retrieval", [true, true], |s| s.data.retrieval[3].positive.push('.')),
-        ("the order of rows", [true, true], |s| s.data.order_sha256.push('x')),
+        ("a row for retrieval", [true, true], |s| {
+            s.data.retrieval[3].positive.push('.')
+        }),
+        ("the order of rows", [true, true], |s| {
+            s.data.order_sha256.push('x')
+        }),
         ("steps", [true, true], |s| s.steps = Some(7)),
         ("the batch", [true, true], |s| s.options.batch = 5),
-        ("the learning rate", [true, true], |s| s.options.learning_rate = Some(0.1)),
-        ("the length limit", [true, true], |s| s.options.max_length = 20),
+        ("the learning rate", [true, true], |s| {
+            s.options.learning_rate = Some(0.1)
+        }),
+        ("the length limit", [true, true], |s| {
+            s.options.max_length = 20
+        }),
         ("seeds", [true, true], |s| s.seeds = vec![1, 2]),
-        ("a held-out row", [false, true], |s| s.data.held_out[0].negative.push('.')),
+        ("a held-out row", [false, true], |s| {
+            s.data.held_out[0].negative.push('.')
+        }),
         ("how many held-out rows", [false, true], |s| s.held_out = 3),
         ("sentences", [false, true], |s| s.sentences = 20),
         ("the seed of what is drawn", [false, true], |s| s.seed = 7),
-        ("a collection's kind", [false, true], |s| s.sets[0].in_domain = false),
-        ("another collection", [false, true], |s| s.sets.push(s.sets[0].clone())),
+        ("a collection's kind", [false, true], |s| {
+            s.sets[0].in_domain = false
+        }),
+        ("another collection", [false, true], |s| {
+            s.sets.push(s.sets[0].clone())
+        }),
         ("a near-miss", [false, true], |s| {
             Arc::make_mut(&mut s.near_misses[0]).items[0].text.push('.');
         }),
         ("fewest pairs", [false, true], |s| s.evaluation.minimum = 7),
-        ("bootstrap samples", [false, true], |s| s.evaluation.bootstrap.resamples = 7),
+        ("bootstrap samples", [false, true], |s| {
+            s.evaluation.bootstrap.resamples = 7
+        }),
         // What no number depends on.
         ("names and notes", [false, false], |s| {
             s.data.names = ["x", "y"].map(String::from);
             s.data.notes.push("odd".into());
         }),
-        ("checkpoints", [false, false], |s| s.options.checkpoint_every = 1),
-        ("memory", [false, false], |s| s.options.token_budget = Some(100)),
+        ("checkpoints", [false, false], |s| {
+            s.options.checkpoint_every = 1
+        }),
+        ("memory", [false, false], |s| {
+            s.options.token_budget = Some(100)
+        }),
     ];
     for (what, [of_models, of_whole], change) in changes {
         let mut other = stage();

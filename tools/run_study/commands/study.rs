@@ -49,7 +49,13 @@ pub fn experiment_1(
 ) -> Result<()> {
     let collections = collections(study, data)?;
     let mut plan = Plan::default();
-    plan.push(experiment_1_stage(study, &collections, in_domain, pairs, Some(arms))?);
+    plan.push(experiment_1_stage(
+        study,
+        &collections,
+        in_domain,
+        pairs,
+        Some(arms),
+    )?);
     run(study, &plan)
 }
 
@@ -130,7 +136,9 @@ fn examples_of_files(study: &Study, pairs: &PairFiles) -> Result<Option<Examples
     };
     let given = pairs.pairs.as_deref();
     let paraphrases = pairs.paraphrases.as_deref();
-    given.map(|file| Examples::from_files(file, paraphrases, files)).transpose()
+    given
+        .map(|file| Examples::from_files(file, paraphrases, files))
+        .transpose()
 }
 
 fn near_miss_options(study: &Study, pairs: &PairFiles) -> Result<Options> {
@@ -171,7 +179,10 @@ fn experiment_1_stage(
             rows.map_or("all".into(), |rows| rows.to_string())
         )));
     }
-    if let Some(name) = in_domain.iter().find(|name| !collections.iter().any(|c| c.name == **name)) {
+    if let Some(name) = in_domain
+        .iter()
+        .find(|name| !collections.iter().any(|c| c.name == **name))
+    {
         let names: Vec<&str> = collections.iter().map(|c| &c.name[..]).collect();
         return Err(Error::Usage(format!(
             "--in-domain {name}: no collection is called so; there are {}",
@@ -192,7 +203,10 @@ fn experiment_1_stage(
     )?;
     // Rows that are built in are about the same things as these.
     let same_world = |name: &str| {
-        built_in && COLLECTIONS.iter().any(|known| known.name == name && !known.held_out)
+        built_in
+            && COLLECTIONS
+                .iter()
+                .any(|known| known.name == name && !known.held_out)
     };
     let sets = collections.iter().map(|collection| RetrievalSet {
         in_domain: same_world(&collection.name) || in_domain.contains(&collection.name),
@@ -231,12 +245,25 @@ fn experiment_1_stage(
 /// Arms by name; `all` stands for every one, with the doses of the protocol.
 fn parse_arms(names: &[String]) -> Result<Vec<Arm>> {
     const ALL: [&str; 12] = [
-        "A", "A-id", "A-para", "B", "B-matched", "B-para", "B-own", "B-dose(2.5)", "B-dose(5)", "B-dose(10)",
-        "B-dose(20)", "B-dose(40)",
+        "A",
+        "A-id",
+        "A-para",
+        "B",
+        "B-matched",
+        "B-para",
+        "B-own",
+        "B-dose(2.5)",
+        "B-dose(5)",
+        "B-dose(10)",
+        "B-dose(20)",
+        "B-dose(40)",
     ];
     let arms: Vec<Arm> = match names {
         [all] if all == "all" => ALL.map(str::parse).into_iter().collect::<Result<_>>()?,
-        names => names.iter().map(|name| name.parse()).collect::<Result<_>>()?,
+        names => names
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<_>>()?,
     };
     once_each("--arms", arms)
 }

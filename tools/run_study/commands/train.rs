@@ -30,22 +30,29 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     let rows = Rows::read(training)?;
     // Before weights are fetched: another training there is better known at once. The trainer takes it again.
     drop(FolderLock::take(&folder)?);
-    let session = open(common)?;
+    // The limit is the training's, which the model gets, whatever the encoder's own.
+    let session = open(&Common {
+        max_length: None,
+        ..common.clone()
+    })?;
     for note in &rows.notes {
         session.progress.log(note);
     }
     end_trainings_in_order(&session)?;
     let (triplets, without) = rows.complete(&options, &session)?;
     if without > 0 {
-        let log = format!("rows for which no such negative was found, and that took a random one: {without}");
+        let log = format!(
+            "rows for which no such negative was found, and that took a random one: {without}"
+        );
         session.progress.log(&log);
     }
-    let limit = session.encoder.tokenizer().max_length().min(options.max_length);
+    let encoder = session.load(&session.backbone.folder, None)?;
+    let limit = encoder.tokenizer().max_length();
     let plan = options.plan(session.encoder.config(), limit, &triplets, &[])?;
     let n = triplets.len();
     let mut task = models::Training::task(&session, &to.display().to_string(), plan.steps);
     let listening = session.interrupt.listen();
-    let trained = Trainer::new(session.another_encoder(limit)?, options)
+    let trained = Trainer::new(encoder, options)
         .folder(&folder)
         .stop_when(listening.flag())
         .watch(|progress| task.step(progress))
@@ -141,7 +148,8 @@ impl Rows {
         };
         for file in &training.triplets {
             let (examples, notes): (Examples, TripletNotes) = read(file, identical)?;
-            rows.notes.push(format!("{}: {} rows", file.display(), examples.len()));
+            rows.notes
+                .push(format!("{}: {} rows", file.display(), examples.len()));
             rows.notes.extend(notes.lines("rows"));
             match examples {
                 Examples::Triplets(of_file) => rows.triplets.extend(of_file),
@@ -154,7 +162,9 @@ impl Rows {
     /// All rows with negatives, and the number of those that took a random one in want of a better.
     fn complete(self, options: &TrainOptions, session: &Session) -> Result<(Vec<Triplet>, usize)> {
         let Rows {
-            mut triplets, pairs, ..
+            mut triplets,
+            pairs,
+            ..
         } = self;
         if pairs.is_empty() {
             return Ok((triplets, 0));
@@ -162,9 +172,10 @@ impl Rows {
         let mut task = session.progress.task("negatives", pairs.len());
         let pairs = Examples::Pairs(pairs);
         let encoder = &session.encoder;
-        let (found, without) = options
-            .negatives
-            .complete(pairs, encoder, options.seed, |done, _| task.at(done))?;
+        let (found, without) =
+            options
+                .negatives
+                .complete(pairs, encoder, options.seed, |done, _| task.at(done))?;
         task.finish();
         triplets.extend(found);
         Ok((triplets, without))
