@@ -244,13 +244,16 @@ fn matmul_text() -> String {
     env.set_syntax(syntax);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    for file in ["_mma.ptx", "matmul.ptx"] {
+    for file in ["_mma.ptx", "_gelu.ptx", "matmul.ptx"] {
         let text =
             std::fs::read_to_string(folder.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         env.add_template_owned(file, text)
             .unwrap_or_else(|e| panic!("{e:#}"));
     }
-    let values = context! { bias => false, gelu => false, residual => false, output => "f32", tile_m => 128, tile_n => 128 };
+    let values = context! {
+        bias => false, gelu => false, residual => false, saves => false, output => "f32",
+        tile_m => 128, tile_n => 128, warp_m => 64, warp_n => 64, stages => 3, blocks => 2
+    };
     let template = env.get_template("matmul.ptx").expect("just added");
     template.render(values).unwrap_or_else(|e| panic!("{e:#}"))
 }
@@ -282,11 +285,13 @@ fn matmul(m: usize, n: usize, k: usize) -> Bench {
         module: Module::parse(&matmul_text())
             .unwrap_or_else(|e| panic!("matmul.ptx, expanded: {e}")),
         grid: (m.div_ceil(128) * n.div_ceil(128)) as u32,
-        block: 256,
+        block: 128,
         shared: 3 * 16_384,
         parameters: parameters(&[
             &a_at.to_le_bytes(),
             &w_at.to_le_bytes(),
+            // No bias, no residual, nothing kept.
+            &0u64.to_le_bytes(),
             &0u64.to_le_bytes(),
             &0u64.to_le_bytes(),
             &c_at.to_le_bytes(),
