@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::weights::{Gradients, Table, Weights};
 use crate::model::{Checkpoint, ModelFolder};
 use crate::ops::{TokenSegments, pool, pool_backward};
-use crate::text::Batch;
+use crate::text::{Batch, Tokenizer};
 
 /// A forward pass over a batch, with all that its backward reads.
 pub struct TrainingPass {
@@ -192,16 +192,26 @@ impl Encoder {
         Ok(())
     }
 
-    /// Writes the model folder `to`, which must not exist: the settings of the folder that this encoder was read from,
-    /// and its weights as they are now, in the types that they have there. `max_length` becomes the length limit.
+    /// Makes `max_length` tokens the length limit, at most the present one.
     ///
     /// # Errors
-    /// As [`ModelFolder::write`] and [`ModelFolder::set_max_length`]; [`Error::Input`] if the folder that it was read from
-    /// is not the same any more.
-    pub fn save(&self, to: &Path, max_length: Option<usize>) -> Result<()> {
+    /// [`Error::Setting`] for one that leaves no room for a word, or is higher.
+    pub(crate) fn set_max_length(&mut self, max_length: usize) -> Result<()> {
+        self.tokenizer = self.tokenizer.with_max_length(max_length)?;
+        Ok(())
+    }
+
+    /// Writes the model folder `to`, which must not exist: the settings of the folder that this encoder was read from,
+    /// with its weights and its length limit as they are now; weights in the types that they have there.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::write`]; [`Error::Input`] if the folder that it was read from is not the same any more.
+    pub fn save(&self, to: &Path) -> Result<()> {
         let checkpoint = Checkpoint::open(&self.folder)?;
         let mut folder = ModelFolder::read(&self.folder)?;
-        if let Some(max_length) = max_length {
+        let max_length = self.tokenizer.max_length();
+        // A folder that says the same already keeps its bytes.
+        if Tokenizer::load(&self.folder, None)?.max_length() != max_length {
             folder.set_max_length(max_length)?;
         }
         let notes = checkpoint.notes();

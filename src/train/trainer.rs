@@ -218,10 +218,9 @@ impl<'a> Trainer<'a> {
             }
         }
         if run.state.step == plan.steps {
-            run.finish(
-                &mut step,
-                (plan.max_length < limit).then_some(plan.max_length),
-            )?;
+            // What it was not trained beyond it is not to be used beyond, as sentence-transformers has it.
+            step.encoder.set_max_length(plan.max_length)?;
+            run.finish(&step)?;
         }
         drop(lock);
         Ok(Trained {
@@ -356,13 +355,13 @@ impl Run {
 
     /// Writes the model and the picture of the curve, if there is a folder; of the checkpoint it leaves what says that the
     /// model is this training's.
-    fn finish(&self, step: &mut Step, max_length: Option<usize>) -> Result<()> {
+    fn finish(&self, step: &Step) -> Result<()> {
         let Some(files) = &self.files else {
             return Ok(());
         };
         let model = files.folder.join(MODEL);
         if !model.exists() {
-            step.encoder.save(&model, max_length)?;
+            step.encoder.save(&model)?;
         }
         let path = files.folder.join(CHECKPOINT);
         checkpoint::write(&path, &files.identity, &self.state, &[], |_| {
