@@ -268,6 +268,8 @@ fn damaged_collections() {
         b"query-id\tcorpus-id\tscore\nq1\td1\tyes\n",
     );
     fails(&s.retrieve(&[]), 1, &["test.tsv", "2"]);
+    // Of several collections all are read before anything is measured.
+    s.put("data/qrels/test.tsv", QRELS.as_bytes());
     fails(&s.retrieve(&["--data", "nowhere"]), 1, &["nowhere"]);
     assert!(!s.path("out").exists() || fs::read_dir(s.path("out")).unwrap().next().is_none());
 }

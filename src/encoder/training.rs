@@ -101,7 +101,7 @@ impl Encoder {
     /// Adds the gradient in every weight to `gradients`, given the one in the embeddings of a pass, `[n, d]`.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) for a gradient of another size, or what the device reports.
+    /// [`Error::Shape`] for a gradient of another size, or what the device reports.
     pub fn backward(
         &self,
         pass: TrainingPass,

@@ -73,7 +73,7 @@ pub fn reference<A: Accum, T: Copy + Into<f64>>(
 ///
 /// * product: `g(k) sum |a w|` for any order of summation, bias: one rounding of the sum
 /// * `gelu(x) = x/2 (1 + erf(x / sqrt 2))`: its slope is below 1.13, so an error `e` in `x` becomes `1.13 e`, and
-///   [`erf_bound`] comes with `x/2`; then 3 roundings of the product with `x/2`
+///   `erf_bound` comes with `x/2`; then 3 roundings of the product with `x/2`
 /// * residual: one rounding
 pub fn error_bound(
     a: &[f32],

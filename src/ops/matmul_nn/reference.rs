@@ -60,7 +60,7 @@ pub(super) fn slope_bound(x: f64, rounding: &Rounding) -> f64 {
 /// Error of each output element, stored with `bytes` bytes:
 ///
 /// * product: `e_p = g(n) sum |a w|` for any order of summation
-/// * factor: with [`slope_bound`] `e_s`, `|gelu'| e_p + |p| e_s + e_p e_s`, and one rounding
+/// * factor: with `slope_bound` `e_s`, `|gelu'| e_p + |p| e_s + e_p e_s`, and one rounding
 /// * residual: one rounding
 pub fn error_bound(
     a: &[f32],
