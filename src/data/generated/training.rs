@@ -1,8 +1,8 @@
 //! Questions and passages to train on, from the worlds that training may see.
 
 use super::{
-    BuiltIn, COLLECTIONS, Document, MAX_RELEVANT, Passage, REWORDED_OF_FOUR, Writer, answers,
-    chosen_domains, grammar, realise,
+    BuiltIn, COLLECTIONS, Document, Passage, REWORDED_OF_FOUR, Writer, answers, chosen_domains,
+    grammar, realise,
 };
 use crate::data::Category;
 use crate::data::triplets::Pair;
@@ -50,33 +50,29 @@ fn pairs_of(collection: &BuiltIn, seed: u64, n: usize) -> Result<Vec<Pair>> {
     // Some passages have no question of their own. A collection's passages are the first of these.
     writer.write_passages(RESERVED + n + n / 4 + 8)?;
     let passages = &writer.passages;
-    let mut same_state: HashMap<_, Vec<usize>> = HashMap::new();
-    for (i, passage) in passages.iter().enumerate() {
-        same_state.entry(passage.state()).or_default().push(i);
+    let mut reserved: HashMap<_, Vec<&Passage>> = HashMap::new();
+    for passage in &passages[..RESERVED] {
+        reserved.entry(passage.state()).or_default().push(passage);
     }
     let mut asked = HashSet::new();
     let mut pairs = Vec::with_capacity(n);
-    for (i, passage) in passages.iter().enumerate().skip(RESERVED) {
+    for (i, passage) in (0..).zip(&passages[RESERVED..]) {
         if pairs.len() == n {
             break;
         }
         let fact = &passage.fact;
         let frame = &domains[fact.domain].frames[fact.frame];
         let state = &frame.states[fact.state];
-        let mut rng = Stream::new(seed, &["training", "question", collection.name], i as u64);
+        let mut rng = Stream::new(seed, &["training", "question", collection.name], i);
         let mut templates: Vec<_> = state.questions.iter().collect();
         rng.shuffle(&mut templates);
         for template in templates {
             let text = realise(template, &fact.bindings, |_| {
                 rng.below(4) < REWORDED_OF_FOUR
             });
-            let of_state = same_state[&passage.state()].iter();
-            let relevant: Vec<usize> = of_state
-                .copied()
-                .filter(|&other| answers(&passages[other].fact, fact, template, frame, state))
-                .collect();
-            let tested = relevant.iter().any(|&other| other < RESERVED);
-            if !tested && relevant.len() <= MAX_RELEVANT && asked.insert(text.clone()) {
+            let mut of_state = reserved.get(&passage.state()).into_iter().flatten();
+            let tested = of_state.any(|other| answers(&other.fact, fact, template, frame, state));
+            if !tested && asked.insert(text.clone()) {
                 pairs.push(Pair {
                     anchor: text,
                     positive: passage.text_for_encoder(),
