@@ -18,9 +18,7 @@ mod rows;
 pub mod triplets;
 
 pub use category::Category;
-pub(crate) use fingerprint::Fingerprint;
-#[cfg(feature = "study")]
-pub(crate) use fingerprint::hex;
+pub(crate) use fingerprint::{Fingerprint, hex};
 
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
