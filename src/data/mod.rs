@@ -19,6 +19,8 @@ pub mod triplets;
 
 pub use category::Category;
 pub(crate) use fingerprint::{Fingerprint, hex};
+#[cfg(feature = "study")]
+pub(crate) use rows::stem;
 
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;

@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use super::Category;
 pub use super::rows::QuoteNotes;
-use super::rows::read_rows;
-use crate::error::{Error, Result};
+use super::rows::{no_usable_row, read_rows};
+use crate::error::Result;
 
 /// Texts that stand in files where a near-miss was to be written and was not.
 const PLACEHOLDERS: [&str; 3] = [
@@ -240,19 +240,10 @@ pub fn read_triplets(path: &Path) -> Result<(Vec<Triplet>, PairNotes)> {
     some(path, triplets, notes)
 }
 
-/// A file in which nothing is usable is a mistake that is better named than averaged.
+/// Rows of a file that holds some.
 fn some<T>(path: &Path, rows: Vec<T>, notes: PairNotes) -> Result<(Vec<T>, PairNotes)> {
     if rows.is_empty() {
-        let why = notes.lines("rows").join("; ");
-        let why = if why.is_empty() {
-            "it has no rows"
-        } else {
-            &why
-        };
-        return Err(Error::input(
-            path,
-            format!("holds no usable row ({why}); give a file with some"),
-        ));
+        return Err(no_usable_row(path, &notes.lines("rows")));
     }
     Ok((rows, notes))
 }
@@ -263,6 +254,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::Error;
 
     fn file(name: &str, text: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();

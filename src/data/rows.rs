@@ -103,11 +103,24 @@ pub(super) fn holds_json(path: &Path) -> bool {
 }
 
 /// The name of a file without its endings.
-pub(super) fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let name = plain_name(path);
     let mut endings = [".csv"].iter().chain(&LINES);
     let rest = endings.find_map(|ending| without(&name, ending));
     rest.unwrap_or(&name).to_string()
+}
+
+/// The error for a file in which nothing is usable, which is a mistake that is better named than averaged; `notes` are what
+/// became of its rows.
+pub(super) fn no_usable_row(path: &Path, notes: &[String]) -> Error {
+    let why = match notes {
+        [] => "it has no rows".to_string(),
+        notes => notes.join("; "),
+    };
+    Error::input(
+        path,
+        format!("holds no usable row ({why}); give a file with some"),
+    )
 }
 
 /// Calls `row` with the `N` columns `wanted` of every row of a CSV file, trimmed, and with column `optional` or the

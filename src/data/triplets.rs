@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::pairs::{NearMiss, Triplet, is_placeholder};
-use super::rows::{CsvFile, QuoteNotes, holds_json, stem};
+use super::rows::{CsvFile, QuoteNotes, holds_json, no_usable_row, stem};
 use super::{BUFFER, Category, Fingerprint, TextLines};
 use crate::error::{Error, Result};
 use crate::random::Stream;
@@ -249,16 +249,7 @@ pub fn read(path: &Path, identical: Identical) -> Result<(Examples, TripletNotes
         examples, notes, ..
     } = collected;
     if examples.is_empty() {
-        let why = notes.lines("rows").join("; ");
-        let why = if why.is_empty() {
-            "it has no rows"
-        } else {
-            &why
-        };
-        return Err(Error::input(
-            path,
-            format!("holds no usable row ({why}); give a file with some"),
-        ));
+        return Err(no_usable_row(path, &notes.lines("rows")));
     }
     Ok((examples, notes))
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::data::hex;
+
 /// SHA-256 of a file in hexadecimal.
 pub(super) fn sha256(path: &Path) -> std::io::Result<String> {
     let mut sink = Hashing::new(std::io::sink());
@@ -28,8 +30,7 @@ impl<W: Write> Hashing<W> {
     }
 
     pub fn hex(self) -> String {
-        let digest = self.state.finalize();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.state.finalize())
     }
 }
 

@@ -6,7 +6,7 @@ use crate::data::edits::{self, EditSet};
 use crate::data::generated::training_pairs;
 use crate::data::pairs::{Filter, Triplet, read_near_misses, read_paraphrases};
 use crate::data::triplets::{self, Examples, Identical, SplitBy, TRAINING_SHARE};
-use crate::data::{Category, negatives};
+use crate::data::{Category, negatives, stem};
 use crate::error::{Error, Result};
 use crate::metrics::near_miss::Kind;
 use crate::random::Stream;
@@ -146,11 +146,6 @@ pub fn structural_of(set: &EditSet) -> Vec<Structural> {
         })
     });
     rows.collect()
-}
-
-fn stem(path: &std::path::Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.split('.').next().unwrap_or_default().to_string()
 }
 
 fn joined(files: &[PathBuf]) -> String {

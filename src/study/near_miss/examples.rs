@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::data::edits::{self, EditSet};
 use crate::data::pairs::{Filter, read_near_misses, read_paraphrases};
+use crate::data::stem;
 use crate::error::Result;
 use crate::metrics::near_miss::{Kind, Split};
 use crate::random::Stream;
@@ -214,13 +215,6 @@ impl Examples {
             });
         }
     }
-}
-
-/// The name of a file without folders and endings.
-fn stem(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.trim_end_matches(".gz").trim_end_matches(".csv");
-    name.to_string()
 }
 
 #[cfg(test)]

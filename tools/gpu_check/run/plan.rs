@@ -40,6 +40,9 @@ const ORDER: [&str; 24] = [
     "scatter_rows",
 ];
 
+/// Those of them that are no operator but a whole pass, of the packed model.
+pub const WHOLE: [&str; 2] = ["encode", "train_step"];
+
 /// Those that PyTorch's compiler can make something of, and those for which a package of kernels exists.
 const COMPILED: [&str; 5] = [
     "maxsim",
@@ -297,7 +300,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
             }
             if let Some(model) = &site.model {
                 command.arg("--backbone").arg(model);
-            } else if op == "encode" || op == "train_step" {
+            } else if WHOLE.contains(&op) {
                 return Err("no model was packed".into());
             }
             rows(command, format!("bench/{op}.jsonl"))

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Done, archive};
+use super::{Done, archive, plan};
 use crate::program::record::{Row, Status, duration};
 
 /// Characters of the summary, at most: where it is shown, 12,000 are.
@@ -75,7 +75,9 @@ pub fn rows(kept: &Path) -> Vec<Row> {
 pub fn worst(kept: &Path) -> Vec<String> {
     let mut rows = rows(kept);
     rows.retain(|row| {
-        row.status == Status::Ok && row.op != "encode" && row.share_of_floor.is_some()
+        row.status == Status::Ok
+            && !plan::WHOLE.contains(&&row.op[..])
+            && row.share_of_floor.is_some()
     });
     rows.sort_by(|a, b| {
         a.share_of_floor
