@@ -3,8 +3,8 @@
 
     compare.py FIGURES SCORES.json...
 
-FIGURES has lines `ours|pytorch encode-TOKENS texts_per_second`; the JSON lines are those of `cargo bench -- --json` and of
-bench_cpu.py, whose fields are described there.
+FIGURES has lines `ours|pytorch encode-TOKENS texts_per_second` and `ours|pytorch train-TOKENS tokens_per_second`; the
+JSON lines are those of `cargo bench -- --json` and of bench_cpu.py, whose fields are described there.
 """
 
 import json

@@ -97,6 +97,8 @@ pub struct Site {
     pub model: Option<PathBuf>,
     /// The collection, if one was packed.
     pub data: Option<PathBuf>,
+    /// A folder with the files of an Experiment 1 and its arguments, if one was packed.
+    pub experiment: Option<PathBuf>,
     /// The commit that was packed and the compiler that it was built with, for the records.
     pub build: [String; 2],
 }
@@ -118,7 +120,7 @@ impl Site {
         let whole = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io("open", path, e));
         let (pack, work) = (&whole(pack)?, &whole(work)?);
         let kept = work.join("kept");
-        let mut folders = ["model", "data", "tree", "peers"].map(|name| {
+        let mut folders = ["model", "data", "experiment", "tree", "peers"].map(|name| {
             let to = work.join(name);
             let Some(packed) = archive::packed(pack, &format!("{name}.tar")) else {
                 return Ok(None);
@@ -126,16 +128,16 @@ impl Site {
             archive::unpack(&packed, &to)?;
             Ok(match name {
                 // One folder, named as the model or the collection is.
-                "model" | "data" => fs::read_dir(&to)
+                "model" | "data" | "experiment" => fs::read_dir(&to)
                     .ok()
                     .and_then(|mut entries| Some(entries.next()?.ok()?.path())),
                 _ => Some(to),
             })
         });
         let mut take = |i: usize| std::mem::replace(&mut folders[i], Ok(None));
-        let (model, data) = (take(0)?, take(1)?);
-        take(2)?;
+        let (model, data, experiment) = (take(0)?, take(1)?, take(2)?);
         take(3)?;
+        take(4)?;
         let build = fs::read_to_string(pack.join("build")).unwrap_or_default();
         let mut build = build.lines().map(String::from);
         Ok(Site {
@@ -145,6 +147,7 @@ impl Site {
             kept,
             model,
             data,
+            experiment,
             build: [(); 2].map(|()| build.next().unwrap_or_else(|| "unknown".into())),
         })
     }
@@ -413,6 +416,10 @@ pub fn steps(site: &Site) -> Vec<Step> {
     });
     if site.model.is_some() {
         steps.add("study", [12.0, f64::INFINITY], study);
+        // What it takes has to be known by whoever packs it; `--only experiment` gives it everything.
+        if site.experiment.is_some() {
+            steps.add("experiment", [3.0, f64::INFINITY], experiment);
+        }
     }
     steps.0
 }
@@ -513,6 +520,20 @@ fn study(site: &Site, limit: f64) -> Result<Job, String> {
     log(command)
 }
 
+/// The trainings that were packed, with the arguments beside them.
+fn experiment(site: &Site, _: f64) -> Result<Job, String> {
+    let folder = site.experiment.as_ref().ok_or("it was not packed")?;
+    let file = folder.join("arguments");
+    let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let mut command = site.ours(&["run-study", "experiment-1", "--device", "cuda", "--offline"]);
+    command.arg("--out").arg(site.kept.join("experiment"));
+    if let Some(model) = &site.model {
+        command.arg("--backbone").arg(model);
+    }
+    command.args(text.lines()).current_dir(folder);
+    log(command)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -526,6 +547,7 @@ mod tests {
             kept: "k".into(),
             model: Some("m".into()),
             data: None,
+            experiment: None,
             build: [String::new(), String::new()],
         };
         let steps = steps(&site);
