@@ -11,8 +11,8 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::pairs::Triplet;
 use super::triplets::Pair;
+use super::triplets::Triplet;
 use crate::error::{Error, Result};
 use crate::random::Stream;
 

@@ -1,9 +1,8 @@
-//! Pairs and triplets of sentences, as CSV files.
+//! Pairs of sentences, as CSV files.
 //!
 //! ```text
 //! near-misses    sentence1,sentence2,category[,source][,label]   sentence2 resembles sentence1 and says something else
 //! paraphrases    sentence1,sentence2[,source]                    sentence2 says the same
-//! triplets       anchor,positive,negative[,category]
 //! ```
 //!
 //! Columns are found by name in any order and any case, others are ignored; a file whose name ends in `.gz` is
@@ -63,19 +62,6 @@ pub struct Paraphrase {
     pub source: String,
 }
 
-/// A training triplet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Triplet {
-    /// The query.
-    pub anchor: String,
-    /// What answers it or says the same.
-    pub positive: String,
-    /// What does not.
-    pub negative: String,
-    /// Of which kind the negative is, where the file says so.
-    pub category: Category,
-}
-
 /// Rows of a file that were left out, or that look odd, as counts. All zero for a clean file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PairNotes {
@@ -129,8 +115,8 @@ pub enum Filter {
 /// Reads near-misses.
 ///
 /// # Errors
-/// [`Error::Io`] for a file that cannot be read; [`Error::Input`] with the line for one that is damaged or not UTF-8,
-/// that lacks a column, whose quotes swallow rows, or that holds no usable pair.
+/// [`Error::Io`](crate::Error::Io) for a file that cannot be read; [`Error::Input`](crate::Error::Input) with the line for
+/// one that is damaged or not UTF-8, that lacks a column, whose quotes swallow rows, or that holds no usable pair.
 pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, PairNotes)> {
     let mut notes = PairNotes::default();
     let mut seen = HashSet::new();
@@ -203,41 +189,6 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
     )?;
     notes.quotes = quotes;
     some(path, pairs, notes)
-}
-
-/// Reads triplets; the category is the file's name where the file has no such column.
-///
-/// # Errors
-/// As [`read_near_misses`].
-pub fn read_triplets(path: &Path) -> Result<(Vec<Triplet>, PairNotes)> {
-    let mut notes = PairNotes::default();
-    let mut seen = HashSet::new();
-    let mut triplets = Vec::new();
-    let wanted = ["anchor", "positive", "negative"];
-    let quotes = read_rows(
-        path,
-        BUFFER,
-        &wanted,
-        "category",
-        |[anchor, positive, negative], category| {
-            if anchor.is_empty() || positive.is_empty() || negative.is_empty() {
-                notes.empty += 1;
-            } else if positive == negative || anchor == negative {
-                notes.identical += 1;
-            } else {
-                let row = [anchor, positive, negative].map(str::to_string);
-                notes.repeated += usize::from(!seen.insert(row));
-                triplets.push(Triplet {
-                    anchor: anchor.into(),
-                    positive: positive.into(),
-                    negative: negative.into(),
-                    category: Category::parse(category),
-                });
-            }
-        },
-    )?;
-    notes.quotes = quotes;
-    some(path, triplets, notes)
 }
 
 /// Rows of a file that holds some.
@@ -334,7 +285,6 @@ mod tests {
         };
         let near_misses = rows("sentence1,sentence2,category", "\"d,e");
         let paraphrases = rows("sentence1,sentence2,source", "d,\"e");
-        let triplets = rows("anchor,positive,negative", "\"d\"\",e");
         for packs in [false, true] {
             let at = |text: &str| match packs {
                 true => packed(text),
@@ -351,8 +301,6 @@ mod tests {
             says(read_near_misses(&path, Filter::Corrected).unwrap_err());
             let (_dir, path) = at(&paraphrases);
             says(read_paraphrases(&path).unwrap_err());
-            let (_dir, path) = at(&triplets);
-            says(read_triplets(&path).unwrap_err());
             // Closed by a quote in line 9, as one field among three.
             let closed = paraphrases.replace("a 9,b 9,c 9", "a 9,b 9\"");
             let (_dir, path) = at(&closed);
@@ -366,34 +314,26 @@ mod tests {
 
     #[test]
     #[cfg(feature = "study")]
-    #[ignore = "needs NEARMISS_DATA, a folder with nearmiss and triplets"]
+    #[ignore = "needs NEARMISS_DATA, a folder with nearmiss"]
     fn real_files_keep_every_row() {
         let data = std::env::var_os("NEARMISS_DATA").expect("NEARMISS_DATA");
         let mut found = std::collections::BTreeMap::new();
-        for folder in ["nearmiss", "triplets"] {
-            for entry in std::fs::read_dir(Path::new(&data).join(folder)).unwrap() {
-                let path = entry.unwrap().path();
-                let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                let (rows, notes) = if folder == "triplets" {
-                    let (rows, notes) = read_triplets(&path).unwrap();
-                    (rows.len(), notes)
-                } else if name.ends_with("_paraphrase.csv") {
-                    let (rows, notes) = read_paraphrases(&path).unwrap();
-                    (rows.len(), notes)
-                } else {
-                    let (rows, notes) = read_near_misses(&path, Filter::Corrected).unwrap();
-                    (rows.len(), notes)
-                };
-                println!("{name}: {rows} rows; {:?}", notes.lines("rows"));
-                assert_eq!(notes.quotes, QuoteNotes::default(), "{name}");
-                found.insert(name, rows);
-            }
+        for entry in std::fs::read_dir(Path::new(&data).join("nearmiss")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let (rows, notes) = if name.ends_with("_paraphrase.csv") {
+                let (rows, notes) = read_paraphrases(&path).unwrap();
+                (rows.len(), notes)
+            } else {
+                let (rows, notes) = read_near_misses(&path, Filter::Corrected).unwrap();
+                (rows.len(), notes)
+            };
+            println!("{name}: {rows} rows; {:?}", notes.lines("rows"));
+            assert_eq!(notes.quotes, QuoteNotes::default(), "{name}");
+            found.insert(name, rows);
         }
         // As Python's csv.reader counts them.
-        let sizes = [("unified_test.csv", 6394), ("medquad_train.csv.gz", 12475)];
-        for (name, rows) in sizes {
-            assert_eq!(found.get(name), Some(&rows), "{name}");
-        }
+        assert_eq!(found.get("unified_test.csv"), Some(&6394));
     }
 
     #[test]
@@ -402,14 +342,6 @@ mod tests {
         let (_dir, path) = file("p.csv.gz", b"");
         let error = read_paraphrases(&path).unwrap_err().to_string();
         assert!(error.contains("p.csv.gz") && error.contains("decompress it"));
-    }
-
-    #[test]
-    fn triplets_take_the_file_name_for_a_category() {
-        let (_dir, path) = file("nq.csv", b"anchor,positive,negative\nq,a,b\nq,a,a\n,a,b\n");
-        let (triplets, notes) = read_triplets(&path).unwrap();
-        assert_eq!(triplets[0].category, Category::Other("nq".into()));
-        assert_eq!((triplets.len(), notes.identical, notes.empty), (1, 1, 1));
     }
 
     #[test]

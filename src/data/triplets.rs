@@ -17,11 +17,24 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::pairs::{NearMiss, Triplet, is_placeholder};
+use super::pairs::{NearMiss, is_placeholder};
 use super::rows::{CsvFile, QuoteNotes, holds_json, no_usable_row, stem};
 use super::{BUFFER, Category, Fingerprint, TextLines};
 use crate::error::{Error, Result};
 use crate::random::Stream;
+
+/// A training triplet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Triplet {
+    /// The query.
+    pub anchor: String,
+    /// What answers it or says the same.
+    pub positive: String,
+    /// What does not.
+    pub negative: String,
+    /// Of which kind the negative is, where the file says so.
+    pub category: Category,
+}
 
 /// An anchor and a positive whose negative is not known yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

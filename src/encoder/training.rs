@@ -9,7 +9,7 @@ use half::f16;
 use super::forward::{self, Dropout, Masks, Saved};
 use super::graphs::Inputs;
 use super::{Encoder, Working, backward};
-use crate::device::{Buffer, Slice};
+use crate::device::{Buffer, Precision, Slice};
 use crate::error::{Error, Result};
 use crate::model::weights::{Gradients, Table, Weights};
 use crate::model::{Checkpoint, ModelFolder};
@@ -45,6 +45,28 @@ impl Encoder {
     /// What the device reports.
     pub fn gradients(&self) -> Result<Gradients> {
         Weights::zeros(Arc::clone(self.table()), &self.device)
+    }
+
+    /// Tokens of a [`TrainingPass`] that takes at most `memory` bytes together with its backward; at least one. Weights,
+    /// their gradients and what an optimizer keeps of them are not among these bytes.
+    pub fn training_tokens(&self, memory: u64) -> usize {
+        let (act, stream) = match self.device.precision() {
+            Precision::F32 => (4, 4),
+            Precision::Mixed => (2, 4 + 2),
+        };
+        let c = &self.config;
+        let [d, ff, heads] = [c.d_model, c.d_ff, c.n_heads].map(|n| n as u64);
+        // Queries, keys, values, context, both branches; the inner activations before and after GELU; statistics.
+        let layer = 2 * d * stream + act * (6 * d + 2 * ff) + 4 * heads;
+        let kept = 4 * d + c.n_layers as u64 * layer + d * stream;
+        // Nothing of the last layer is given back yet when its inner gradient is there: those in its output, in the sum
+        // (as the stream and as the product read it), and in the inner activations.
+        let backward = 2 * 4 * d + act * (d + ff);
+        // Ids, positions, segments and the numbers by which dropout goes.
+        let inputs = 64;
+        // A device may round sizes up, by an eighth at most.
+        let per_token = (kept + backward + inputs) * 9 / 8;
+        (memory / per_token).clamp(1, 1 << 20) as usize
     }
 
     /// A forward pass with everything kept that [`Encoder::backward`] reads. Of each text its number in the step decides

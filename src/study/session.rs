@@ -11,6 +11,7 @@ use crate::device::{Device, DeviceChoice};
 use crate::encoder::{Encoder, LoadOptions, token_budget};
 use crate::error::{Error, Result};
 use crate::model::hub::{Backbone, FetchOptions, find_backbone};
+use crate::train::TrainOptions;
 
 /// What a session is opened with.
 #[derive(Clone, Debug)]
@@ -45,6 +46,7 @@ pub struct Session {
     pub out: PathBuf,
     /// What ends a training in order.
     pub interrupt: Interrupt,
+    memory: Option<u64>,
     load: LoadOptions,
     profile: bool,
 }
@@ -91,6 +93,7 @@ impl Session {
             encoder,
             out: options.out,
             interrupt: Interrupt::default(),
+            memory: options.memory,
             load,
             profile: options.profile,
         })
@@ -106,6 +109,15 @@ impl Session {
             ..self.load
         };
         Encoder::load(folder, self.encoder.device(), load)
+    }
+
+    /// How `encoder` is trained by `options` within this session's memory for activations.
+    pub fn training_options(&self, options: TrainOptions, encoder: &Encoder) -> TrainOptions {
+        let within = self.memory.map(|memory| encoder.training_tokens(memory));
+        TrainOptions {
+            token_budget: options.token_budget.or(within),
+            ..options
+        }
     }
 
     /// What numbers of its encoder and of `scorers` depend on.

@@ -18,7 +18,7 @@ use super::stage::Stage;
 use crate::data::Category;
 use crate::data::beir::Collection;
 use crate::data::generated::COLLECTIONS;
-use crate::data::pairs::{PairNotes, Triplet};
+use crate::data::triplets::{Triplet, TripletNotes};
 use crate::device::DeviceChoice;
 use crate::metrics::near_miss::Options;
 use crate::verifier::Penalty;
@@ -64,7 +64,7 @@ impl Inputs {
             examples: Examples::from_edits(&Preset::Smoke.edit_set(42).unwrap()),
             triplets: Some(Triplets {
                 all: (0..4).map(triplet).collect(),
-                notes: PairNotes::default(),
+                notes: TripletNotes::default(),
                 sample: 3,
                 seed: 42,
             }),

@@ -18,7 +18,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::data::Category;
-use crate::data::pairs::{NearMiss, Paraphrase, Triplet};
+use crate::data::pairs::{NearMiss, Paraphrase};
+use crate::data::triplets::Triplet;
 use crate::error::{Error, Result};
 use crate::random::Stream;
 

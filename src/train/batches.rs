@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use super::sampler::{Position, Sampler};
-use crate::data::pairs::Triplet;
+use crate::data::triplets::Triplet;
 use crate::error::{Error, Result};
 use crate::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 

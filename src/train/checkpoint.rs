@@ -41,6 +41,8 @@ pub struct State {
     pub sampler: Position,
     /// The loss scale.
     pub scale: LossScale,
+    /// Most tokens of a chunk since the device ran out of memory; `None` if it did not. Sums go by chunks.
+    pub chunk: Option<usize>,
 }
 
 /// Which training a state belongs to.
@@ -334,6 +336,7 @@ mod tests {
             updates: step - 1,
             sampler: Position { epoch: 2, batch: 7 },
             scale,
+            chunk: step.is_multiple_of(2).then_some(4096),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::negatives::{Candidates, by_words, random};
-use crate::data::pairs::Triplet;
+use crate::data::triplets::Triplet;
 use crate::data::triplets::{Examples, Pair};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};

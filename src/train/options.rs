@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::negatives::Negatives;
 use super::schedule::{MINUTES, Schedule, SizeClass};
-use crate::data::pairs::Triplet;
 use crate::data::triplets;
+use crate::data::triplets::Triplet;
 use crate::error::{Error, Result};
 use crate::model::BertConfig;
 
@@ -73,7 +73,10 @@ pub struct TrainOptions {
     pub distinct: bool,
     /// Whether the model's prompts are put before texts, as before queries and documents in a search. No.
     pub prompts: bool,
-    /// Tokens that are on the device at a time; `None` takes what suits it. Concerns memory and rounding alone.
+    /// Most tokens of a chunk, whose activations are on the device at a time ([`Encoder::training_tokens`] are those that
+    /// fit); `None` takes what suits it. Concerns memory and rounding alone.
+    ///
+    /// [`Encoder::training_tokens`]: crate::encoder::Encoder::training_tokens
     pub token_budget: Option<usize>,
     /// Steps between two checkpoints. 100.
     pub checkpoint_every: u64,

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::pairs::Triplet;
+use crate::data::triplets::Triplet;
 use crate::error::{Error, Result};
 use crate::random::Stream;
 

@@ -38,8 +38,8 @@ pub struct Step {
     /// Of gradients and of their squares.
     moments: [Weights<f32>; 2],
     norm: Buffer<f32>,
-    /// Most tokens of a chunk; falls when the device runs out of memory.
-    budget: usize,
+    /// Most tokens of a chunk, since the device ran out of memory.
+    pub(super) chunk: Option<usize>,
 }
 
 /// What a gradient is computed of.
@@ -104,7 +104,7 @@ impl Step {
             encoder,
             gradients,
             moments,
-            budget: usize::MAX,
+            chunk: None,
         })
     }
 
@@ -165,11 +165,11 @@ impl Step {
         objective: &Objective<'_>,
     ) -> Result<Vec<f32>> {
         loop {
-            let chunks = divided(&batch.chunks, self.budget);
+            let chunks = divided(&batch.chunks, self.chunk.unwrap_or(usize::MAX));
             match self.attempt(&chunks, &batch.rows, objective) {
                 Err(Error::OutOfMemory { .. }) if chunks.iter().any(|c| c.n_texts() > 1) => {
                     let largest = chunks.iter().map(Batch::n_tokens).max();
-                    self.budget = (largest.unwrap_or(0) / 2).max(1);
+                    self.chunk = Some((largest.unwrap_or(0) / 2).max(1));
                 }
                 other => return other,
             }

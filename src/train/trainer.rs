@@ -14,7 +14,7 @@ use super::options::{Plan, TrainOptions};
 use super::sampler::{Position, Sampler};
 use super::scale::LossScale;
 use super::step::{Objective, Step};
-use crate::data::pairs::Triplet;
+use crate::data::triplets::Triplet;
 use crate::device::{Device, DeviceKind, Precision};
 use crate::encoder::{Dropout, Encoder};
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ const LEAST_SCALE: f32 = 1.0 / 1024.0;
 ///
 /// ```
 /// use nearmiss::{Device, encoder::{Encoder, LoadOptions}, text::TextKind};
-/// use nearmiss::data::{Category, pairs::Triplet};
+/// use nearmiss::data::{Category, triplets::Triplet};
 /// use nearmiss::train::{Length, TrainOptions, Trainer};
 ///
 /// # let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-2x64");
@@ -163,6 +163,7 @@ impl<'a> Trainer<'a> {
                 updates: 0,
                 sampler: Position::default(),
                 scale: LossScale::new(device.precision()),
+                chunk: None,
             },
             files: None,
         };
@@ -267,6 +268,7 @@ impl Run {
             None => {}
             Some(snapshot) => {
                 self.state = snapshot.state().clone();
+                step.chunk = self.state.chunk;
                 if self.state.step == steps && model.exists() {
                     step.encoder.read_weights(&model)?;
                 } else {
@@ -330,6 +332,7 @@ impl Run {
         }
         self.state.step = number;
         self.state.sampler = batch.next;
+        self.state.chunk = step.chunk;
         Ok(Point {
             step: number,
             loss: loss as f32,

@@ -31,9 +31,9 @@ use needs::{Need, Open};
 use reference::{Model, Round, Settings, Tensors, Texts, loss, step};
 use trainer::{
     a_device_that_runs_out_of_memory_trains_in_smaller_chunks, a_killed_training_goes_on,
-    a_loss_that_is_not_finite_ends_the_training, a_training_goes_on_bit_by_bit,
-    chunks_leave_loss_and_gradient_as_they_are, training_lowers_the_loss,
-    what_cannot_be_trained_is_refused,
+    a_loss_that_is_not_finite_ends_the_training, a_pass_fits_the_memory_that_it_was_given,
+    a_training_goes_on_bit_by_bit, chunks_leave_loss_and_gradient_as_they_are,
+    training_lowers_the_loss, what_cannot_be_trained_is_refused,
 };
 
 /// Of an f64 computation of a whole step, forward and backward: a few thousand roundings of numbers that may be some
@@ -499,6 +499,7 @@ fn main() {
             gradients_with_dropout_are_those_of_the_references,
             chunks_leave_loss_and_gradient_as_they_are,
             a_device_that_runs_out_of_memory_trains_in_smaller_chunks,
+            a_pass_fits_the_memory_that_it_was_given,
             a_training_goes_on_bit_by_bit,
             training_lowers_the_loss,
         );

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nearmiss::data::Category;
-use nearmiss::data::pairs::Triplet;
-use nearmiss::encoder::{Encoder, LoadOptions};
+use nearmiss::data::triplets::Triplet;
+use nearmiss::encoder::{Dropout, Encoder, LoadOptions};
 use nearmiss::model::checkpoint::Tensor;
 use nearmiss::model::{Checkpoint, ModelFolder};
-use nearmiss::text::TextKind;
+use nearmiss::text::{TextKind, pack};
 use nearmiss::train::checkpoint::CHECKPOINT;
 use nearmiss::train::curve::{self, CURVE, Point};
 use nearmiss::train::trainer::{MODEL, PICTURE};
@@ -145,6 +145,39 @@ pub fn a_device_that_runs_out_of_memory_trains_in_smaller_chunks(device: Device)
     );
     let (nothing, _) = run(Some(1 << 12));
     assert!(nothing.unwrap_err().to_string().contains("out of memory"));
+}
+
+/// The tokens that are to fit some memory do, and not by far.
+pub fn a_pass_fits_the_memory_that_it_was_given(device: Device) {
+    for model in MODELS {
+        let encoder = load(model, &device);
+        let memory = 16 << 20;
+        let most = encoder.training_tokens(memory);
+        let tokens = vec![vec![10u32; 16]; most / 16];
+        let numbers: Vec<usize> = (0..tokens.len()).collect();
+        let batch = pack(&tokens, &numbers);
+        let mut gradients = encoder.gradients().unwrap();
+        device.reset_memory_peak();
+        let before = device.memory().in_use;
+        let dropout = Dropout {
+            hidden: 0.1,
+            attention: 0.1,
+            seed: 1,
+            step: 0,
+        };
+        let pass = encoder.training_pass(&batch, Some(dropout)).unwrap();
+        let n = tokens.len() * encoder.width();
+        let rows = device.upload(&vec![0.01f32; n]).unwrap();
+        encoder
+            .backward(pass, rows.as_slice(), &mut gradients)
+            .unwrap();
+        let peak = device.memory().peak - before;
+        let what = format!("{model} on {}: {peak} of {memory} bytes", device.name());
+        assert!(peak <= memory, "{what}");
+        // An eighth is kept for what a device may round up, and some for the widest moment of larger models.
+        assert!(peak >= memory * 2 / 3, "{what}");
+        assert_eq!(encoder.training_tokens(1), 1);
+    }
 }
 
 fn train(

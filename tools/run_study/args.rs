@@ -72,7 +72,7 @@ pub enum Command {
         #[command(flatten)]
         data: Data,
         /// Names of the collections that training rows are about: not zero-shot, averaged apart.
-        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
         in_domain: Vec<String>,
         #[command(flatten)]
         pairs: PairFiles,
@@ -243,10 +243,10 @@ pub struct PairFiles {
 pub struct Arms {
     /// Arms, of A, A-id, A-para, B, B-matched, B-para, B-own and B-dose(PERCENT), or `all`; the published encoder is always
     /// there.
-    #[arg(long, value_name = "ARM", value_delimiter = ',', default_values_t = ["A", "B"].map(String::from))]
+    #[arg(long, value_name = "ARM", value_delimiter = ',', num_args = 1.., default_values_t = ["A", "B"].map(String::from))]
     pub arms: Vec<String>,
     /// Seeds of every arm; default: --seed alone, with --preset full that and the two after it.
-    #[arg(long, value_name = "SEED", value_delimiter = ',')]
+    #[arg(long, value_name = "SEED", value_delimiter = ',', num_args = 1..)]
     pub seeds: Vec<u64>,
     /// Steps of a training; default: 60, with --preset full the protocol's for the encoder's size.
     #[arg(long)]

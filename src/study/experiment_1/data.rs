@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::data::edits::{self, EditSet};
 use crate::data::generated::training_pairs;
-use crate::data::pairs::{Filter, Triplet, read_near_misses, read_paraphrases};
-use crate::data::triplets::{self, Examples, Identical, SplitBy, TRAINING_SHARE};
+use crate::data::pairs::{Filter, read_near_misses, read_paraphrases};
+use crate::data::triplets::{self, Examples, Identical, SplitBy, TRAINING_SHARE, Triplet};
 use crate::data::{Category, negatives, stem};
 use crate::error::{Error, Result};
 use crate::metrics::near_miss::Kind;

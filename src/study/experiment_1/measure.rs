@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Experiment1;
 use super::models::{Job, Model, TrainConfig, Training};
 use crate::data::beir::Collection;
-use crate::data::pairs::Triplet;
+use crate::data::triplets::Triplet;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::metrics::geometry::{Space, drift, space};

@@ -129,7 +129,8 @@ impl<'a> Job<'a> {
         // With its own limit: the training's is written into the model, for all that read it.
         let limit = session.encoder.tokenizer().max_length();
         let encoder = session.load(&session.backbone.folder, Some(limit))?;
-        let trained = Trainer::new(encoder, self.options.clone())
+        let options = session.training_options(self.options.clone(), &encoder);
+        let trained = Trainer::new(encoder, options)
             .own_negatives(rows.own)
             .folder(&folder)
             .stop_when(listening.flag())

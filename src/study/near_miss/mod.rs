@@ -19,9 +19,9 @@ use super::pair_scores::{PairScores, Scorers, score_pairs};
 use super::progress::Progress;
 use super::session::Session;
 use super::stage::{Report, Stage};
-use crate::data::pairs::{PairNotes, Triplet, read_triplets};
+use crate::data::triplets::{self, Identical, Triplet, TripletNotes};
 use crate::encoder::Encoder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::edits::{word_distance, words};
 use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
 use crate::metrics::near_miss::{Evaluation, Kind, Options, ScoredPair, Split, evaluate};
@@ -34,7 +34,7 @@ pub struct Triplets {
     /// All of the file.
     pub all: Vec<Triplet>,
     /// What was left out of it, or is odd in it.
-    pub notes: PairNotes,
+    pub notes: TripletNotes,
     /// How many are drawn at random.
     pub sample: usize,
     /// By which seed.
@@ -45,9 +45,13 @@ impl Triplets {
     /// Reads a file of triplets.
     ///
     /// # Errors
-    /// As [`read_triplets`].
+    /// As [`triplets::read`]; [`Error::Input`] for rows without a negative.
     pub fn read(file: &Path, sample: usize, seed: u64) -> Result<Self> {
-        let (all, notes) = read_triplets(file)?;
+        let (examples, notes) = triplets::read(file, Identical::Drop)?;
+        let triplets::Examples::Triplets(all) = examples else {
+            let what = "no column `negative`; the triplets to compare with need anchor, positive and negative";
+            return Err(Error::input(file, what));
+        };
         Ok(Triplets {
             all,
             notes,

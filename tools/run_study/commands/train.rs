@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nearmiss::data::pairs::Triplet;
-use nearmiss::data::triplets::{Examples, Identical, Pair, TripletNotes, read};
+use nearmiss::data::triplets::{Examples, Identical, Pair, Triplet, TripletNotes, read};
 use nearmiss::study::experiment_1::models::{self, model_folder, stopped};
 use nearmiss::study::session::Session;
 use nearmiss::train::checkpoint::CHECKPOINT;
@@ -52,6 +51,7 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     let n = triplets.len();
     let mut task = models::Training::task(&session, &to.display().to_string(), plan.steps);
     let listening = session.interrupt.listen();
+    let options = session.training_options(options, &encoder);
     let trained = Trainer::new(encoder, options)
         .folder(&folder)
         .stop_when(listening.flag())
