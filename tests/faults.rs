@@ -429,6 +429,11 @@ fn missing_devices_and_wrong_usage() {
         &["cuda:99", "available here: cpu"],
     );
     fails(&s.retrieve(&["--threads", "0"]), 2, &["--threads"]);
+    fails(
+        &s.retrieve(&["--threads", "100000"]),
+        2,
+        &["--threads 100000: give 1 to"],
+    );
     fails(&s.retrieve(&["--memory", "lots"]), 2, &["--memory lots"]);
     let output = s
         .command()

@@ -503,6 +503,45 @@ fn an_experiment_goes_on_where_it_was_and_does_nothing_twice() {
 }
 
 #[test]
+fn what_is_about_the_training_rows_is_told_from_what_only_has_its_name() {
+    let s = Scratch::new();
+    let pairs = |kind: &str| -> String {
+        let row = |i: usize| format!("the cat number {i} sleeps,the {kind} number {i} sleeps,x\n");
+        (0..8).map(row).collect()
+    };
+    s.put(
+        "edits.csv",
+        &format!("sentence1,sentence2,category\n{}", pairs("dog")),
+    );
+    let mut command = s.command("experiment-1");
+    command.args(["--preset", "smoke", "--documents", "30", "--steps", "1"]);
+    command.args(["--arms", "A", "--resamples", "50", "--minimum", "2"]);
+    let output = command.args(["--pairs", "edits.csv", "--json"]).output();
+    let output = output.unwrap();
+    succeeds(&output);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Cut down, it is about the same passages as before.
+    let set = &found[0]["models"][0]["retrieval"][0];
+    assert_eq!(set["collection"], "lighthouse-archive-30");
+    assert_eq!(set["in_domain"], true);
+    // A file may be called as the built-in edits are.
+    let tests = found[0]["comparisons"]["tests"].as_array().unwrap();
+    let named: Vec<_> = tests
+        .iter()
+        .map(|test| {
+            (
+                test["name"].as_str().unwrap(),
+                test["own"].as_bool().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        named,
+        [("edits, test", true), ("edits (of a file), test", false)]
+    );
+}
+
+#[test]
 fn experiments_that_cannot_be() {
     let s = Scratch::new();
     let run = |more: &[&str]| {

@@ -1,7 +1,7 @@
 //! Texts and judgements as they come from files. Nothing here knows a device.
 //!
-//! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses,
-//! paraphrases and triplets; [`triplets`] reads what training takes, and [`negatives`] finds negatives where it has none;
+//! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses and
+//! paraphrases, [`triplets`] reads what training takes, and [`negatives`] finds negatives where it has none;
 //! [`generated`] holds the built-in collections, [`edits`] the built-in near-misses, [`probe`] sentences that show what
 //! an embedding is made of.
 

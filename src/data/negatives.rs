@@ -11,8 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::triplets::Pair;
-use super::triplets::Triplet;
+use super::triplets::{Pair, Triplet};
 use crate::error::{Error, Result};
 use crate::random::Stream;
 

@@ -14,9 +14,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::Category;
 pub use super::rows::QuoteNotes;
 use super::rows::{no_usable_row, read_rows};
+use super::{BUFFER, Category};
 use crate::error::Result;
 
 /// Texts that stand in files where a near-miss was to be written and was not.
@@ -34,9 +34,6 @@ pub(super) fn is_placeholder(text: &str) -> bool {
 
 /// In the mode `paper`, near-misses of at most so many characters are left out.
 const SHORT: usize = 20;
-
-/// Bytes of a file read at a time.
-const BUFFER: usize = 1 << 16;
 
 /// A sentence and a near-miss of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

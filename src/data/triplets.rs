@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::pairs::{NearMiss, is_placeholder};
+use super::pairs::is_placeholder;
 use super::rows::{CsvFile, QuoteNotes, holds_json, no_usable_row, stem};
 use super::{BUFFER, Category, Fingerprint, TextLines};
 use crate::error::{Error, Result};
@@ -80,6 +80,25 @@ impl Examples {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The anchors, in order.
+    pub fn anchors(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Examples::Triplets(rows) => Box::new(rows.iter().map(|row| &row.anchor[..])),
+            Examples::Pairs(rows) => Box::new(rows.iter().map(|row| &row.anchor[..])),
+        }
+    }
+
+    /// The rows with these numbers.
+    pub fn pick(&self, numbers: impl IntoIterator<Item = usize>) -> Examples {
+        let numbers = numbers.into_iter();
+        match self {
+            Examples::Triplets(rows) => {
+                Examples::Triplets(numbers.map(|i| rows[i].clone()).collect())
+            }
+            Examples::Pairs(rows) => Examples::Pairs(numbers.map(|i| rows[i].clone()).collect()),
+        }
     }
 }
 
@@ -318,17 +337,6 @@ fn read_json(path: &Path, identical: Identical) -> Result<Collector> {
     Ok(rows.unwrap_or_else(|| Collector::new(path, Form::Triplets, identical)))
 }
 
-/// Near-misses as rows to train on, each with its anchor as the positive.
-pub fn of_near_misses(near_misses: &[NearMiss]) -> Vec<Triplet> {
-    let row = |pair: &NearMiss| Triplet {
-        anchor: pair.anchor.clone(),
-        positive: pair.anchor.clone(),
-        negative: pair.text.clone(),
-        category: pair.category.clone(),
-    };
-    near_misses.iter().map(row).collect()
-}
-
 /// SHA-256 over the sentences of rows, in their order.
 pub fn sha256(rows: &[Triplet]) -> String {
     let mut hash = Fingerprint::default();
@@ -361,7 +369,7 @@ const MOST_HELD_OUT: usize = 40_000;
 pub struct Split {
     /// To train on.
     pub train: Vec<usize>,
-    /// To measure the loss on, 40,000 at most.
+    /// To measure on, 40,000 at most.
     pub held_out: Vec<usize>,
     /// SHA-256 of the order.
     pub sha256: String,
@@ -509,14 +517,6 @@ mod tests {
             ["It rains.", "It rains.", "It pours.", "negation"]
         );
         assert_eq!((rows.len(), notes.identical, notes.placeholder), (1, 1, 1));
-        // As the pairs that the verifiers read, with the anchor for a positive.
-        let near_miss = NearMiss {
-            anchor: "It rains.".into(),
-            text: "It pours.".into(),
-            category: Category::parse("neg"),
-            source: "x".into(),
-        };
-        assert_eq!(of_near_misses(&[near_miss]), rows);
     }
 
     #[test]

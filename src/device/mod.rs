@@ -30,6 +30,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
+
 #[doc(hidden)]
 pub use bench::Replay;
 pub use buffer::{Buffer, Element, ElementType, Float};
@@ -84,13 +86,24 @@ impl fmt::Display for DeviceKind {
 }
 
 /// In which element types a device keeps a model's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Precision {
     /// Everything in f32.
     F32,
     /// Activations and matrices in f16; the residual stream, sums, norms and small vectors in f32.
     Mixed,
+}
+
+impl Precision {
+    /// As results and messages call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Mixed => "mixed",
+        }
+    }
 }
 
 /// Which device a user asked for: `auto | cpu | cuda[:N] | wgpu | vulkan | metal`.

@@ -62,6 +62,20 @@ pub fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }
 
+/// The cosine of two vectors; 0 if one of them is zero.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| -> f64 {
+        let terms = x.iter().zip(y);
+        terms.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    };
+    let lengths = (dot(a, a) * dot(b, b)).sqrt();
+    if lengths > 0.0 {
+        dot(a, b) / lengths
+    } else {
+        0.0
+    }
+}
+
 /// The angle of a cosine in degrees; a cosine beyond [-1, 1] by rounding counts as the end.
 pub fn degrees(cosine: f64) -> f64 {
     cosine.clamp(-1.0, 1.0).acos().to_degrees()

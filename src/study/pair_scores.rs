@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::explain::cosine;
 use super::progress::Progress;
 use crate::device::Device;
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::Result;
 use crate::index::{TokenIndex, TokenVectors};
+use crate::metrics::statistics::cosine;
 use crate::text::TextKind;
 use crate::verifier::{self, Penalty, Verifier, VerifierOptions};
 

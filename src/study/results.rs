@@ -21,7 +21,6 @@ use super::pair_scores::Scorers;
 pub(super) use crate::data::Fingerprint;
 use crate::data::beir::Collection;
 use crate::data::{hex, write_atomically};
-use crate::device::Precision;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::model::BertConfig;
@@ -139,10 +138,7 @@ impl Setup {
             },
             pooling: format!("{:?}{normalised}", pooling.pooling).to_lowercase(),
             max_length: encoder.tokenizer().max_length(),
-            precision: match encoder.device().precision() {
-                Precision::F32 => "f32",
-                Precision::Mixed => "mixed",
-            },
+            precision: encoder.device().precision().name(),
             verifiers: scorers
                 .verifiers
                 .iter()

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::sampler::Position;
 use super::scale::LossScale;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 
 /// The file of a training folder that holds its state.
@@ -50,20 +51,27 @@ pub struct State {
 pub struct Identity {
     /// SHA-256 of the weights it started from.
     pub model: String,
+    /// What its device computes in.
+    pub precision: Precision,
     /// Everything else that its numbers depend on, as an object ([`Plan`](super::Plan)).
     pub plan: Value,
 }
 
 impl Identity {
-    /// The training of a model by a plan.
+    /// The training of a model on a device of this precision by a plan.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a plan that is not JSON.
-    pub fn new(model: impl Into<String>, plan: &impl Serialize) -> Result<Self> {
+    pub fn new(
+        model: impl Into<String>,
+        precision: Precision,
+        plan: &impl Serialize,
+    ) -> Result<Self> {
         let plan = serde_json::to_value(plan)
             .map_err(|e| Error::Invalid(format!("a plan that is not JSON: {e}")))?;
         Ok(Identity {
             model: model.into(),
+            precision,
             plan,
         })
     }
@@ -79,6 +87,8 @@ impl Identity {
         };
         let model = |of: &Identity| Value::from(of.model.as_str());
         compare("the model", &model(self), &model(wanted));
+        let precision = |of: &Identity| Value::from(of.precision.name());
+        compare("the precision", &precision(self), &precision(wanted));
         match (&self.plan, &wanted.plan) {
             (Value::Object(saved), Value::Object(here)) => {
                 for (name, value) in saved {
@@ -323,7 +333,7 @@ mod tests {
 
     fn identity() -> Identity {
         let plan = json!({"steps": 100, "learning_rate": 1e-4, "rows_sha256": "a".repeat(64)});
-        Identity::new("5f3a", &plan).unwrap()
+        Identity::new("5f3a", Precision::Mixed, &plan).unwrap()
     }
 
     fn state(step: u64) -> State {
@@ -411,6 +421,10 @@ mod tests {
         refused(
             &|i| i.model = "77".into(),
             &["another training: the model is 5f3a there and 77 here; train"],
+        );
+        refused(
+            &|i| i.precision = Precision::F32,
+            &["the precision is mixed there and f32 here"],
         );
         refused(
             &|i| {

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::negatives::{Candidates, by_words, random};
-use crate::data::triplets::Triplet;
-use crate::data::triplets::{Examples, Pair};
+use crate::data::triplets::{Examples, Pair, Triplet};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::index::VectorIndex;
+use crate::metrics::statistics::cosine;
 use crate::text::TextKind;
 
 /// How rows without a negative get one: always the positive of another row that does not answer the anchor as well.
@@ -159,14 +159,6 @@ fn by_encoder(
         progress(candidates.texts().len() + first + rows.len(), total);
     }
     candidates.choose(&found, seed)
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        let products = a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y));
-        products.sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[cfg(test)]

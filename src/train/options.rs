@@ -65,7 +65,7 @@ pub struct TrainOptions {
     pub max_length: usize,
     /// Dropout. As the model is configured.
     pub dropout: Dropout,
-    /// Of weights, batches, masks and negatives. 42.
+    /// Of batches, masks and negatives. 42.
     pub seed: u64,
     /// Where rows have no negative: how it is found. At random.
     pub negatives: Negatives,
@@ -168,12 +168,12 @@ fn refuse(setting: &'static str, value: impl std::fmt::Display, why: &str) -> Re
 }
 
 impl TrainOptions {
-    /// The protocol's training of a model of this size: batches of 128, its number of steps.
-    pub fn protocol(config: &BertConfig) -> Self {
+    /// The protocol's training of a model of this size: its number of steps for such batches ([`PROTOCOL_BATCH`] there).
+    pub fn protocol(config: &BertConfig, batch: usize) -> Self {
         let class = SizeClass::of(config.parameters() as u64);
         TrainOptions {
-            batch: PROTOCOL_BATCH,
-            length: Length::Steps(class.steps(MINUTES, PROTOCOL_BATCH as u64)),
+            batch,
+            length: Length::Steps(class.steps(MINUTES, batch as u64)),
             ..TrainOptions::default()
         }
     }
@@ -273,14 +273,15 @@ impl TrainOptions {
             Length::Epochs(epochs) => (((n_rows / self.batch) as f64 * epochs) as u64).max(1),
         };
         let class = SizeClass::of(config.parameters() as u64);
+        let learning_rate = self.learning_rate.unwrap_or(class.learning_rate);
         Ok(Plan {
             rows_sha256: triplets::sha256(rows),
             rows: n_rows,
             own: own.iter().filter(|own| **own).count(),
             batch: self.batch,
             steps,
-            warmup_steps: (steps as f64 * self.warmup).ceil() as u64,
-            learning_rate: self.learning_rate.unwrap_or(class.learning_rate),
+            warmup_steps: Schedule::new(learning_rate, steps, self.warmup).warm_up,
+            learning_rate,
             weight_decay: self.weight_decay.unwrap_or(decimal(class.weight_decay)),
             beta: self.beta,
             eps: self.eps,
@@ -342,7 +343,7 @@ mod tests {
             [(6, 3375, 338, 1e-4, 0.001), (12, 2250, 225, 8e-5, 0.005)]
         {
             let config = minilm(layers);
-            let options = TrainOptions::protocol(&config);
+            let options = TrainOptions::protocol(&config, PROTOCOL_BATCH);
             let plan = options.plan(&config, 512, &rows(1000), &[]).unwrap();
             assert_eq!(
                 (plan.batch, plan.steps, plan.warmup_steps),
@@ -350,7 +351,8 @@ mod tests {
             );
             assert_eq!((plan.learning_rate, plan.weight_decay), (rate, decay));
             assert_eq!((plan.max_length, plan.dropout), (128, [0.1; 2]));
-            assert_eq!(plan.schedule(), Schedule::new(rate, steps));
+            let quarter = TrainOptions::protocol(&config, PROTOCOL_BATCH / 4);
+            assert_eq!(quarter.length, Length::Steps(4 * steps));
         }
         assert_eq!(minilm(6).parameters(), 22_565_376);
         assert_eq!(minilm(12).parameters(), 33_212_160);
@@ -368,7 +370,8 @@ mod tests {
         };
         let two = plan(2.0, 100).unwrap();
         assert_eq!((two.steps, two.warmup_steps, two.max_length), (6, 1, 64));
-        assert_eq!(plan(0.01, 100).unwrap().steps, 1);
+        let one = plan(0.01, 100).unwrap();
+        assert!(one.steps == 1 && one.schedule().rate(0) > 0.0);
         let error = plan(1.0, 31).unwrap_err().to_string();
         assert!(error.starts_with("31 training rows are fewer than a batch of 32"));
         // Other rows, or other rows whose negatives are their own, are another plan.

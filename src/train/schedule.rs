@@ -12,12 +12,14 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `steps` steps, the first tenth of them, rounded up, as warm-up.
-    pub fn new(peak: f64, steps: u64) -> Self {
+    /// `steps` steps, this share of them, rounded up, as warm-up; one step at least comes after it, since a training all of
+    /// whose rates are 0 would leave the weights as they are.
+    pub fn new(peak: f64, steps: u64, warm_up: f64) -> Self {
+        let warm_up = (steps as f64 * warm_up).ceil() as u64;
         Schedule {
             peak,
             steps,
-            warm_up: steps.div_ceil(10),
+            warm_up: warm_up.min(steps.saturating_sub(1)),
         }
     }
 
@@ -107,11 +109,6 @@ impl SizeClass {
     pub fn steps(&self, minutes: u64, batch: u64) -> u64 {
         (60 * minutes * self.throughput / batch.max(1)).max(FEWEST)
     }
-
-    /// The study's schedule for batches of this size.
-    pub fn schedule(&self, batch: u64) -> Schedule {
-        Schedule::new(self.learning_rate, self.steps(MINUTES, batch))
-    }
 }
 
 #[cfg(test)]
@@ -127,7 +124,7 @@ mod tests {
             (149_014_272, 500, 50, 4e-5, 0.01),
         ] {
             let class = SizeClass::of(parameters);
-            let schedule = class.schedule(128);
+            let schedule = Schedule::new(class.learning_rate, class.steps(MINUTES, 128), 0.1);
             assert_eq!((schedule.steps, schedule.warm_up), (steps, warm_up));
             assert_eq!(schedule.peak, learning_rate);
             assert_eq!(class.weight_decay, weight_decay);
@@ -143,7 +140,7 @@ mod tests {
 
     #[test]
     fn rates_rise_and_fall() {
-        let schedule = Schedule::new(1.0, 3375);
+        let schedule = Schedule::new(1.0, 3375, 0.1);
         assert_eq!(schedule.rate(0), 0.0);
         assert_eq!(schedule.rate(169), 0.5);
         assert_eq!(schedule.rate(337), (337.0 / 338.0) as f32);
@@ -155,14 +152,12 @@ mod tests {
 
     #[test]
     fn short_trainings_have_rates_too() {
-        let one = Schedule::new(1.0, 1);
-        assert_eq!((one.warm_up, one.rate(0), one.rate(1)), (1, 0.0, 0.0));
-        let none = Schedule::new(1.0, 0);
-        assert_eq!(none.rate(0), 0.0);
-        let cold = Schedule {
-            warm_up: 0,
-            ..Schedule::new(1.0, 4)
-        };
+        let of = |steps| Schedule::new(1.0, steps, 0.1);
+        assert_eq!((of(1).warm_up, of(1).rate(0), of(1).rate(1)), (0, 1.0, 0.0));
+        assert_eq!([0, 1].map(|t| of(2).rate(t)), [0.0, 1.0]);
+        assert_eq!(of(0).rate(0), 0.0);
+        assert_eq!(Schedule::new(1.0, 4, 1.0).warm_up, 3);
+        let cold = Schedule::new(1.0, 4, 0.0);
         assert_eq!([0, 1, 3].map(|t| cold.rate(t)), [1.0, 0.75, 0.25]);
     }
 }

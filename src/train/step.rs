@@ -166,12 +166,12 @@ impl Step {
     ) -> Result<Vec<f32>> {
         loop {
             let chunks = divided(&batch.chunks, self.chunk.unwrap_or(usize::MAX));
-            match self.attempt(&chunks, &batch.rows, objective) {
-                Err(Error::OutOfMemory { .. }) if chunks.iter().any(|c| c.n_texts() > 1) => {
-                    let largest = chunks.iter().map(Batch::n_tokens).max();
-                    self.chunk = Some((largest.unwrap_or(0) / 2).max(1));
-                }
-                other => return other,
+            // Of those that can be halved, so that the limit falls every time and this ends.
+            let divisible = chunks.iter().filter(|chunk| chunk.n_texts() > 1);
+            let largest = divisible.map(Batch::n_tokens).max();
+            match (self.attempt(&chunks, &batch.rows, objective), largest) {
+                (Err(Error::OutOfMemory { .. }), Some(largest)) => self.chunk = Some(largest / 2),
+                (other, _) => return other,
             }
         }
     }

@@ -168,7 +168,7 @@ impl<'a> Trainer<'a> {
             files: None,
         };
         if let Some(folder) = &folder {
-            let identity = Identity::new(step.weights_sha256()?, &plan)?;
+            let identity = Identity::new(step.weights_sha256()?, device.precision(), &plan)?;
             run.resume(folder, identity, plan.steps, &mut step)?;
         }
         let mut truncated = 0;

@@ -65,7 +65,11 @@ pub enum Command {
     },
     /// Train the encoder with and without near-misses as negatives (arms Base, A, B and controls), and measure what it gains
     /// and what it costs.
-    #[command(name = "experiment-1")]
+    #[command(name = "experiment-1",
+        mut_arg("max_length", |arg| arg.help(
+            "Length limit in tokens, of training and measuring; default: 48, with --preset smoke 32, with --preset full 128")),
+        mut_arg("mode", |arg| arg.help("corrected, or paper: divides rows one by one whatever their anchors, keeps rows of two equal texts, lets a \
+             sentence occur in several rows of a batch, and leaves out near-misses of 20 characters or fewer, as the paper's code does")))]
     Experiment1 {
         #[command(flatten)]
         study: Study,
@@ -248,10 +252,10 @@ pub struct Arms {
     /// Seeds of every arm; default: --seed alone, with --preset full that and the two after it.
     #[arg(long, value_name = "SEED", value_delimiter = ',', num_args = 1..)]
     pub seeds: Vec<u64>,
-    /// Steps of a training; default: 60, with --preset full the protocol's for the encoder's size.
+    /// Steps of a training; default: 60, with --preset smoke 6, with --preset full the protocol's for the encoder's size.
     #[arg(long)]
     pub steps: Option<u64>,
-    /// Triplets of a step; default: 32, with --preset full 128.
+    /// Triplets of a step; default: 32, with --preset smoke 4, with --preset full 128.
     #[arg(long)]
     pub batch: Option<usize>,
     /// Highest learning rate; default: the protocol's for the encoder's size.
@@ -272,9 +276,6 @@ pub struct Arms {
     /// Share of structural rows.
     #[arg(long, default_value_t = SHARE)]
     pub share: f64,
-    /// Batches in which no sentence occurs in two rows.
-    #[arg(long)]
-    pub distinct: bool,
 }
 
 /// How `train` trains.

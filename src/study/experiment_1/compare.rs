@@ -313,10 +313,9 @@ impl Compared<'_> {
                     changes: compare_runs(&runs(before), &runs(after), self.options)?,
                 });
             }
-            let built_in = set.name == Examples::BUILT_IN;
             tests.push(TestSet {
                 name: format!("{}, {name}", set.name),
-                own: built_in && self.grammar && part == 0,
+                own: set.built_in && self.grammar && part == 0,
                 transferred: of_models
                     .iter()
                     .map(|pairs| transferred(pairs, limit?))

@@ -25,6 +25,8 @@ pub struct DataOptions {
     pub seed: u64,
     /// What stays together when rows for retrieval are divided into those trained on and those held out.
     pub split: SplitBy,
+    /// What becomes of rows whose negative equals their positive or anchor.
+    pub identical: Identical,
     /// Share of structural rows in arms that have some.
     pub share: f64,
     /// Rows for retrieval; of files, `None` takes all.
@@ -49,7 +51,7 @@ pub struct TrainingData {
     pub names: [String; 2],
     /// To be trained on.
     pub retrieval: Vec<Triplet>,
-    /// Never trained on.
+    /// Never trained on, nor are its texts negatives there unless the rows say so.
     pub held_out: Vec<Triplet>,
     /// Sentences with near-misses.
     pub structural: Vec<Structural>,
@@ -76,22 +78,26 @@ impl TrainingData {
             ));
         }
         let mut notes = Vec::new();
-        let (retrieval, retrieval_name) = match files.triplets.is_empty() {
+        let (sources, retrieval_name) = match files.triplets.is_empty() {
             true => {
                 let n = options.rows.unwrap_or(1_000);
-                let pairs = training_pairs(options.seed, n)?;
-                (negatives::random(&pairs, options.seed)?, "built-in".into())
+                let pairs = Examples::Pairs(training_pairs(options.seed, n)?);
+                (vec![pairs], "built-in".into())
             }
             false => read_retrieval(&files.triplets, options, &mut notes)?,
         };
-        let anchors = retrieval.iter().map(|row| row.anchor.as_str());
+        let anchors = sources.iter().flat_map(Examples::anchors);
         let split = triplets::split(anchors, options.split, TRAINING_SHARE, options.seed)?;
-        let of = |rows: &[usize]| -> Vec<Triplet> {
-            let mut rows = rows.to_vec();
-            rows.sort_unstable();
-            rows.into_iter().map(|row| retrieval[row].clone()).collect()
+        let train = complete(&sources, &split.train, options.seed, Err)?;
+        // Of few rows hardly one is held out, which then has no other to take a negative from.
+        let without = |error| match error {
+            Error::Invalid(why) => {
+                notes.push(format!("held-out rows that are left out: {why}"));
+                Ok(())
+            }
+            other => Err(other),
         };
-        let (train, held_out) = (of(&split.train), of(&split.held_out));
+        let held_out = complete(&sources, &split.held_out, options.seed, without)?;
         let (structural, structural_name) = match files.structural.is_empty() {
             true => {
                 let wanted = train.len() as f64 * options.share / (1.0 - options.share);
@@ -153,30 +159,54 @@ fn joined(files: &[PathBuf]) -> String {
     names.collect::<Vec<_>>().join("+")
 }
 
-/// Rows of files, equal numbers of each where not all are wanted; rows without a negative get the positive of another.
+/// The rows of files with these numbers, counted through all of them. Those without a negative get the positive of another
+/// one of them: what is held out is no negative of what is trained on. Where there is none, `failed` decides.
+fn complete(
+    sources: &[Examples],
+    numbers: &[usize],
+    seed: u64,
+    mut failed: impl FnMut(Error) -> Result<()>,
+) -> Result<Vec<Triplet>> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    let mut all = Vec::with_capacity(numbers.len());
+    let mut first = 0;
+    for (i, source) in (0..).zip(sources) {
+        let end = first + source.len();
+        let of_source = numbers.iter().filter(|n| (first..end).contains(*n));
+        match source.pick(of_source.map(|n| n - first)) {
+            Examples::Triplets(rows) => all.extend(rows),
+            Examples::Pairs(pairs) => match negatives::random(&pairs, seed.wrapping_add(i)) {
+                Ok(rows) => all.extend(rows),
+                Err(error) => failed(error)?,
+            },
+        }
+        first = end;
+    }
+    Ok(all)
+}
+
+/// Rows of files, equal numbers of each where not all are wanted.
 fn read_retrieval(
     files: &[PathBuf],
     options: &DataOptions,
     notes: &mut Vec<String>,
-) -> Result<(Vec<Triplet>, String)> {
+) -> Result<(Vec<Examples>, String)> {
     let mut all = Vec::with_capacity(files.len());
-    for (i, file) in (0..).zip(files) {
-        let (examples, found) = triplets::read(file, Identical::Drop)?;
+    for file in files {
+        let (examples, found) = triplets::read(file, options.identical)?;
         notes.extend(found.lines(&format!("rows of {}", stem(file))));
-        all.push(match examples {
-            Examples::Triplets(rows) => rows,
-            Examples::Pairs(pairs) => {
-                notes.push(format!(
-                    "rows of {} without a negative, which got the positive of another row: {}",
-                    stem(file),
-                    pairs.len()
-                ));
-                negatives::random(&pairs, options.seed.wrapping_add(i))?
-            }
-        });
+        if let Examples::Pairs(pairs) = &examples {
+            notes.push(format!(
+                "rows of {} without a negative, which got the positive of another row: {}",
+                stem(file),
+                pairs.len()
+            ));
+        }
+        all.push(examples);
     }
     if let Some(rows) = options.rows {
-        let sizes: Vec<usize> = all.iter().map(Vec::len).collect();
+        let sizes: Vec<usize> = all.iter().map(Examples::len).collect();
         for (i, ((rows, take), file)) in
             (0..).zip(all.iter_mut().zip(shares(&sizes, rows)).zip(files))
         {
@@ -186,11 +216,11 @@ fn read_retrieval(
                 order.truncate(take);
                 order.sort_unstable();
                 notes.push(format!("rows of {}: {take} of {}", stem(file), rows.len()));
-                *rows = order.into_iter().map(|row| rows[row].clone()).collect();
+                *rows = rows.pick(order);
             }
         }
     }
-    Ok((all.into_iter().flatten().collect(), joined(files)))
+    Ok((all, joined(files)))
 }
 
 /// How many of each of some lists are taken so that together they are `wanted`, as evenly as their lengths allow.
@@ -240,6 +270,7 @@ mod tests {
     const OPTIONS: DataOptions = DataOptions {
         seed: 42,
         split: SplitBy::Anchor,
+        identical: Identical::Drop,
         share: SHARE,
         rows: Some(100),
     };
@@ -252,6 +283,10 @@ mod tests {
         assert_eq!(data.structural.len(), 24);
         assert_eq!(data.categories(), TRAINED.iter().collect::<Vec<_>>());
         assert!(data.structural.iter().all(|row| row.paraphrase.is_some()));
+        // What is held out is no negative of what is trained on.
+        let positives: HashSet<&str> = data.retrieval.iter().map(|r| &r.positive[..]).collect();
+        let mut rows = data.retrieval.iter();
+        assert!(rows.all(|row| positives.contains(&row.negative[..])));
         let tested = Preset::Small.edit_set(42).unwrap();
         let tested: HashSet<&str> = (tested.anchors.iter())
             .flat_map(|anchor| anchor.variants.iter().map(|v| &v.text[..]))
@@ -278,7 +313,7 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let rows = |form: fn(usize) -> String| (0..20).map(form).collect::<String>();
+        let rows = |form: fn(usize) -> String| (0..60).map(form).collect::<String>();
         let full = rows(|i| format!("who {i},it {i},that {i}\n"));
         let pairs = rows(|i| format!("where {i},there {i}\n"));
         let near = rows(|i| format!("a sees {i},{i} sees a,role\n"));
@@ -297,7 +332,7 @@ mod tests {
             )],
         };
         let options = DataOptions {
-            rows: Some(20),
+            rows: Some(60),
             ..OPTIONS
         };
         let data = TrainingData::new(&files, &options).unwrap();
@@ -306,18 +341,27 @@ mod tests {
             let all = data.retrieval.iter().chain(&data.held_out);
             all.filter(|row| row.anchor.starts_with(start)).count()
         };
-        assert_eq!([of("who"), of("where")], [10, 10]);
+        assert_eq!([of("who"), of("where")], [30, 30]);
         let all = data.retrieval.iter().chain(&data.held_out);
         let mut drawn = all.filter(|row| row.anchor.starts_with("where"));
         assert!(drawn.all(|row| row.negative.starts_with("there") && row.negative != row.positive));
-        assert_eq!(data.structural.len(), 20);
+        assert_eq!(data.structural.len(), 60);
         assert_eq!(data.structural[3].paraphrase.as_deref(), Some("3 is seen"));
-        assert!(!data.grammar && data.notes.iter().any(|note| note.contains("1 of 20")));
+        assert!(!data.grammar && data.notes.iter().any(|note| note.contains("1 of 60")));
         // The same again, and other rows by another seed.
         assert_eq!(
             TrainingData::new(&files, &options).unwrap().retrieval,
             data.retrieval
         );
+        // A pair that is held out alone has no other to take a negative from.
+        let few = DataOptions {
+            rows: Some(20),
+            ..options
+        };
+        let few = TrainingData::new(&files, &few).unwrap();
+        assert_eq!((few.retrieval.len(), few.held_out.len()), (18, 1));
+        let left_out = "held-out rows that are left out: row 0 can have no negative";
+        assert!(few.notes.iter().any(|note| note.starts_with(left_out)));
         let other = DataOptions { seed: 1, ..options };
         assert_ne!(
             TrainingData::new(&files, &other).unwrap().retrieval,

@@ -135,7 +135,7 @@ impl Experiment1 {
 
     /// The trainings, in the order of the models.
     fn jobs(&self, session: &Session, setup: &Setup) -> Result<Vec<Job<'_>>> {
-        let protocol = TrainOptions::protocol(session.encoder.config());
+        let protocol = TrainOptions::protocol(session.encoder.config(), self.options.batch);
         let options = TrainOptions {
             length: self.steps.map_or(protocol.length, Length::Steps),
             ..self.options.clone()
@@ -162,7 +162,8 @@ impl Experiment1 {
         let data = &self.data;
         let retrieval = data.retrieval.iter();
         let retrieval = retrieval.flat_map(|row| [&row.anchor, &row.positive, &row.negative]);
-        let structural = data.structural.iter().flat_map(|row| {
+        let trained = self.arms.iter().any(|arm| *arm != Arm::A);
+        let structural = data.structural.iter().filter(|_| trained).flat_map(|row| {
             [&row.anchor, &row.near_miss]
                 .into_iter()
                 .chain(&row.paraphrase)

@@ -83,7 +83,7 @@ impl<'a> Job<'a> {
         let options = TrainOptions {
             seed: model.seed,
             length: match options.length {
-                Length::Steps(n) => Length::Steps((n as f64 * mixed.steps_factor).round() as u64),
+                Length::Steps(n) => Length::Steps(mixed.steps(n)),
                 // Epochs of more rows are more steps.
                 epochs => epochs,
             },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::data::generated::COLLECTIONS;
-use crate::data::triplets::SplitBy;
+use crate::data::triplets::{Identical, SplitBy};
 use crate::device::DeviceChoice;
 use crate::study::plan::Preset;
 use crate::study::results::id;
@@ -32,6 +32,7 @@ fn stage() -> Experiment1 {
     let options = data::DataOptions {
         seed: 42,
         split: SplitBy::Anchor,
+        identical: Identical::Drop,
         share: data::SHARE,
         rows: Some(size.rows),
     };

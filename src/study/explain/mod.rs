@@ -7,6 +7,7 @@ pub use heat_map::HeatMap;
 use super::pair_scores::{POOLED, Scorers};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::metrics::statistics::cosine;
 use crate::ops::maxsim::{NO_WINNER, Reduction, maxsim};
 use crate::ops::similarity_map::similarity_map;
 use crate::ops::{MapLayout, PairList, Pairs};
@@ -82,18 +83,4 @@ pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result
             .collect(),
         scores,
     })
-}
-
-/// Cosine of two vectors; 0 if one of them is zero.
-pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |x: &[f32], y: &[f32]| -> f64 {
-        let terms = x.iter().zip(y);
-        terms.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
-    };
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    if lengths > 0.0 {
-        dot(a, b) / lengths
-    } else {
-        0.0
-    }
 }

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 pub use report::GeometryConfig;
 
-use super::explain::cosine;
 use super::near_miss::Examples;
 use super::pair_scores::{PairScores, Scorers, score_pairs};
 use super::progress::Progress;
@@ -31,7 +30,7 @@ use crate::metrics::geometry::{
     Conditions, SceneScores, Space, Structure, Superposition, conditions, share_outside, space,
     structure, superposition,
 };
-use crate::metrics::statistics::{degrees, quantile};
+use crate::metrics::statistics::{cosine, degrees, quantile};
 use crate::random::Stream;
 use crate::text::TextKind;
 

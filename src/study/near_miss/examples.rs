@@ -40,6 +40,8 @@ pub struct Examples {
     pub items: Vec<Example>,
     /// Names of the test sets that share the calibration half; the first is the main one.
     pub parts: Vec<&'static str>,
+    /// Whether they are the built-in edit sets.
+    pub built_in: bool,
     /// What was left out of the files, or is odd in them.
     pub notes: Vec<String>,
 }
@@ -85,6 +87,7 @@ impl Examples {
             notes: notes.lines("near-misses"),
             items: Vec::new(),
             parts: vec!["test"],
+            built_in: false,
         };
         for pair in near_misses {
             examples.items.push(Example {
@@ -154,6 +157,7 @@ impl Examples {
             name: Self::BUILT_IN.into(),
             items,
             parts: tests.into_iter().map(|(_, name)| name).collect(),
+            built_in: true,
             notes: vec![
                 "written by a grammar: shows how scorers differ on structure, and is no evidence about natural text"
                     .into(),

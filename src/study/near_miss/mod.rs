@@ -14,7 +14,6 @@ pub use examples::{Example, Examples, FileOptions};
 pub use report::NearMissConfig;
 pub(super) use report::digest;
 
-use super::explain::cosine;
 use super::pair_scores::{PairScores, Scorers, score_pairs};
 use super::progress::Progress;
 use super::session::Session;
@@ -25,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::metrics::edits::{word_distance, words};
 use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
 use crate::metrics::near_miss::{Evaluation, Kind, Options, ScoredPair, Split, evaluate};
-use crate::metrics::statistics::Summary;
+use crate::metrics::statistics::{Summary, cosine};
 use crate::random::Stream;
 use crate::text::TextKind;
 

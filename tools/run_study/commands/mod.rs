@@ -26,11 +26,18 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Threads per core that can be asked for: more only stand in each other's way.
+const MOST_THREADS_PER_CORE: usize = 4;
+
 /// Opens what every command with an encoder needs.
 fn open(common: &Common) -> Result<Session> {
     if let Some(threads) = common.threads {
-        if threads == 0 {
-            return Err(Error::Usage("--threads 0: give at least one".into()));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = MOST_THREADS_PER_CORE * cores;
+        if !(1..=most).contains(&threads) {
+            return Err(Error::Usage(format!(
+                "--threads {threads}: give 1 to {most} on this machine of {cores} cores"
+            )));
         }
         // Fails only if a pool exists already, which nothing before this line makes.
         let _ = rayon::ThreadPoolBuilder::new()

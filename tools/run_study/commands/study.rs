@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nearmiss::data::beir::Collection;
 use nearmiss::data::generated::COLLECTIONS;
 use nearmiss::data::pairs::Filter;
-use nearmiss::data::triplets::SplitBy;
+use nearmiss::data::triplets::{Identical, SplitBy};
 use nearmiss::metrics::near_miss::Options;
 use nearmiss::metrics::statistics::Bootstrap;
 use nearmiss::study::experiment_1::Experiment1;
@@ -26,9 +26,10 @@ use super::{close, end_trainings_in_order, open, print, scorers};
 pub fn all(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
     let scorers = Arc::new(scorers(second)?);
     let near_miss = near_miss_stage(study, pairs, &scorers)?;
-    let collections = collections(study, data)?;
+    let chosen = chosen(study, data)?;
+    let experiment_1 = experiment_1_stage(study, &chosen, &[], &pairs.files, None)?;
+    let collections: Vec<Arc<Collection>> = chosen.into_iter().map(|c| c.collection).collect();
     let geometry = geometry_stage(study, &near_miss, collections.clone());
-    let experiment_1 = experiment_1_stage(study, &collections, &[], &pairs.files, None)?;
     let mut plan = Plan::default();
     for collection in collections {
         plan.push(retrieve_stage(collection, &scorers));
@@ -47,11 +48,11 @@ pub fn experiment_1(
     pairs: &PairFiles,
     arms: &Arms,
 ) -> Result<()> {
-    let collections = collections(study, data)?;
+    let chosen = chosen(study, data)?;
     let mut plan = Plan::default();
     plan.push(experiment_1_stage(
         study,
-        &collections,
+        &chosen,
         in_domain,
         pairs,
         Some(arms),
@@ -158,7 +159,7 @@ fn near_miss_options(study: &Study, pairs: &PairFiles) -> Result<Options> {
 /// Without `arms` those of the preset, on built-in rows.
 fn experiment_1_stage(
     study: &Study,
-    collections: &[Arc<Collection>],
+    chosen: &[Chosen],
     in_domain: &[String],
     pairs: &PairFiles,
     arms: Option<&Arms>,
@@ -181,9 +182,9 @@ fn experiment_1_stage(
     }
     if let Some(name) = in_domain
         .iter()
-        .find(|name| !collections.iter().any(|c| c.name == **name))
+        .find(|name| !chosen.iter().any(|c| c.name == **name))
     {
-        let names: Vec<&str> = collections.iter().map(|c| &c.name[..]).collect();
+        let names: Vec<&str> = chosen.iter().map(|c| &c.name[..]).collect();
         return Err(Error::Usage(format!(
             "--in-domain {name}: no collection is called so; there are {}",
             names.join(", ")
@@ -197,24 +198,28 @@ fn experiment_1_stage(
                 Mode::Corrected => SplitBy::Anchor,
                 Mode::Paper => SplitBy::Row,
             },
+            identical: match pairs.mode {
+                Mode::Corrected => Identical::Drop,
+                Mode::Paper => Identical::Keep,
+            },
             share,
             rows: rows.or(built_in.then_some(size.rows)),
         },
     )?;
-    // Rows that are built in are about the same things as these.
-    let same_world = |name: &str| {
-        built_in
-            && COLLECTIONS
-                .iter()
-                .any(|known| known.name == name && !known.held_out)
-    };
-    let sets = collections.iter().map(|collection| RetrievalSet {
-        in_domain: same_world(&collection.name) || in_domain.contains(&collection.name),
-        collection: collection.clone(),
+    let sets = chosen.iter().map(|chosen| RetrievalSet {
+        // Rows that are built in are about the same things as these.
+        in_domain: (built_in && chosen.trained_world) || in_domain.contains(&chosen.name),
+        collection: chosen.collection.clone(),
     });
     let edits = Examples::from_edits(&Preset::from(study.preset).edit_set(seed)?);
     let mut near_misses = vec![Arc::new(edits)];
-    near_misses.extend(examples_of_files(study, pairs)?.map(Arc::new));
+    if let Some(mut examples) = examples_of_files(study, pairs)? {
+        // No two sets of a report have one name.
+        if examples.name == Examples::BUILT_IN {
+            examples.name.push_str(" (of a file)");
+        }
+        near_misses.push(Arc::new(examples));
+    }
     let seeds = match arms {
         Some(arms) if !arms.seeds.is_empty() => arms.seeds.clone(),
         _ => (0..size.seeds).map(|i| seed + i).collect(),
@@ -225,8 +230,11 @@ fn experiment_1_stage(
     if let Some(arms) = arms {
         options.batch = arms.batch.unwrap_or(options.batch);
         options.learning_rate = arms.learning_rate;
-        options.distinct = arms.distinct;
     }
+    options.distinct = match pairs.mode {
+        Mode::Corrected => true,
+        Mode::Paper => false,
+    };
     Ok(Experiment1 {
         data,
         arms: parse_arms(&named)?,
@@ -297,12 +305,22 @@ fn geometry_stage(
     }
 }
 
+/// A collection that is asked for.
+struct Chosen {
+    /// Its name before it was cut down.
+    name: String,
+    /// Whether the built-in rows to train on are about the same things.
+    trained_world: bool,
+    collection: Arc<Collection>,
+}
+
 /// The collections that are asked for.
-fn collections(study: &Study, data: &Data) -> Result<Vec<Arc<Collection>>> {
+fn chosen(study: &Study, data: &Data) -> Result<Vec<Chosen>> {
     if data.documents == Some(0) {
         return Err(Error::Usage("--documents 0: give at least one".into()));
     }
-    let all = match data.data.is_empty() {
+    let built_in = data.data.is_empty();
+    let all: Vec<Collection> = match built_in {
         false => {
             let folders = data.data.iter();
             folders
@@ -314,9 +332,22 @@ fn collections(study: &Study, data: &Data) -> Result<Vec<Arc<Collection>>> {
             preset.collections(study.common.seed, data.collection.as_deref())?
         }
     };
-    let all = all.into_iter().map(|collection| match data.documents {
-        Some(n) if n < collection.corpus.len() => subset(&collection, n),
-        _ => collection,
+    let of_trained_world = |name: &str| {
+        let mut known = COLLECTIONS.iter();
+        known.any(|known| known.name == name && !known.held_out)
+    };
+    let chosen = all.into_iter().map(|collection| Chosen {
+        name: collection.name.clone(),
+        trained_world: built_in && of_trained_world(&collection.name),
+        collection: Arc::new(match data.documents {
+            Some(n) if n < collection.corpus.len() => subset(&collection, n),
+            _ => collection,
+        }),
     });
-    Ok(all.map(Arc::new).collect())
+    Ok(chosen.collect())
+}
+
+fn collections(study: &Study, data: &Data) -> Result<Vec<Arc<Collection>>> {
+    let chosen = chosen(study, data)?.into_iter();
+    Ok(chosen.map(|chosen| chosen.collection).collect())
 }

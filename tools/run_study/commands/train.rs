@@ -29,7 +29,7 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     let rows = Rows::read(training)?;
     // Before weights are fetched: another training there is better known at once. The trainer takes it again.
     drop(FolderLock::take(&folder)?);
-    // The limit is the training's, which the model gets, whatever the encoder's own.
+    // Negatives are looked for with the encoder's own limit.
     let session = open(&Common {
         max_length: None,
         ..common.clone()
@@ -45,7 +45,7 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
         );
         session.progress.log(&log);
     }
-    let encoder = session.load(&session.backbone.folder, None)?;
+    let encoder = session.load(&session.backbone.folder, common.max_length)?;
     let limit = encoder.tokenizer().max_length();
     let plan = options.plan(session.encoder.config(), limit, &triplets, &[])?;
     let n = triplets.len();
@@ -69,7 +69,7 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     let found = models::Training::of(&folder, trained.steps, trained.skipped)?;
     if common.json {
         let value = json!({
-            "model": to,
+            "model": to.display().to_string(),
             "rows": n,
             "plan": trained.plan,
             "training": found,
@@ -169,13 +169,16 @@ impl Rows {
         if pairs.is_empty() {
             return Ok((triplets, 0));
         }
-        let mut task = session.progress.task("negatives", pairs.len());
+        let n = pairs.len();
+        let mut task = session.progress.task("negatives", n);
         let pairs = Examples::Pairs(pairs);
         let encoder = &session.encoder;
         let (found, without) =
             options
                 .negatives
-                .complete(pairs, encoder, options.seed, |done, _| task.at(done))?;
+                .complete(pairs, encoder, options.seed, |done, of| {
+                    task.at(done * n / of.max(1))
+                })?;
         task.finish();
         triplets.extend(found);
         Ok((triplets, without))
