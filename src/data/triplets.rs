@@ -182,6 +182,14 @@ impl Form {
         let forms = [Form::Triplets, Form::Pairs, Form::NearMisses];
         let fits = |form: &Form| form.columns().iter().all(|name| has(name));
         forms.into_iter().find(fits).ok_or_else(|| {
+            if found.iter().all(|name| name.is_empty()) {
+                return "has no column names; give anchor and positive, and negative if there is one".into();
+            }
+            if let [one] = found
+                && one.contains(['\t', ';'])
+            {
+                return format!("names the one column {one:?}; separate columns by commas");
+            }
             // Two sentences may mean the same or not: only a category says that they do not.
             let hint = match has("sentence1") && has("sentence2") {
                 true => "; two sentences of equal meaning are called anchor and positive",
@@ -299,13 +307,21 @@ fn read_csv(path: &Path, identical: Identical) -> Result<Collector> {
     Ok(rows)
 }
 
+/// What is wrong with a line that is no JSON object.
+fn not_an_object(error: &serde_json::Error) -> String {
+    let what = error.to_string();
+    // Its place is that in the line, of which the number is known.
+    let what = what.split(" at line ").next().unwrap_or_default();
+    format!("not a JSON object: {what}; give one object a line")
+}
+
 fn read_json(path: &Path, identical: Identical) -> Result<Collector> {
     let mut lines = TextLines::open(path)?;
     let mut rows: Option<Collector> = None;
     while let Some((number, line)) = lines.next_full_line()? {
         let fault = |what: String| Error::input(path, format!("line {number}: {what}"));
         let row: Map<String, Value> =
-            serde_json::from_str(line).map_err(|e| fault(format!("not a JSON object: {e}")))?;
+            serde_json::from_str(line).map_err(|e| fault(not_an_object(&e)))?;
         let names: Vec<&str> = row.keys().map(String::as_str).collect();
         let form = Form::of(&names).map_err(fault)?;
         let rows = rows.get_or_insert_with(|| Collector::new(path, form, identical));

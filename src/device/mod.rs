@@ -27,6 +27,7 @@ mod cuda;
 mod wgpu;
 
 use std::fmt;
+use std::io::Write as _;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
@@ -651,7 +652,8 @@ fn memory_caching(backend: &Backend) -> bool {
         _ => {
             static NOTED: std::sync::Once = std::sync::Once::new();
             NOTED.call_once(|| {
-                eprintln!("note: {MEMORY_CACHING}={wanted} is ignored; use on or off");
+                let note = format!("note: {MEMORY_CACHING}={wanted} is ignored; use on or off");
+                let _ = writeln!(std::io::stderr(), "{note}");
             });
         }
     }

@@ -6,6 +6,7 @@
 //! the same bits either way: the same kernels run on the same numbers.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::device::{Buffer, Device, Graph};
@@ -214,7 +215,8 @@ impl Cache {
     fn give_up(&mut self, device: &Device, why: &Error) {
         self.most = 0;
         self.shrink(0);
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "note: small batches are launched kernel by kernel on {}, since they cannot be recorded: {why}",
             device.name()
         );

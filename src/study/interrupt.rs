@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tells what is under way to end in order: a training then leaves a checkpoint. A handler of signals needs no more than
-/// its two flags: it ends the program if [`Interrupt::at_once`] is true, and else makes both true.
+/// its two flags: it ends the program if [`Interrupt::at_once`] is true, and else makes [`Interrupt::stop`] true, and the
+/// other too if the signal is one that is not sent twice by mistake.
 #[derive(Clone, Debug)]
 pub struct Interrupt {
     stop: Arc<AtomicBool>,

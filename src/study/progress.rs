@@ -1,6 +1,6 @@
 //! Progress on stderr: a bar on a terminal, now and then a plain line elsewhere, nothing when quiet.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,6 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub struct Progress {
     quiet: bool,
     terminal: bool,
+}
+
+/// Writes a line to stderr. Whoever read it may have gone (`2>&1 | head`): no reason to end what is under way.
+pub fn to_stderr(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Seconds between two plain lines.
@@ -32,7 +37,7 @@ impl Progress {
     /// One line of log.
     pub fn log(&self, line: &str) {
         if !self.quiet {
-            eprintln!("{line}");
+            to_stderr(line);
         }
     }
 
@@ -86,7 +91,11 @@ impl Task {
             bar.set_position(done as u64);
         } else if self.plain && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            eprintln!("{}: {done} of {}{}", self.what, self.total, beside());
+            let beside = beside();
+            to_stderr(format_args!(
+                "{}: {done} of {}{beside}",
+                self.what, self.total
+            ));
         }
     }
 

@@ -245,8 +245,10 @@ pub struct PairFiles {
 /// What experiment 1 trains.
 #[derive(Args, Clone)]
 pub struct Arms {
-    /// Arms, of A, A-id, A-para, B, B-matched, B-para, B-own and B-dose(PERCENT), or `all`; the published encoder is always
-    /// there.
+    /// Arms, or `all`; the published encoder is always there. A: rows for retrieval alone. B: near-misses too, as negatives
+    /// of sentences that are their own positives; B-para: whose positives are paraphrases; B-own: for their own anchors alone;
+    /// B-matched: with as many rows for retrieval as A; B-dose(PERCENT): another share. A-id, A-para: as B and B-para, with
+    /// other sentences in the place of near-misses.
     #[arg(long, value_name = "ARM", value_delimiter = ',', num_args = 1.., default_values_t = ["A", "B"].map(String::from))]
     pub arms: Vec<String>,
     /// Seeds of every arm; default: --seed alone, with --preset full that and the two after it.
@@ -271,7 +273,7 @@ pub struct Arms {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub structural: Vec<PathBuf>,
     /// Sentences of equal meaning for arms with paraphrases as positives: CSV with columns sentence1 and sentence2.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "structural")]
     pub positives: Vec<PathBuf>,
     /// Share of structural rows.
     #[arg(long, default_value_t = SHARE)]

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
+use nearmiss::study::progress::to_stderr;
 use nearmiss::{Result, ops};
 
 /// Runs the command line `args` (the program's name first) and returns the process status.
@@ -30,7 +31,7 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {}", hints::line(&e));
+            to_stderr(format_args!("error: {}", hints::line(&e)));
             ExitCode::from(e.exit_code())
         }
     }

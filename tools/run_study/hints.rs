@@ -13,7 +13,8 @@ pub fn line(error: &Error) -> String {
         } => "--max-length, --verifier-length",
         Error::Setting { setting, .. } => match *setting {
             "batch" => "--batch",
-            "steps" | "epochs" => "--steps, --epochs",
+            "steps" => "--steps",
+            "epochs" => "--epochs",
             "learning_rate" => "--learning-rate",
             "scale" => "--scale",
             "checkpoint_every" => "--checkpoint-every",

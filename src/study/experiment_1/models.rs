@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::data::TrainingData;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::study::progress::{Progress, Task};
 use crate::study::results::{Setup, id};
 use crate::study::session::Session;
 use crate::train::arms::{Arm, Mixed, mix};
@@ -174,8 +175,8 @@ pub struct Training {
     pub steps: u64,
     /// Those without an update, whose gradients overflowed.
     pub skipped: u64,
-    /// Mean loss of the first tenth of the steps and of the last.
-    pub loss: [f64; 2],
+    /// Mean loss of the first tenth of the steps and of the last; `None` if the curve has not all of them.
+    pub loss: Option<[f64; 2]>,
 }
 
 impl Training {
@@ -184,11 +185,19 @@ impl Training {
     /// # Errors
     /// As [`curve::read`].
     pub fn of(folder: &Path, steps: u64, skipped: u64) -> Result<Self> {
+        let points = curve::read(&folder.join(CURVE))?;
+        let whole = (1..=steps).eq(points.iter().map(|point| point.step));
         Ok(Training {
             steps,
             skipped,
-            loss: ends(&curve::read(&folder.join(CURVE))?),
+            loss: whole.then(|| ends(&points)),
         })
+    }
+
+    /// Both losses as they are shown.
+    pub fn losses(&self) -> [String; 2] {
+        let shown = |loss: [f64; 2]| loss.map(|loss| format!("{loss:.3}"));
+        self.loss.map_or(["-", "-"].map(String::from), shown)
     }
 
     /// Shows how far a training is.
@@ -198,6 +207,7 @@ impl Training {
             .log(&format!("training {what}: {steps} steps"));
         TrainingTask {
             task: session.progress.task("training", steps as usize),
+            progress: session.progress,
             begun: false,
         }
     }
@@ -205,7 +215,8 @@ impl Training {
 
 /// A training's progress as it is shown.
 pub struct TrainingTask {
-    task: crate::study::progress::Task,
+    task: Task,
+    progress: Progress,
     begun: bool,
 }
 
@@ -214,14 +225,18 @@ impl TrainingTask {
     pub fn step(&mut self, progress: &crate::train::Progress) {
         let done = progress.point.step as usize;
         if !std::mem::replace(&mut self.begun, true) && done > 1 {
+            self.progress
+                .log(&format!("going on after step {}", done - 1));
             self.task.begin_at(done - 1);
         }
+        let draws = self.progress.draws();
         self.task.at_with(done, || {
-            format!(
-                "loss {:.3}, {} left",
-                progress.point.loss,
-                shown(progress.seconds_left)
-            )
+            let loss = format!("loss {:.3}", progress.point.loss);
+            // A bar says that of itself.
+            match draws {
+                true => loss,
+                false => format!("{loss}, {} left", shown(progress.seconds_left)),
+            }
         });
     }
 

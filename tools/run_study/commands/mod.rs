@@ -10,6 +10,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use nearmiss::study::pair_scores::Scorers;
+use nearmiss::study::progress::to_stderr;
 use nearmiss::study::session::{Session, SessionOptions};
 use nearmiss::verifier::Penalty;
 use nearmiss::{Error, Result};
@@ -56,26 +57,38 @@ fn open(common: &Common) -> Result<Session> {
     })
 }
 
-/// Makes Ctrl-C, and a plain kill, end a training in order; while none is under way, and when it comes again, it ends the
-/// program.
+/// Makes Ctrl-C, a plain kill and a terminal that is closed end a training in order; while none is under way they end the
+/// program, and so does a second Ctrl-C. Of the others several may come for one wish, as from `timeout`.
 fn end_trainings_in_order(session: &Session) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+    #[cfg(unix)]
+    use signal_hook::consts::SIGHUP;
+    use signal_hook::consts::SIGINT;
+    use signal_hook::consts::SIGTERM;
     use signal_hook::flag::{register, register_conditional_shutdown};
-    for signal in [SIGINT, SIGTERM] {
+    let listen = |signal| {
         // They act in this order.
         let (stop, at_once) = (session.interrupt.stop(), session.interrupt.at_once());
-        register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))
-            .and_then(|_| register(signal, stop))
-            .and_then(|_| register(signal, at_once))
-            .map_err(|e| Error::Invalid(format!("cannot listen for Ctrl-C: {e}")))?;
-    }
-    Ok(())
+        register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))?;
+        register(signal, stop)?;
+        if signal == SIGINT {
+            register(signal, at_once)?;
+        }
+        Ok(())
+    };
+    let all = [
+        SIGINT,
+        SIGTERM,
+        #[cfg(unix)]
+        SIGHUP,
+    ];
+    let listening: std::io::Result<()> = all.into_iter().try_for_each(listen);
+    listening.map_err(|e| Error::Invalid(format!("cannot listen for Ctrl-C: {e}")))
 }
 
 /// Says what ran and, if asked for, what it cost.
 fn close(session: &Session) -> Result<()> {
     if let Some(table) = session.close()? {
-        eprint!("{table}");
+        to_stderr(table.trim_end());
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use nearmiss::data::triplets::{Examples, Identical, Pair, Triplet, TripletNotes,
 use nearmiss::study::experiment_1::models::{self, model_folder, stopped};
 use nearmiss::study::session::Session;
 use nearmiss::train::checkpoint::CHECKPOINT;
-use nearmiss::train::{FolderLock, Length, Negatives, TrainOptions, Trainer};
+use nearmiss::train::{FolderLock, Length, Negatives, Sampler, TrainOptions, Trainer};
 use nearmiss::{Error, Result};
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use super::{close, end_trainings_in_order, open, print};
 /// Trains on the rows of files and writes the model folder.
 pub fn run(common: &Common, training: &Training) -> Result<()> {
     let to = &common.out;
-    let options = options(common, training);
+    let mut options = options(common, training);
     options.check()?;
     let folder = beside(to)?;
     if to.exists() {
@@ -45,6 +45,17 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
         );
         session.progress.log(&log);
     }
+    // Where negatives were drawn among few rows, a sentence of each batch is in two of its rows.
+    if options.distinct
+        && triplets.len() >= options.batch
+        && Sampler::distinct(&triplets, options.batch, options.seed).is_err()
+    {
+        options.distinct = false;
+        session.progress.log(&format!(
+            "no batch of {} rows is without duplicate sentences, so batches have some; a smaller --batch may have none",
+            options.batch
+        ));
+    }
     let encoder = session.load(&session.backbone.folder, common.max_length)?;
     let limit = encoder.tokenizer().max_length();
     let plan = options.plan(session.encoder.config(), limit, &triplets, &[])?;
@@ -59,6 +70,12 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
         .run(triplets)?;
     drop(listening);
     let time = task.finish().as_secs_f64();
+    if trained.truncated > 0 {
+        session.progress.log(&format!(
+            "texts cut at {} tokens: {} (--max-length)",
+            trained.plan.max_length, trained.truncated
+        ));
+    }
     if !trained.finished() {
         return Err(stopped(trained.steps, plan.steps, &folder));
     }
@@ -78,13 +95,12 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
         });
         print(&format!("{value:#}\n"))?;
     } else {
+        let [first, last] = found.losses();
         print(&format!(
-            "model: {}\n{n} rows, {} steps of {}, loss {:.3} at first and {:.3} at last (means of a tenth of the steps); the curve: {}\n",
+            "model: {}\n{n} rows, {} steps of {}, loss {first} at first and {last} at last (means of a tenth of the steps); the curve: {}\n",
             to.display(),
             found.steps,
             trained.plan.batch,
-            found.loss[0],
-            found.loss[1],
             folder.join(nearmiss::train::trainer::PICTURE).display()
         ))?;
     }

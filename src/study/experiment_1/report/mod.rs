@@ -138,6 +138,7 @@ fn training_table(report: &Report<Experiment1>) -> Table {
     let trained = trained.filter_map(|(model, m)| Some((model, m.training.as_ref()?)));
     for ((model, training), config) in trained.zip(&report.config.trained) {
         let plan = &config.plan;
+        let [first, last] = training.losses();
         table.row(&[
             model.to_string(),
             plan.rows.to_string(),
@@ -148,8 +149,8 @@ fn training_table(report: &Report<Experiment1>) -> Table {
             training.steps.to_string(),
             plan.batch.to_string(),
             plan.learning_rate.to_string(),
-            format!("{:.3}", training.loss[0]),
-            format!("{:.3}", training.loss[1]),
+            first,
+            last,
         ]);
     }
     table
