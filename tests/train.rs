@@ -314,8 +314,6 @@ fn one_training_at_a_time() {
     succeeds(&s.train("rows.csv", &[]));
 }
 
-/// Steps that a training's curve has; while it is written its last line may be in the making.
-
 #[cfg(target_os = "linux")]
 #[test]
 fn messages_that_nobody_reads_cost_nothing() {
@@ -329,6 +327,7 @@ fn messages_that_nobody_reads_cost_nothing() {
     assert_eq!(again.stderr(full).status().unwrap().code(), Some(1));
 }
 
+/// Steps that a training's curve has; while it is written its last line may be in the making.
 fn steps_of(folder: &Path) -> u64 {
     let text = fs::read_to_string(folder.join(CURVE)).unwrap_or_default();
     let mut points = text
