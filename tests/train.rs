@@ -419,8 +419,13 @@ fn an_interrupt_leaves_a_checkpoint_and_says_how_to_go_on() {
     let s = Scratch::new();
     let folder = s.path("model.training");
     let mut before = 0;
-    // A plain kill may come twice, as `timeout` sends it; so may the end of a terminal.
-    for signals in [&["-INT"][..], &["-TERM", "-TERM"], &["-HUP", "-HUP"]] {
+    // Each may come twice for one wish: `timeout` sends its signal to the program and again to its group.
+    for signals in [
+        &["-INT"][..],
+        &["-INT", "-INT"],
+        &["-TERM", "-TERM"],
+        &["-HUP", "-HUP"],
+    ] {
         let mut command = s.training("rows.csv", "model");
         command
             .args(["--steps", "5000"])

@@ -1,40 +1,55 @@
 //! The wish to stop, of somebody who waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-/// Tells what is under way to end in order: a training then leaves a checkpoint. A handler of signals needs no more than
-/// its two flags: it ends the program if [`Interrupt::at_once`] is true, and else makes [`Interrupt::stop`] true, and the
-/// other too if the signal is one that is not sent twice by mistake.
+/// Between two wishes that are not one: `timeout` and terminals send a signal to a program and again to its group.
+const APART: Duration = Duration::from_secs(1);
+
+/// Tells what is under way to end in order: a training then leaves a checkpoint. A handler of signals calls
+/// [`Interrupt::ask`] and ends the program if that says so.
 #[derive(Clone, Debug)]
 pub struct Interrupt {
     stop: Arc<AtomicBool>,
-    at_once: Arc<AtomicBool>,
+    heard: Arc<AtomicBool>,
+    /// Milliseconds from `started` to the first wish, from 1; 0 if there was none.
+    first: Arc<AtomicU64>,
+    started: Instant,
 }
 
 impl Default for Interrupt {
     fn default() -> Self {
         Interrupt {
             stop: Arc::default(),
-            at_once: Arc::new(AtomicBool::new(true)),
+            heard: Arc::default(),
+            first: Arc::default(),
+            started: Instant::now(),
         }
     }
 }
 
 impl Interrupt {
-    /// What becomes true to ask for an end.
-    pub fn stop(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
+    /// Asks for an end. True if there is nothing to wait for: nobody hears the wish, or it is uttered again. May be called
+    /// where a signal is handled: it reads a clock and stores numbers.
+    pub fn ask(&self) -> bool {
+        self.ask_at(self.started.elapsed())
     }
 
-    /// Whether there is nothing to wait for: nobody hears the wish, or it was uttered before.
-    pub fn at_once(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.at_once)
+    fn ask_at(&self, since_start: Duration) -> bool {
+        const ORDER: Ordering = Ordering::SeqCst;
+        self.stop.store(true, ORDER);
+        let now = since_start.as_millis() as u64 + 1;
+        let again = match self.first.compare_exchange(0, now, ORDER, ORDER) {
+            Ok(_) => false,
+            Err(first) => now.saturating_sub(first) >= APART.as_millis() as u64,
+        };
+        again || !self.heard.load(ORDER)
     }
 
     /// Hears it while the value lives.
     pub fn listen(&self) -> Listening<'_> {
-        self.at_once.store(false, Ordering::SeqCst);
+        self.heard.store(true, Ordering::SeqCst);
         Listening { interrupt: self }
     }
 }
@@ -47,13 +62,13 @@ pub struct Listening<'a> {
 impl Listening<'_> {
     /// What becomes true.
     pub fn flag(&self) -> Arc<AtomicBool> {
-        self.interrupt.stop()
+        Arc::clone(&self.interrupt.stop)
     }
 }
 
 impl Drop for Listening<'_> {
     fn drop(&mut self) {
-        self.interrupt.at_once.store(true, Ordering::SeqCst);
+        self.interrupt.heard.store(false, Ordering::SeqCst);
     }
 }
 
@@ -63,14 +78,18 @@ mod tests {
 
     #[test]
     fn there_is_something_to_wait_for_while_somebody_listens() {
+        let nobody = Interrupt::default();
+        assert!(nobody.ask());
         let interrupt = Interrupt::default();
-        let now = || interrupt.at_once().load(Ordering::SeqCst);
-        assert!(now());
         let listening = interrupt.listen();
-        assert!(!now());
-        interrupt.stop().store(true, Ordering::SeqCst);
+        assert!(!listening.flag().load(Ordering::SeqCst));
+        let at = |ms| interrupt.ask_at(Duration::from_millis(ms));
+        assert!(!at(5000));
         assert!(listening.flag().load(Ordering::SeqCst));
+        // The same wish, and another one.
+        assert!(!at(5001) && !at(5999));
+        assert!(at(6000));
         drop(listening);
-        assert!(now());
+        assert!(at(5001));
     }
 }

@@ -7,7 +7,6 @@ pub mod study;
 pub mod train;
 
 use std::io::Write;
-use std::sync::Arc;
 
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::progress::to_stderr;
@@ -57,32 +56,32 @@ fn open(common: &Common) -> Result<Session> {
     })
 }
 
-/// Makes Ctrl-C, a plain kill and a terminal that is closed end a training in order; while none is under way they end the
-/// program, and so does a second Ctrl-C. Of the others several may come for one wish, as from `timeout`.
+/// Makes Ctrl-C, a plain kill and a terminal that is closed end a training in order; while none is under way, and when one
+/// of them comes again, they end the program.
 fn end_trainings_in_order(session: &Session) -> Result<()> {
     #[cfg(unix)]
     use signal_hook::consts::SIGHUP;
-    use signal_hook::consts::SIGINT;
-    use signal_hook::consts::SIGTERM;
-    use signal_hook::flag::{register, register_conditional_shutdown};
-    let listen = |signal| {
-        // They act in this order.
-        let (stop, at_once) = (session.interrupt.stop(), session.interrupt.at_once());
-        register_conditional_shutdown(signal, 128 + signal, Arc::clone(&at_once))?;
-        register(signal, stop)?;
-        if signal == SIGINT {
-            register(signal, at_once)?;
-        }
-        Ok(())
-    };
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::low_level::{exit, register};
     let all = [
         SIGINT,
         SIGTERM,
         #[cfg(unix)]
         SIGHUP,
     ];
-    let listening: std::io::Result<()> = all.into_iter().try_for_each(listen);
-    listening.map_err(|e| Error::Invalid(format!("cannot listen for Ctrl-C: {e}")))
+    for signal in all {
+        let interrupt = session.interrupt.clone();
+        let handle = move || {
+            if interrupt.ask() {
+                exit(128 + signal);
+            }
+        };
+        // SAFETY: what a handler may do is all that it does: `ask` reads a clock and stores to atomics, `exit` ends the
+        // process without running anything of it.
+        unsafe { register(signal, handle) }
+            .map_err(|e| Error::Invalid(format!("cannot listen for Ctrl-C: {e}")))?;
+    }
+    Ok(())
 }
 
 /// Says what ran and, if asked for, what it cost.
