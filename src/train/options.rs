@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::negatives::Negatives;
 use super::schedule::{MINUTES, Schedule, SizeClass};
-use crate::data::triplets;
-use crate::data::triplets::Triplet;
+use crate::data::triplets::{self, Triplet};
 use crate::error::{Error, Result};
 use crate::model::BertConfig;
 

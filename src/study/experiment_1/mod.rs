@@ -162,8 +162,8 @@ impl Experiment1 {
         let data = &self.data;
         let retrieval = data.retrieval.iter();
         let retrieval = retrieval.flat_map(|row| [&row.anchor, &row.positive, &row.negative]);
-        let trained = self.arms.iter().any(|arm| *arm != Arm::A);
-        let structural = data.structural.iter().filter(|_| trained).flat_map(|row| {
+        let used = self.arms.iter().any(|arm| *arm != Arm::A);
+        let structural = data.structural.iter().filter(|_| used).flat_map(|row| {
             [&row.anchor, &row.near_miss]
                 .into_iter()
                 .chain(&row.paraphrase)

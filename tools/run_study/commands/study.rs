@@ -231,10 +231,7 @@ fn experiment_1_stage(
         options.batch = arms.batch.unwrap_or(options.batch);
         options.learning_rate = arms.learning_rate;
     }
-    options.distinct = match pairs.mode {
-        Mode::Corrected => true,
-        Mode::Paper => false,
-    };
+    options.distinct = matches!(pairs.mode, Mode::Corrected);
     Ok(Experiment1 {
         data,
         arms: parse_arms(&named)?,
