@@ -272,7 +272,7 @@ fn what_runs_the_wrong_way_is_found() {
     assert_eq!(
         wrong(
             "index/mod.rs",
-            "use crate::error::Error;\nuse crate::verifier::Verifier;\n"
+            "use crate::error::Error;\nuse crate::verifier::Scorer;\n"
         ),
         ["src/index/mod.rs:2: index imports verifier"]
     );

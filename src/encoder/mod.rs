@@ -29,7 +29,6 @@ pub use forward::{
     Stream,
 };
 pub use graphs::GraphStats;
-pub(crate) use training::Trainable;
 pub use training::TrainingPass;
 pub use window::{HiddenBatch, Window, WindowOptions};
 

@@ -4,14 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use half::f16;
-
 use super::forward::{self, Dropout, Masks, Saved};
 use super::graphs::Inputs;
 use super::{Encoder, Working, backward};
 use crate::device::{Buffer, Precision, Slice};
 use crate::error::{Error, Result};
-use crate::model::weights::{Gradients, Table, Weights};
+use crate::model::weights::{Gradients, Table, Trainable, Weights};
 use crate::model::{Checkpoint, ModelFolder};
 use crate::ops::{TokenSegments, pool, pool_backward};
 use crate::text::{Batch, Tokenizer};
@@ -25,14 +23,6 @@ pub struct TrainingPass {
     inputs: Inputs,
     masks: Option<Masks>,
     segments: TokenSegments,
-}
-
-/// The weights as an optimizer changes them.
-pub(crate) struct Trainable<'a> {
-    /// In f32.
-    pub master: &'a mut Weights<f32>,
-    /// The copy that products read, where a device multiplies f16.
-    pub working: Option<&'a mut Weights<f16>>,
 }
 
 /// Embeddings are compared by their angle, whatever length the model publishes them with.
@@ -245,7 +235,7 @@ impl Encoder {
         }
     }
 
-    fn table(&self) -> &Arc<Table> {
+    pub(crate) fn table(&self) -> &Arc<Table> {
         match &self.weights {
             Working::F32(weights) => weights.table(),
             Working::Mixed(weights) => weights.table(),

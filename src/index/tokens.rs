@@ -28,7 +28,7 @@ const OP: &str = "token index";
 const READ_BYTES: usize = 1 << 28;
 
 /// The token vectors of a corpus in f16 on a device: searched exactly by MaxSim, and read by verifiers
-/// ([`crate::verifier::Verifier::score_index`]).
+/// ([`crate::verifier::Scorer::score_index`]).
 ///
 /// Memory: `2 d` bytes per token and `4 d` per text; searching takes a score per text and query besides, and never a
 /// similarity map. For ids and the order of equal scores see [`crate::index`].

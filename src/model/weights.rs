@@ -1,4 +1,4 @@
-//! The weights of an encoder: a table of its tensors, and flat memory that the table divides.
+//! The weights of a model: a table of its tensors, and flat memory that the table divides.
 //!
 //! All weights of a model are two buffers: *matrices* (the tables and the weights of linear layers) in the type a device
 //! multiplies in, and *vectors* (biases and layer norms) in f32 everywhere. Every tensor begins at a multiple of 128
@@ -17,7 +17,7 @@ use half::f16;
 
 use super::checkpoint::{Checkpoint, Tensor};
 use crate::device::{Buffer, Device, Element, ElementType, Float, Slice, SliceMut};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::BertConfig;
 
 /// Elements between the first elements of tensors are a multiple of this.
@@ -176,13 +176,31 @@ impl Table {
     }
 }
 
+/// What divides the two buffers of a model's weights.
+pub trait Layout {
+    /// Elements of a buffer that holds a group, with what lies between tensors.
+    fn elements(&self, group: Group) -> usize;
+}
+
+impl Layout for Table {
+    fn elements(&self, group: Group) -> usize {
+        Table::elements(self, group)
+    }
+}
+
+/// Places the tensors of a table one behind the other.
 #[derive(Default)]
-struct Builder {
+pub(crate) struct Builder {
     entries: Vec<Entry>,
     ends: [usize; 2],
 }
 
 impl Builder {
+    /// The rows so far, and the elements of both buffers.
+    pub fn finish(self) -> (Vec<Entry>, [usize; 2]) {
+        (self.entries, self.ends)
+    }
+
     /// Adds a tensor; returns where it is.
     fn add(&mut self, names: Vec<String>, shape: Vec<usize>, group: Group) -> (usize, usize) {
         let end = &mut self.ends[group as usize];
@@ -198,17 +216,17 @@ impl Builder {
         (start, elements)
     }
 
-    fn matrix(&mut self, names: Vec<String>, rows: usize, columns: usize) -> Matrix {
+    pub fn matrix(&mut self, names: Vec<String>, rows: usize, columns: usize) -> Matrix {
         let (start, elements) = self.add(names, vec![rows, columns], Group::Matrices);
         Matrix { start, elements }
     }
 
-    fn vector(&mut self, names: Vec<String>, elements: usize) -> Vector {
+    pub fn vector(&mut self, names: Vec<String>, elements: usize) -> Vector {
         let (start, elements) = self.add(names, vec![elements], Group::Vectors);
         Vector { start, elements }
     }
 
-    fn linear(&mut self, names: &[String], out: usize, input: usize) -> Linear {
+    pub fn linear(&mut self, names: &[String], out: usize, input: usize) -> Linear {
         let all = |end: &str| names.iter().map(|name| format!("{name}.{end}")).collect();
         Linear {
             weight: self.matrix(all("weight"), out, input),
@@ -216,7 +234,7 @@ impl Builder {
         }
     }
 
-    fn norm(&mut self, name: &str, d: usize) -> Norm {
+    pub fn norm(&mut self, name: &str, d: usize) -> Norm {
         Norm {
             weight: self.vector(vec![format!("{name}.weight")], d),
             bias: self.vector(vec![format!("{name}.bias")], d),
@@ -224,18 +242,132 @@ impl Builder {
     }
 }
 
-/// The weights of an encoder in the memory of a device, matrices in `A`.
-pub struct Weights<A: Float> {
-    table: Arc<Table>,
+/// The weights of a model in the memory of a device, matrices in `A`; of an encoder unless a table says otherwise.
+pub struct Weights<A: Float, L = Table> {
+    table: Arc<L>,
     matrices: Buffer<A>,
     vectors: Buffer<f32>,
 }
 
 /// A number for every weight, where the weight is: gradients of a loss.
-pub type Gradients = Weights<f32>;
+pub type Gradients<L = Table> = Weights<f32, L>;
+
+/// Weights as an optimizer changes them.
+pub(crate) struct Trainable<'a, L = Table> {
+    /// In f32.
+    pub master: &'a mut Weights<f32, L>,
+    /// The copy that products read, where a device multiplies f16.
+    pub working: Option<&'a mut Weights<f16, L>>,
+}
 
 /// Elements that [`Weights::clear`] writes at a time.
 const CLEARED: usize = 1 << 20;
+
+impl<A: Float, L: Layout> Weights<A, L> {
+    /// Places both groups, as the table divides them, on `device`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] for other numbers of elements, [`crate::Error::Invalid`] for a matrix with a number that does
+    /// not fit `A`, or what the device reports.
+    pub(crate) fn from_host(
+        table: Arc<L>,
+        matrices: &[f32],
+        vectors: &[f32],
+        device: &Device,
+    ) -> Result<Self> {
+        let mut weights = Self::zeros(table, device)?;
+        fits::<A>(matrices).map_err(Error::Invalid)?;
+        let matrices: Vec<A> = matrices.iter().map(|&v| A::from_f32(v)).collect();
+        weights.matrices.write(0, &matrices)?;
+        weights.vectors.write(0, vectors)?;
+        Ok(weights)
+    }
+
+    /// A zero for every weight.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn zeros(table: Arc<L>, device: &Device) -> Result<Self> {
+        let mut weights = Weights {
+            matrices: device.alloc(table.elements(Group::Matrices))?,
+            vectors: device.alloc(table.elements(Group::Vectors))?,
+            table,
+        };
+        weights.clear()?;
+        Ok(weights)
+    }
+
+    /// Makes everything zero, on the device.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn clear(&mut self) -> Result<()> {
+        clear(&mut self.matrices)?;
+        clear(&mut self.vectors)
+    }
+
+    /// What is where.
+    pub fn table(&self) -> &Arc<L> {
+        &self.table
+    }
+
+    /// The device that holds them.
+    pub fn device(&self) -> &Device {
+        self.matrices.device()
+    }
+
+    /// A matrix, row-major.
+    pub fn matrix(&self, at: Matrix) -> Slice<'_, A> {
+        self.matrices.slice(at.start..at.start + at.elements)
+    }
+
+    /// A vector.
+    pub fn vector(&self, at: Vector) -> Slice<'_, f32> {
+        self.vectors.slice(at.start..at.start + at.elements)
+    }
+
+    /// All matrices, as the table places them.
+    pub fn matrices(&self) -> &Buffer<A> {
+        &self.matrices
+    }
+
+    /// All vectors, as the table places them.
+    pub fn vectors(&self) -> &Buffer<f32> {
+        &self.vectors
+    }
+
+    /// All matrices and all vectors, to be written.
+    pub fn groups_mut(&mut self) -> (&mut Buffer<A>, &mut Buffer<f32>) {
+        (&mut self.matrices, &mut self.vectors)
+    }
+
+    /// A matrix, to be written.
+    pub fn matrix_mut(&mut self, at: Matrix) -> SliceMut<'_, A> {
+        part(self.matrices.as_slice_mut(), at.start, at.elements)
+    }
+
+    /// Matrices, to be written, in the order in which they lie.
+    pub fn matrices_mut<const N: usize>(&mut self, at: [Matrix; N]) -> [SliceMut<'_, A>; N] {
+        let places = at.map(|m| (m.start, m.elements));
+        parts(self.matrices.as_slice_mut(), places)
+    }
+
+    /// Weight and bias of a linear layer, to be written.
+    pub fn linear_mut(&mut self, at: Linear) -> (SliceMut<'_, A>, SliceMut<'_, f32>) {
+        let (w, b) = (at.weight, at.bias);
+        let (matrices, vectors) = (&mut self.matrices, &mut self.vectors);
+        (
+            part(matrices.as_slice_mut(), w.start, w.elements),
+            part(vectors.as_slice_mut(), b.start, b.elements),
+        )
+    }
+
+    /// Weight and bias of a norm, to be written.
+    pub fn norm_mut(&mut self, at: Norm) -> [SliceMut<'_, f32>; 2] {
+        let places = [at.weight, at.bias].map(|v| (v.start, v.elements));
+        parts(self.vectors.as_slice_mut(), places)
+    }
+}
 
 impl<A: Float> Weights<A> {
     /// Reads the tensors of `table` from a checkpoint.
@@ -274,85 +406,10 @@ impl<A: Float> Weights<A> {
         Ok(weights)
     }
 
-    /// A zero for every weight.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn zeros(table: Arc<Table>, device: &Device) -> Result<Self> {
-        let mut weights = Weights {
-            matrices: device.alloc(table.elements(Group::Matrices))?,
-            vectors: device.alloc(table.elements(Group::Vectors))?,
-            table,
-        };
-        weights.clear()?;
-        Ok(weights)
-    }
-
-    /// Makes everything zero, on the device.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn clear(&mut self) -> Result<()> {
-        clear(&mut self.matrices)?;
-        clear(&mut self.vectors)
-    }
-
-    /// What is where.
-    pub fn table(&self) -> &Arc<Table> {
-        &self.table
-    }
-
-    /// The device that holds them.
-    pub fn device(&self) -> &Device {
-        self.matrices.device()
-    }
-
-    /// A matrix, row-major.
-    pub fn matrix(&self, at: Matrix) -> Slice<'_, A> {
-        self.matrices.slice(at.start..at.start + at.elements)
-    }
-
-    /// A vector.
-    pub fn vector(&self, at: Vector) -> Slice<'_, f32> {
-        self.vectors.slice(at.start..at.start + at.elements)
-    }
-
-    /// All matrices, as the table places them.
-    pub fn matrices(&self) -> &Buffer<A> {
-        &self.matrices
-    }
-
-    /// All vectors, as the table places them.
-    pub fn vectors(&self) -> &Buffer<f32> {
-        &self.vectors
-    }
-
-    /// All matrices and all vectors, to be written.
-    pub fn groups_mut(&mut self) -> (&mut Buffer<A>, &mut Buffer<f32>) {
-        (&mut self.matrices, &mut self.vectors)
-    }
-
-    /// Weight and bias of a linear layer, to be written.
-    pub fn linear_mut(&mut self, at: Linear) -> (SliceMut<'_, A>, SliceMut<'_, f32>) {
-        let (w, b) = (at.weight, at.bias);
-        let (matrices, vectors) = (&mut self.matrices, &mut self.vectors);
-        (
-            part(matrices.as_slice_mut(), w.start, w.elements),
-            part(vectors.as_slice_mut(), b.start, b.elements),
-        )
-    }
-
-    /// Weight and bias of a norm, to be written.
-    pub fn norm_mut(&mut self, at: Norm) -> [SliceMut<'_, f32>; 2] {
-        let places = [at.weight, at.bias].map(|v| (v.start, v.elements));
-        parts(self.vectors.as_slice_mut(), places)
-    }
-
     /// The tables of words, positions and token types, to be written.
     pub fn tables_mut(&mut self) -> [SliceMut<'_, A>; 3] {
         let table = &self.table;
-        let places = [table.word, table.position, table.token_type].map(|m| (m.start, m.elements));
-        parts(self.matrices.as_slice_mut(), places)
+        self.matrices_mut([table.word, table.position, table.token_type])
     }
 
     /// The tensors of a checkpoint with these weights in the place of its own: their names and types are the

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::index::{TokenIndex, TokenVectors};
 use crate::metrics::statistics::cosine;
 use crate::text::TextKind;
-use crate::verifier::{self, Penalty, Verifier, VerifierOptions};
+use crate::verifier::{self, Penalty, Scorer, VerifierOptions};
 
 /// Name of the encoder's own cosine among scorers.
 pub const POOLED: &str = "pooled";
@@ -18,7 +18,7 @@ pub const POOLED: &str = "pooled";
 /// Verifiers, and how texts are handed to them.
 pub struct Scorers {
     /// What scores beside the encoder's own cosine.
-    pub verifiers: Vec<Box<dyn Verifier>>,
+    pub verifiers: Vec<Box<dyn Scorer>>,
     /// Tokens that verifiers see of a text, where the encoder does not see fewer.
     pub max_length: usize,
     /// The most that token vectors of texts that are encoded together may take, in bytes.
@@ -156,7 +156,7 @@ impl Turn<'_> {
     fn score(
         &self,
         encoder: &Encoder,
-        verifiers: &[Box<dyn Verifier>],
+        verifiers: &[Box<dyn Scorer>],
         limit: usize,
         found: &mut PairScores,
         mut progress: impl FnMut(usize),

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::model::BertConfig;
 use crate::model::hub::Backbone;
 use crate::text::TextKind;
-use crate::verifier::Verifier;
+use crate::verifier::Scorer;
 
 /// The id of a configuration: the first 12 hexadecimal digits of the SHA-256 of its JSON.
 pub fn id(config: &impl Serialize) -> String {
@@ -120,7 +120,7 @@ impl Setup {
         } else {
             ""
         };
-        let constants_of = |verifier: &dyn Verifier| VerifierConfig {
+        let constants_of = |verifier: &dyn Scorer| VerifierConfig {
             name: verifier.name(),
             constants: verifier
                 .constants()

@@ -16,6 +16,7 @@ pub mod arms;
 pub mod batches;
 pub mod checkpoint;
 pub mod curve;
+mod group;
 pub mod lock;
 pub mod negatives;
 pub mod options;

@@ -9,35 +9,26 @@
 //! under memory limited setup"), and dropout goes by the numbers of texts, so that a chunk computed again has the bits
 //! that it had. One chunk is kept from the first turn: a batch that is a single chunk is computed once.
 
-use std::sync::Arc;
-
-use half::f16;
 use sha2::{Digest, Sha256};
 
 use super::batches::TripletBatch;
+use super::group::{Array, Decay, Group};
 use crate::data::hex;
-use crate::device::Buffer;
-use crate::encoder::{Dropout, Encoder, Trainable};
+use crate::encoder::{Dropout, Encoder};
 use crate::error::{Error, Result};
-use crate::model::weights::{Gradients, Weights};
-use crate::ops::adamw::{AdamW, Moments};
+use crate::model::weights::Table;
+use crate::ops::adamw::AdamW;
 use crate::ops::info_nce::InfoNce;
-use crate::ops::{OwnRows, Places, adamw, grad_norm, info_nce, scatter_rows};
+use crate::ops::{OwnRows, Places, info_nce, scatter_rows};
 use crate::text::Batch;
 
 /// Rows of embeddings at a multiple of which every device lets a view begin: rows are at least 8 numbers wide.
 const ALIGN: usize = 8;
 
-/// Elements of what [`grad_norm()`] writes.
-const NORM: usize = grad_norm::NORM;
-
-/// An encoder with what its training keeps on the device: gradients and moments.
+/// An encoder with what its training keeps on the device.
 pub struct Step {
     pub(super) encoder: Encoder,
-    gradients: Gradients,
-    /// Of gradients and of their squares.
-    moments: [Weights<f32>; 2],
-    norm: Buffer<f32>,
+    group: Group<Table>,
     /// Most tokens of a chunk, since the device ran out of memory.
     pub(super) chunk: Option<usize>,
 }
@@ -55,55 +46,17 @@ pub struct Objective<'a> {
     pub own: &'a [bool],
 }
 
-/// A part of the state, as a checkpoint has it: in f32.
-pub(super) enum Array<'a> {
-    F32(&'a mut Buffer<f32>),
-    F16(&'a mut Buffer<f16>),
-}
-
-impl Array<'_> {
-    pub fn len(&self) -> usize {
-        match self {
-            Array::F32(buffer) => buffer.len(),
-            Array::F16(buffer) => buffer.len(),
-        }
-    }
-
-    pub fn read(&self) -> Result<Vec<f32>> {
-        match self {
-            Array::F32(buffer) => buffer.read(),
-            Array::F16(buffer) => Ok(buffer.read()?.into_iter().map(f16::to_f32).collect()),
-        }
-    }
-
-    pub fn write(&mut self, values: &[f32]) -> Result<()> {
-        match self {
-            Array::F32(buffer) => buffer.write(0, values),
-            Array::F16(buffer) => {
-                let values: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
-                buffer.write(0, &values)
-            }
-        }
-    }
-}
-
 impl Step {
     /// For an encoder that has not taken a step yet.
     ///
     /// # Errors
     /// What the device reports; as [`Encoder::load`] on one that multiplies f16, where the weights are read once more.
     pub fn new(mut encoder: Encoder) -> Result<Self> {
-        let gradients = encoder.gradients()?;
-        let device = encoder.device().clone();
-        let zeros = || Weights::zeros(Arc::clone(gradients.table()), &device);
-        let moments = [zeros()?, zeros()?];
         // Reads the weights in f32, before anything else is done.
         encoder.trainable()?;
         Ok(Step {
-            norm: device.alloc(NORM)?,
+            group: Group::new(encoder.table(), encoder.device())?,
             encoder,
-            gradients,
-            moments,
             chunk: None,
         })
     }
@@ -118,30 +71,9 @@ impl Step {
         self.encoder
     }
 
-    /// Everything on the device that a step changes, under its names. A working copy is kept too, since devices may round
-    /// to it in their own way.
+    /// Everything on the device that a step changes, under its names.
     pub(super) fn arrays(&mut self) -> Result<Vec<(&'static str, Array<'_>)>> {
-        let Trainable { master, working } = self.encoder.trainable()?;
-        let [first, second] = &mut self.moments;
-        let mut all = Vec::new();
-        for (names, of) in [
-            (["weights.matrices", "weights.vectors"], master),
-            (["first.matrices", "first.vectors"], first),
-            (["second.matrices", "second.vectors"], second),
-        ] {
-            let (matrices, vectors) = of.groups_mut();
-            all.extend(
-                names
-                    .into_iter()
-                    .zip([Array::F32(matrices), Array::F32(vectors)]),
-            );
-        }
-        if let Some(working) = working {
-            let (matrices, vectors) = working.groups_mut();
-            all.push(("working.matrices", Array::F16(matrices)));
-            all.push(("working.vectors", Array::F32(vectors)));
-        }
-        Ok(all)
+        Ok(self.group.arrays(self.encoder.trainable()?))
     }
 
     /// SHA-256 of the weights as they are.
@@ -182,10 +114,9 @@ impl Step {
         rows: &[u32],
         objective: &Objective<'_>,
     ) -> Result<Vec<f32>> {
-        self.gradients.clear()?;
-        let Step {
-            encoder, gradients, ..
-        } = self;
+        let Step { encoder, group, .. } = self;
+        let gradients = &mut group.gradients;
+        gradients.clear()?;
         let (device, d, b) = (encoder.device(), encoder.width(), rows.len());
         let dropout = Some(objective.dropout);
         let Some((last, others)) = chunks.split_last() else {
@@ -269,59 +200,9 @@ impl Step {
     /// # Errors
     /// [`Error::Invalid`] for settings without meaning, or what the device reports.
     pub fn update(&mut self, settings: &AdamW) -> Result<f32> {
-        let Step {
-            encoder,
-            gradients,
-            moments: [first, second],
-            norm,
-            ..
-        } = self;
-        let all = [
-            gradients.matrices().as_slice(),
-            gradients.vectors().as_slice(),
-        ];
-        grad_norm(&all, &mut *norm)?;
-        let Trainable { master, working } = encoder.trainable()?;
-        let (masters, (firsts, seconds)) = (
-            master.groups_mut(),
-            (first.groups_mut(), second.groups_mut()),
-        );
-        let (working_matrices, working_vectors) = match working {
-            Some(working) => {
-                let (matrices, vectors) = working.groups_mut();
-                (Some(matrices.as_slice_mut()), Some(vectors.as_slice_mut()))
-            }
-            None => (None, None),
-        };
-        let moments = Moments {
-            first: firsts.0.as_slice_mut(),
-            second: seconds.0.as_slice_mut(),
-        };
-        adamw::<f16>(
-            settings,
-            gradients.matrices(),
-            &*norm,
-            moments,
-            masters.0,
-            working_matrices,
-        )?;
-        let exempt = AdamW {
-            weight_decay: 0.0,
-            ..*settings
-        };
-        let moments = Moments {
-            first: firsts.1.as_slice_mut(),
-            second: seconds.1.as_slice_mut(),
-        };
-        adamw::<f32>(
-            &exempt,
-            gradients.vectors(),
-            &*norm,
-            moments,
-            masters.1,
-            working_vectors,
-        )?;
-        Ok(norm.read_range(0..1)?[0].sqrt())
+        let weights = self.encoder.trainable()?;
+        self.group.update(settings, Decay::Matrices, weights)?;
+        self.group.norm()
     }
 }
 

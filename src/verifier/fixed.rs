@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::Verifier;
+use super::Scorer;
 use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::index::TokenVectors;
@@ -55,7 +55,7 @@ fn products(
     scores.read()
 }
 
-impl Verifier for MeanCosine {
+impl Scorer for MeanCosine {
     fn name(&self) -> String {
         "none".into()
     }
@@ -69,7 +69,7 @@ impl Verifier for MeanCosine {
     }
 }
 
-impl Verifier for BagOfSimilarities {
+impl Scorer for BagOfSimilarities {
     fn name(&self) -> String {
         "f0".into()
     }
@@ -79,7 +79,7 @@ impl Verifier for BagOfSimilarities {
     }
 }
 
-impl Verifier for MaxSim {
+impl Scorer for MaxSim {
     fn name(&self) -> String {
         "f1".into()
     }
@@ -94,7 +94,7 @@ impl Verifier for MaxSim {
     }
 }
 
-impl Verifier for SoftAlignment {
+impl Scorer for SoftAlignment {
     fn name(&self) -> String {
         "f2".into()
     }
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn known_values() {
-        let f0_f1_f2: [(&dyn Verifier, [f64; 2]); 3] = [
+        let f0_f1_f2: [(&dyn Scorer, [f64; 2]); 3] = [
             (&BagOfSimilarities, [0.6, 0.6]),
             (&MaxSim, [0.9, 0.9]),
             (

@@ -1,6 +1,6 @@
 //! Second-stage scorers: what says whether a candidate really matches, and not only shares its words.
 //!
-//! [`open`] makes one by its name. It scores pairs of texts by their token vectors, see [`Verifier`].
+//! [`open`] makes one by its name. It scores pairs of texts by their token vectors, see [`Scorer`].
 //!
 //! ```
 //! use nearmiss::{Device, index::{TokenIndex, TokenVectors}, verifier::{self, VerifierOptions}};
@@ -30,7 +30,7 @@ use crate::ops::soft_alignment::Alignment;
 pub const MAX_LENGTH: usize = 128;
 
 /// A scorer of (query, candidate) pairs that reads the token vectors of both.
-pub trait Verifier: Send + Sync {
+pub trait Scorer: Send + Sync {
     /// What tables and files call it: `none`, `f0`, `f1`, ...
     fn name(&self) -> String;
 
@@ -70,7 +70,7 @@ pub trait Verifier: Send + Sync {
     /// The scores of pairs of texts of an index, named by their ids; the first of a pair is the query.
     ///
     /// # Errors
-    /// As [`Verifier::score_index`].
+    /// As [`Scorer::score_index`].
     fn score_within(&self, index: &TokenIndex, pairs: &[[u64; 2]]) -> Result<Vec<f32>> {
         let place = |&[query, id]: &[u64; 2]| {
             let (piece, text) = index.place(query)?;
@@ -125,7 +125,7 @@ pub struct VerifierOptions {
 }
 
 /// How a verifier is opened; one that has weights places them on the device.
-type Open = fn(&VerifierOptions, &Device) -> Result<Box<dyn Verifier>>;
+type Open = fn(&VerifierOptions, &Device) -> Result<Box<dyn Scorer>>;
 
 /// Every verifier that has a name of its own.
 const NAMED: &[(&str, Open)] = &[
@@ -148,7 +148,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 /// [`Error::Usage`] for another name.
-pub fn open(name: &str, options: &VerifierOptions, device: &Device) -> Result<Box<dyn Verifier>> {
+pub fn open(name: &str, options: &VerifierOptions, device: &Device) -> Result<Box<dyn Scorer>> {
     let find = |name: &str| {
         let found = NAMED.iter().find(|(known, _)| *known == name);
         found.map(|(_, open)| *open)
@@ -191,7 +191,7 @@ mod tests {
         )
     }
 
-    pub(super) fn scores(verifier: &dyn Verifier) -> Vec<f32> {
+    pub(super) fn scores(verifier: &dyn Scorer) -> Vec<f32> {
         let (queries, documents) = texts();
         let pairs = PairList::new(queries.device(), vec![[0, 0], [0, 1]]).unwrap();
         verifier.score(&queries, &documents, &pairs).unwrap()

@@ -1,6 +1,6 @@
 //! The conditional penalty: what a base scorer finds nearly identical must be confirmed.
 
-use super::Verifier;
+use super::Scorer;
 use crate::error::Result;
 use crate::index::TokenVectors;
 use crate::ops::PairList;
@@ -9,9 +9,9 @@ use crate::ops::PairList;
 /// as in `f1-f2`.
 pub struct ConditionalPenalty {
     /// Scores everything.
-    pub base: Box<dyn Verifier>,
+    pub base: Box<dyn Scorer>,
     /// Is asked where the base score is high.
-    pub verifier: Box<dyn Verifier>,
+    pub verifier: Box<dyn Scorer>,
     /// What the penalty weighs and where it sets in.
     pub penalty: Penalty,
 }
@@ -48,7 +48,7 @@ pub fn conditional_penalty(s: f64, v: f64, penalty: Penalty) -> f64 {
     s - penalty.weight * gate * (1.0 - v.clamp(-1.0, 1.0))
 }
 
-impl Verifier for ConditionalPenalty {
+impl Scorer for ConditionalPenalty {
     fn name(&self) -> String {
         format!("{}-{}", self.base.name(), self.verifier.name())
     }
