@@ -16,8 +16,11 @@
 //! of roundings on its way (see the function's documentation), never guessed.
 
 pub mod adamw;
+pub mod add_rows;
 pub mod attention;
 pub mod attention_backward;
+pub mod attention_pool;
+pub mod attention_pool_backward;
 pub mod cosine_topk;
 pub mod dropout;
 pub mod embedding;
@@ -53,8 +56,11 @@ mod texts;
 mod token_pairs;
 
 pub use adamw::adamw;
+pub use add_rows::add_rows;
 pub use attention::{attention, attention_saving};
 pub use attention_backward::attention_backward;
+pub use attention_pool::attention_pool;
+pub use attention_pool_backward::attention_pool_backward;
 pub use cosine_topk::cosine_topk;
 pub use dropout::dropout;
 pub use embedding::embedding;
