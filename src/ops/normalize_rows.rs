@@ -52,7 +52,7 @@ const NORMALIZE_ROWS: Kernel = Kernel {
 };
 
 /// Norms below this count as this, so that a zero row stays zero.
-const NORM_FLOOR: f32 = 1e-12;
+pub(super) const NORM_FLOOR: f32 = 1e-12;
 
 /// Rows in one block of the PTX kernel, a warp each.
 const ROWS_PER_BLOCK: usize = 4;

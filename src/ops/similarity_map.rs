@@ -16,7 +16,7 @@ use super::token_pairs::{bounds, check_pairs, geometry, query_tile, widen};
 use super::{Accum, FLOATS, MapLayout, OpSpec, PairList, Pairs, Rounding, Tokens, in_every_tier};
 use crate::device::template::{Source, Variant};
 use crate::device::{Call, Cost, ElementType, Float, Gpu, Kernel, Param, SliceMut, Target};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Everything under this operator's name.
 #[doc(hidden)]
@@ -87,16 +87,7 @@ pub fn similarity_map<'a, T: Float>(
     let device = maps.device();
     let check = SPEC.checks(device);
     check_pairs(&check, queries, documents, d, Pairs::Listed(pairs))?;
-    let expected = MapLayout::offsets_of(queries.packing, documents.packing, pairs)?;
-    if layout.offsets() != expected {
-        return Err(Error::shape(
-            SPEC.name,
-            "layout",
-            format!("that of these {} pairs", pairs.len()),
-            "another one",
-        ));
-    }
-    check.holds("layout", &layout.on_device(), expected.len())?;
+    layout.is_of(&check, queries.packing, documents.packing, pairs)?;
     check.holds("maps", &maps, layout.elements())?;
     let tokens = queries.packing.tokens() + documents.packing.tokens();
     let cost = Cost {
@@ -149,15 +140,9 @@ fn cpu<T: Float>(
     layout: &MapLayout,
     maps: &mut [f32],
 ) {
-    // The maps as slices of their own.
-    let mut rest = maps;
-    let mut jobs = Vec::with_capacity(pairs.len());
-    for (pair, span) in pairs.pairs().iter().zip(layout.offsets().windows(2)) {
-        let (map, after) = rest.split_at_mut((span[1] - span[0]) as usize);
-        rest = after;
-        jobs.push((pair, map));
-    }
-    jobs.into_par_iter().for_each_init(
+    let maps = layout.split(maps);
+    let jobs = pairs.pairs().par_iter().zip(maps);
+    jobs.for_each_init(
         || (Vec::new(), Vec::new()),
         |(query, document), (pair, map)| {
             widen(queries.host(pair[0], d), query);

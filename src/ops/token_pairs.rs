@@ -152,6 +152,8 @@ pub(super) fn bounds(packing: &PackedTexts, row_bytes: usize, max_binding: u64) 
 /// Where the maps of listed pairs lie in a buffer: matrices `[l_q, l_c]`, row-major, one behind the other.
 pub struct MapLayout {
     offsets: Vec<u32>,
+    shapes: Vec<[u32; 2]>,
+    /// `[p + 1]` offsets; then, where views may begin, `[p, 2]` shapes.
     on_device: Buffer<u32>,
 }
 
@@ -166,24 +168,12 @@ impl MapLayout {
         documents: &PackedTexts,
         pairs: &PairList,
     ) -> Result<Self> {
-        let offsets = MapLayout::offsets_of(queries, documents, pairs)?;
-        Ok(MapLayout {
-            on_device: device.upload(&offsets)?,
-            offsets,
-        })
-    }
-
-    pub(super) fn offsets_of(
-        queries: &PackedTexts,
-        documents: &PackedTexts,
-        pairs: &PairList,
-    ) -> Result<Vec<u32>> {
-        pairs.among("map layout", queries.texts(), documents.texts())?;
-        let length = |packing: &PackedTexts, text: u32| packing.rows(text as usize).len() as u64;
-        let mut offsets = vec![0];
+        let shapes = MapLayout::shapes_of(queries, documents, pairs)?;
+        let mut offsets = Vec::with_capacity(shapes.len() + 1);
+        offsets.push(0);
         let mut total = 0u64;
-        for &[q, c] in pairs.pairs() {
-            total += length(queries, q) * length(documents, c);
+        for &[l_q, l_c] in &shapes {
+            total += u64::from(l_q) * u64::from(l_c);
             offsets.push(u32::try_from(total).map_err(|_| {
                 Error::Invalid(format!(
                     "similarity maps of {} pairs take {total} elements or more; fewer than 2^32 fit, score fewer pairs at once",
@@ -191,7 +181,56 @@ impl MapLayout {
                 ))
             })?);
         }
-        Ok(offsets)
+        let mut both = Vec::with_capacity(Self::second(shapes.len()) + 2 * shapes.len());
+        both.extend_from_slice(&offsets);
+        both.resize(Self::second(shapes.len()), 0);
+        both.extend_from_slice(shapes.as_flattened());
+        Ok(MapLayout {
+            on_device: device.upload(&both)?,
+            offsets,
+            shapes,
+        })
+    }
+
+    /// Where the shapes begin behind the offsets of `p` maps: at a multiple of 256 bytes.
+    fn second(p: usize) -> usize {
+        (p + 1).next_multiple_of(64)
+    }
+
+    /// The shapes of the maps of `pairs`.
+    pub(super) fn shapes_of(
+        queries: &PackedTexts,
+        documents: &PackedTexts,
+        pairs: &PairList,
+    ) -> Result<Vec<[u32; 2]>> {
+        pairs.among("map layout", queries.texts(), documents.texts())?;
+        let length = |packing: &PackedTexts, text: u32| packing.rows(text as usize).len() as u32;
+        let shape = |&[q, c]: &[u32; 2]| [length(queries, q), length(documents, c)];
+        Ok(pairs.pairs().iter().map(shape).collect())
+    }
+
+    /// Requires this to be the layout of `pairs`, on the device.
+    pub(super) fn is_of(
+        &self,
+        check: &Checks<'_>,
+        queries: &PackedTexts,
+        documents: &PackedTexts,
+        pairs: &PairList,
+    ) -> Result<()> {
+        if self.shapes != MapLayout::shapes_of(queries, documents, pairs)? {
+            return Err(Error::shape(
+                check.op,
+                "layout",
+                format!("that of these {} pairs", pairs.len()),
+                "another one",
+            ));
+        }
+        self.is_on(check)
+    }
+
+    /// Requires this to be on the device.
+    pub(super) fn is_on(&self, check: &Checks<'_>) -> Result<()> {
+        check.holds("layout", &self.on_device(), self.offsets.len())
     }
 
     /// Where the maps begin, and where the last one ends, `[p + 1]`.
@@ -199,14 +238,30 @@ impl MapLayout {
         &self.offsets
     }
 
+    /// Tokens of query and document of every pair, `[p, 2]`.
+    pub fn shapes(&self) -> &[[u32; 2]] {
+        &self.shapes
+    }
+
     /// The offsets where kernels see them.
     pub(super) fn on_device(&self) -> Slice<'_, u32> {
-        self.on_device.as_slice()
+        self.on_device.slice(..self.offsets.len())
     }
 
     /// Elements of all maps.
     pub fn elements(&self) -> usize {
         *self.offsets.last().expect("never empty") as usize
+    }
+
+    /// The maps of a buffer of all, as slices of their own.
+    pub(super) fn split<'a, T>(&self, mut maps: &'a mut [T]) -> Vec<&'a mut [T]> {
+        let mut all = Vec::with_capacity(self.shapes.len());
+        for span in self.offsets.windows(2) {
+            let (map, rest) = maps.split_at_mut((span[1] - span[0]) as usize);
+            all.push(map);
+            maps = rest;
+        }
+        all
     }
 }
 

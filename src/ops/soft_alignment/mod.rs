@@ -17,6 +17,8 @@ mod reference;
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 
+pub(super) use reference::align;
+
 use super::token_pairs::{check_pairs, products};
 use super::{FLOATS, OpSpec, PairList, Pairs, Tokens, in_every_tier};
 use crate::device::{Cost, ElementType, Float, Gpu, SliceMut, Target};
@@ -59,10 +61,9 @@ impl Default for Alignment {
 }
 
 impl Alignment {
-    fn check(&self) -> Result<()> {
-        let wrong = |what, expected: &str, got: f32| {
-            Err(Error::shape(SPEC.name, what, expected.to_string(), got))
-        };
+    pub(super) fn check(&self, op: &'static str) -> Result<()> {
+        let wrong =
+            |what, expected: &str, got: f32| Err(Error::shape(op, what, expected.to_string(), got));
         let not_negative = |v: f32| v.is_finite() && v >= 0.0;
         if !not_negative(self.distance) {
             return wrong("distance", "0 or more", self.distance);
@@ -76,12 +77,12 @@ impl Alignment {
         Ok(())
     }
 
-    fn admits(&self, i: usize, j: usize) -> bool {
+    pub(super) fn admits(&self, i: usize, j: usize) -> bool {
         self.band.is_none_or(|band| i.abs_diff(j) <= band as usize)
     }
 
     /// The band as kernels take it.
-    fn widest(&self) -> u32 {
+    pub(super) fn widest(&self) -> u32 {
         self.band.unwrap_or(u32::MAX)
     }
 }
@@ -124,7 +125,7 @@ pub fn soft_alignment<'a, T: Float>(
     let mut scores = scores.into();
     let device = scores.device();
     let check = SPEC.checks(device);
-    alignment.check()?;
+    alignment.check(SPEC.name)?;
     check_pairs(&check, queries, documents, d, Pairs::Listed(pairs))?;
     check.holds("scores", &scores, pairs.len())?;
     let products = products(queries.packing, documents.packing, Pairs::Listed(pairs));

@@ -4,7 +4,7 @@ use super::Alignment;
 use crate::ops::{Accum, Rounding, similarity_map};
 
 /// What becomes of a map `[l_q, l_c]`, in any precision.
-pub(super) fn align<A: Accum>(map: &[A], l_c: usize, alignment: &Alignment) -> A {
+pub(in crate::ops) fn align<A: Accum>(map: &[A], l_c: usize, alignment: &Alignment) -> A {
     let number = |v: f32| A::of(v.into());
     let (mut sum, mut penalty) = (A::of(0.0), A::of(0.0));
     let (mut l_q, mut neighbours) = (0, 0);
