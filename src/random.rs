@@ -44,6 +44,18 @@ impl Stream {
         ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
+    /// A number from 0 to below 1, a multiple of 2^-53.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 * 2f64.powi(-53)
+    }
+
+    /// A number of the standard normal distribution (Box and Muller, 1958).
+    pub(crate) fn normal(&mut self) -> f64 {
+        // Of the two uniform numbers the first is above 0.
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
     /// Fisher and Yates' shuffle.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
@@ -83,6 +95,21 @@ mod tests {
         ];
         let distinct: std::collections::HashSet<_> = names.into_iter().collect();
         assert_eq!(distinct.len(), names.len());
+    }
+
+    #[test]
+    fn normal_numbers_have_the_moments_of_their_distribution() {
+        let mut stream = Stream::new(3, &["normal"], 0);
+        let n = 40_000;
+        let drawn: Vec<f64> = (0..n).map(|_| stream.normal()).collect();
+        let moment = |power| drawn.iter().map(|x| x.powi(power)).sum::<f64>() / f64::from(n);
+        // Six standard deviations of the sample moments: 1, 2 and 96 over n.
+        let within = |got: f64, want: f64, variance: f64| {
+            assert!((got - want).abs() < 6.0 * (variance / f64::from(n)).sqrt());
+        };
+        within(moment(1), 0.0, 1.0);
+        within(moment(2), 1.0, 2.0);
+        within(moment(4), 3.0, 96.0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use nearmiss::device::{Device, DeviceKind, Precision};
 use nearmiss::encoder::{Dropout, Encoder, LoadOptions};
 use nearmiss::ops::{self, adamw::AdamW};
 use nearmiss::text::{pack, plan_batches};
-use nearmiss::train::{Objective, Position, Step, TripletBatch};
+use nearmiss::train::{Objective, Position, Step, TextBatch};
 
 use super::encode::{bound, models};
 use super::{Case, Context, Prepared, Recorded, Scale, bits, json};
@@ -91,7 +91,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
 }
 
 /// Texts of random tokens: anchors as long as questions, the others as passages; chunks of at most `budget` tokens.
-fn batch(encoder: &Encoder, triplets: usize, length: Length, budget: usize) -> TripletBatch {
+fn batch(encoder: &Encoder, triplets: usize, length: Length, budget: usize) -> TextBatch {
     let (vocab, limit) = (
         encoder.config().vocab as u64,
         encoder.tokenizer().max_length(),
@@ -113,7 +113,7 @@ fn batch(encoder: &Encoder, triplets: usize, length: Length, budget: usize) -> T
         .collect();
     let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
     let plan = plan_batches(&lengths, budget, usize::MAX);
-    TripletBatch {
+    TextBatch {
         rows: (0..triplets as u32).collect(),
         chunks: plan.iter().map(|which| pack(&tokens, which)).collect(),
         tokens: lengths.iter().sum(),

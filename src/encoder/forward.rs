@@ -104,9 +104,7 @@ impl Masks {
     pub fn at(&self, layer: usize, site: Site) -> Option<(Mask, &Origins)> {
         let rate = match site {
             Site::Probabilities => self.dropout.attention,
-            Site::Embedding | Site::AttentionOutput | Site::FeedForwardOutput => {
-                self.dropout.hidden
-            }
+            _ => self.dropout.hidden,
         };
         let Dropout { seed, step, .. } = self.dropout;
         let mask = Mask::new(rate, seed, step, layer as u32, site);

@@ -22,8 +22,6 @@ mod window;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use half::f16;
-
 pub use forward::{
     Dropout, Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage,
     Stream,
@@ -35,7 +33,7 @@ pub use window::{HiddenBatch, Window, WindowOptions};
 use crate::device::{Buffer, Device, DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::model::hub::{FetchOptions, find_backbone};
-use crate::model::weights::{Table, Weights};
+use crate::model::weights::{Table, Weights, Working};
 use crate::model::{BertConfig, Checkpoint, PoolingConfig};
 use crate::ops::{PackedTexts, pool};
 use crate::text::{Batch, TextKind, Tokenizer};
@@ -59,12 +57,6 @@ pub struct Encoder {
     token_budget: usize,
     /// Texts of a window.
     window: usize,
-}
-
-/// The weights as a device multiplies them.
-enum Working {
-    F32(Weights<f32>),
-    Mixed(Weights<f16>),
 }
 
 /// How an encoder is loaded.

@@ -4,12 +4,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::forward::{self, Dropout, Masks, Saved};
 use super::graphs::Inputs;
-use super::{Encoder, Working, backward};
+use super::{Encoder, backward};
+use crate::data::hex;
 use crate::device::{Buffer, Precision, Slice};
 use crate::error::{Error, Result};
-use crate::model::weights::{Gradients, Table, Trainable, Weights};
+use crate::model::weights::{Gradients, Table, Trainable, Weights, Working};
 use crate::model::{Checkpoint, ModelFolder};
 use crate::ops::{TokenSegments, pool, pool_backward};
 use crate::text::{Batch, Tokenizer};
@@ -88,6 +91,15 @@ impl Encoder {
         })
     }
 
+    /// The hidden states of a batch as [`Encoder::training_pass`] has them, `[t, d]`; nothing is kept.
+    ///
+    /// # Errors
+    /// As [`Encoder::hidden_states`].
+    pub fn training_hidden(&self, batch: &Batch, dropout: Option<Dropout>) -> Result<Buffer<f32>> {
+        let (inputs, masks) = self.training_inputs(batch, dropout)?;
+        self.forward(&inputs, masks.as_ref(), None)
+    }
+
     /// The embeddings of a batch as [`Encoder::training_pass`] has them, `[n, d]` with unit length; nothing is kept.
     ///
     /// # Errors
@@ -120,6 +132,28 @@ impl Encoder {
         d_embeddings: Slice<'_, f32>,
         gradients: &mut Gradients,
     ) -> Result<()> {
+        let mut d_hidden = self.device.alloc(pass.hidden.len())?;
+        pool_backward(
+            pass.hidden.as_slice(),
+            &pass.inputs.texts,
+            self.pooling.pooling,
+            UNIT_LENGTH,
+            d_embeddings,
+            d_hidden.as_slice_mut(),
+        )?;
+        self.backward_from_hidden(pass, d_hidden, gradients)
+    }
+
+    /// The same, given the gradient in the hidden states of a pass, `[t, d]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::backward`].
+    pub fn backward_from_hidden(
+        &self,
+        pass: TrainingPass,
+        d_hidden: Buffer<f32>,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
         if !Arc::ptr_eq(gradients.table(), self.table()) {
             return Err(Error::shape(
                 "backward",
@@ -135,15 +169,6 @@ impl Encoder {
             masks,
             segments,
         } = pass;
-        let mut d_hidden = self.device.alloc(hidden.len())?;
-        pool_backward(
-            hidden.as_slice(),
-            &inputs.texts,
-            self.pooling.pooling,
-            UNIT_LENGTH,
-            d_embeddings,
-            d_hidden.as_slice_mut(),
-        )?;
         drop(hidden);
         let (config, masks) = (&self.config, masks.as_ref());
         match (&self.weights, saved) {
@@ -184,6 +209,19 @@ impl Encoder {
                 })
             }
         }
+    }
+
+    /// SHA-256 of the weights as they are, in f32.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`], if they have to be read once more.
+    pub(crate) fn weights_sha256(&mut self) -> Result<String> {
+        let (matrices, vectors) = self.trainable()?.master.groups_mut();
+        let mut hash = Sha256::new();
+        for group in [matrices, vectors] {
+            hash.update(bytemuck::cast_slice::<f32, u8>(&group.read()?));
+        }
+        Ok(hex(&hash.finalize()))
     }
 
     /// Takes the weights of the model folder `folder`, which has the sizes of this encoder.
@@ -236,10 +274,7 @@ impl Encoder {
     }
 
     pub(crate) fn table(&self) -> &Arc<Table> {
-        match &self.weights {
-            Working::F32(weights) => weights.table(),
-            Working::Mixed(weights) => weights.table(),
-        }
+        self.weights.table()
     }
 
     fn training_inputs(

@@ -70,12 +70,25 @@ impl TokenVectors {
         texts: &[S],
         kind: TextKind,
     ) -> Result<Self> {
+        Self::encode_within(encoder, texts, kind, None)
+    }
+
+    /// As [`TokenVectors::encode`], up to `max_length` tokens of a text where the encoder's limit is higher.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_tokens`].
+    pub fn encode_within<S: AsRef<str> + Sync>(
+        encoder: &Encoder,
+        texts: &[S],
+        kind: TextKind,
+        max_length: Option<usize>,
+    ) -> Result<Self> {
         let mut pieces = Vec::new();
         let keep = |_, piece, _: &[f32]| {
             pieces.push(piece);
             Ok(())
         };
-        encoder.encode_tokens(texts, kind, None, keep, |_, _| {})?;
+        encoder.encode_tokens(texts, kind, max_length, keep, |_, _| {})?;
         if pieces.len() == 1 {
             return Ok(pieces.remove(0));
         }

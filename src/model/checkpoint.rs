@@ -117,7 +117,14 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no complete safetensors file.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(WEIGHTS);
+        Self::open_file(folder.join(WEIGHTS))
+    }
+
+    /// Maps a weights file of any name.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_file(path: PathBuf) -> Result<Self> {
         let file = File::open(&path).map_err(|e| Error::io("read", &path, e))?;
         // SAFETY: the map is only read; a file that another process truncates meanwhile would end the process, as with
         // any program that maps its input.

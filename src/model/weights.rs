@@ -70,14 +70,14 @@ impl Entry {
 /// Where a matrix is.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
-    start: usize,
+    pub(crate) start: usize,
     elements: usize,
 }
 
 /// Where a vector is.
 #[derive(Clone, Copy, Debug)]
 pub struct Vector {
-    start: usize,
+    pub(crate) start: usize,
     elements: usize,
 }
 
@@ -196,9 +196,9 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// The rows so far, and the elements of both buffers.
-    pub fn finish(self) -> (Vec<Entry>, [usize; 2]) {
-        (self.entries, self.ends)
+    /// The elements of both buffers so far.
+    pub fn ends(&self) -> [usize; 2] {
+        self.ends
     }
 
     /// Adds a tensor; returns where it is.
@@ -251,6 +251,22 @@ pub struct Weights<A: Float, L = Table> {
 
 /// A number for every weight, where the weight is: gradients of a loss.
 pub type Gradients<L = Table> = Weights<f32, L>;
+
+/// Weights as a device multiplies them.
+pub(crate) enum Working<L = Table> {
+    F32(Weights<f32, L>),
+    Mixed(Weights<f16, L>),
+}
+
+impl<L: Layout> Working<L> {
+    /// What is where.
+    pub fn table(&self) -> &Arc<L> {
+        match self {
+            Working::F32(weights) => weights.table(),
+            Working::Mixed(weights) => weights.table(),
+        }
+    }
+}
 
 /// Weights as an optimizer changes them.
 pub(crate) struct Trainable<'a, L = Table> {

@@ -1,13 +1,13 @@
-//! Batches of triplets as packed micro-batches, tokenised one batch ahead of the device.
+//! Batches of rows as packed micro-batches, tokenised one batch ahead of the device.
 //!
 //! ```text
 //! rows -> Sampler -> B triplets = 3 B texts -> Tokenizer -> longest first -> chunks of at most a budget of tokens
 //! ```
 //!
-//! The texts of a logical batch are numbered: anchors `0 .. B`, positives `B .. 2 B`, negatives `2 B .. 3 B`, in the
-//! order of its rows. A chunk says of each of its texts which number it has ([`Batch::texts`]), and that is its row in
-//! the `[3 B, d]` embeddings of the logical batch and its number in every dropout mask, so that neither loss nor masks
-//! depend on where the batch is cut.
+//! The texts of a logical batch are numbered: the first of every row `0 .. B`, the second `B .. 2 B` and so on, which are
+//! anchors, positives and negatives where rows are triplets. A chunk says of each of its texts which number it has
+//! ([`Batch::texts`]), and that is its row in the embeddings of the logical batch and its number in every dropout mask,
+//! so that neither loss nor masks depend on where the batch is cut.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -18,12 +18,29 @@ use crate::data::triplets::Triplet;
 use crate::error::{Error, Result};
 use crate::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
 
+/// A row of training data: some texts, as many in every row.
+pub trait Row: Send + Sync + 'static {
+    /// How many.
+    const TEXTS: usize;
+
+    /// Text `i` of them; the first is the one that the others are compared with.
+    fn text(&self, i: usize) -> &str;
+}
+
+impl Row for Triplet {
+    const TEXTS: usize = 3;
+
+    fn text(&self, i: usize) -> &str {
+        [&self.anchor, &self.positive, &self.negative][i]
+    }
+}
+
 /// A logical batch, ready for the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TripletBatch {
+pub struct TextBatch {
     /// Its rows in the training data, `[B]`.
     pub rows: Vec<u32>,
-    /// Its `3 B` texts in packed chunks, longest first; every text is in exactly one.
+    /// The texts of its rows in packed chunks, longest first; every text is in exactly one.
     pub chunks: Vec<Batch>,
     /// Tokens of all chunks.
     pub tokens: usize,
@@ -33,14 +50,6 @@ pub struct TripletBatch {
     pub next: Position,
 }
 
-impl TripletBatch {
-    /// The numbers of row `i`'s anchor, positive and negative among the texts.
-    pub fn numbers(&self, i: usize) -> [u32; 3] {
-        let b = self.rows.len();
-        [i, b + i, 2 * b + i].map(|number| number as u32)
-    }
-}
-
 /// How texts become chunks.
 #[derive(Clone, Debug)]
 pub struct Packing {
@@ -48,7 +57,7 @@ pub struct Packing {
     pub tokenizer: Tokenizer,
     /// Most tokens of a chunk; a longer text is a chunk of its own.
     pub token_budget: usize,
-    /// What anchors are to the model, and what positives and negatives are: which prompt is put before them.
+    /// What the first texts of rows are to the model, and what the others are: which prompt is put before them.
     pub kinds: [TextKind; 2],
 }
 
@@ -57,13 +66,11 @@ impl Packing {
     ///
     /// # Errors
     /// [`Error::Invalid`] that quotes the text for one that cannot be tokenised.
-    pub fn pack(&self, data: &[Triplet], rows: Vec<u32>, next: Position) -> Result<TripletBatch> {
+    pub fn pack<R: Row>(&self, data: &[R], rows: Vec<u32>, next: Position) -> Result<TextBatch> {
         let b = rows.len();
         let [anchors, others] = self.kinds;
-        let of_rows = || rows.iter().map(|&row| &data[row as usize]);
-        let texts: Vec<&str> = (of_rows().map(|row| row.anchor.as_str()))
-            .chain(of_rows().map(|row| row.positive.as_str()))
-            .chain(of_rows().map(|row| row.negative.as_str()))
+        let texts: Vec<&str> = (0..R::TEXTS)
+            .flat_map(|i| rows.iter().map(move |&row| data[row as usize].text(i)))
             .collect();
         let encode = |texts: &[&str], kind| {
             let tokens = self.tokenizer.encode_kind(texts, kind);
@@ -74,7 +81,7 @@ impl Packing {
         tokens.ids.extend(rest.ids);
         let lengths = tokens.lengths();
         let plan = plan_batches(&lengths, self.token_budget, usize::MAX);
-        Ok(TripletBatch {
+        Ok(TextBatch {
             chunks: plan.iter().map(|which| pack(&tokens.ids, which)).collect(),
             tokens: lengths.iter().sum(),
             truncated: tokens.n_truncated + rest.n_truncated,
@@ -89,7 +96,7 @@ impl Packing {
 /// A batch comes out as it would without the thread: only the time differs.
 pub struct Batches {
     /// `None` once the thread is told to end.
-    receiver: Option<Receiver<Result<TripletBatch>>>,
+    receiver: Option<Receiver<Result<TextBatch>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -98,7 +105,7 @@ impl Batches {
     ///
     /// # Errors
     /// [`Error::Invalid`] if no thread can be started, or if the sampler has other rows.
-    pub fn start(data: Arc<[Triplet]>, mut sampler: Sampler, packing: Packing) -> Result<Self> {
+    pub fn start<R: Row>(data: Arc<[R]>, mut sampler: Sampler, packing: Packing) -> Result<Self> {
         if sampler.rows() != data.len() {
             return Err(Error::Invalid(format!(
                 "a sampler of {} rows was given {}",
@@ -132,7 +139,7 @@ impl Batches {
     ///
     /// # Errors
     /// As [`Sampler::next_batch`] and [`Packing::pack`]; what comes after an error is [`Error::Invalid`].
-    pub fn next_batch(&mut self) -> Result<TripletBatch> {
+    pub fn next_batch(&mut self) -> Result<TextBatch> {
         let receiver = self.receiver.as_ref();
         match receiver.and_then(|receiver| receiver.recv().ok()) {
             Some(batch) => batch,
@@ -189,7 +196,7 @@ mod tests {
     }
 
     /// The tokens of every text by its number, or what is wrong with the chunks.
-    fn tokens(batch: &TripletBatch, budget: usize) -> Result<Vec<Vec<u32>>, String> {
+    fn tokens(batch: &TextBatch, budget: usize) -> Result<Vec<Vec<u32>>, String> {
         let mut all = vec![Vec::new(); 3 * batch.rows.len()];
         let mut before = usize::MAX;
         for chunk in &batch.chunks {
@@ -230,7 +237,7 @@ mod tests {
                 let row = &data[row as usize];
                 let texts = [&row.anchor, &row.positive, &row.negative];
                 let expected = packing.tokenizer.encode_batch(&texts).unwrap().ids;
-                let got = batch.numbers(i).map(|number| &all[number as usize]);
+                let got = [i, rows.len() + i, 2 * rows.len() + i].map(|number| &all[number]);
                 assert_eq!(got, [&expected[0], &expected[1], &expected[2]]);
             }
             assert_eq!(batch.tokens, all.iter().map(Vec::len).sum::<usize>());

@@ -15,18 +15,20 @@
 pub mod arms;
 pub mod batches;
 pub mod checkpoint;
+mod course;
 pub mod curve;
 mod group;
 pub mod lock;
 pub mod negatives;
 pub mod options;
+pub mod pairs;
 pub mod sampler;
 pub mod scale;
 pub mod schedule;
 pub mod step;
 pub mod trainer;
 
-pub use batches::{Batches, Packing, TripletBatch};
+pub use batches::{Batches, Packing, Row, TextBatch};
 pub use checkpoint::{Identity, Snapshot, State};
 pub use curve::{Curve, Point};
 pub use lock::FolderLock;

@@ -9,11 +9,8 @@
 //! under memory limited setup"), and dropout goes by the numbers of texts, so that a chunk computed again has the bits
 //! that it had. One chunk is kept from the first turn: a batch that is a single chunk is computed once.
 
-use sha2::{Digest, Sha256};
-
-use super::batches::TripletBatch;
+use super::batches::TextBatch;
 use super::group::{Array, Decay, Group};
-use crate::data::hex;
 use crate::encoder::{Dropout, Encoder};
 use crate::error::{Error, Result};
 use crate::model::weights::Table;
@@ -72,18 +69,8 @@ impl Step {
     }
 
     /// Everything on the device that a step changes, under its names.
-    pub(super) fn arrays(&mut self) -> Result<Vec<(&'static str, Array<'_>)>> {
-        Ok(self.group.arrays(self.encoder.trainable()?))
-    }
-
-    /// SHA-256 of the weights as they are.
-    pub(super) fn weights_sha256(&mut self) -> Result<String> {
-        let (matrices, vectors) = self.encoder.trainable()?.master.groups_mut();
-        let mut hash = Sha256::new();
-        for group in [matrices, vectors] {
-            hash.update(bytemuck::cast_slice::<f32, u8>(&group.read()?));
-        }
-        Ok(hex(&hash.finalize()))
+    pub(super) fn arrays(&mut self) -> Result<Vec<(String, Array<'_>)>> {
+        Ok(self.group.arrays("", self.encoder.trainable()?))
     }
 
     /// Computes the gradient of the loss of a batch in every weight; returns the loss of every anchor, not scaled. If the
@@ -93,7 +80,7 @@ impl Step {
     /// [`Error::OutOfMemory`] if there is no room for a text; as [`Encoder::hidden_states`].
     pub fn gradients(
         &mut self,
-        batch: &TripletBatch,
+        batch: &TextBatch,
         objective: &Objective<'_>,
     ) -> Result<Vec<f32>> {
         loop {
@@ -201,7 +188,8 @@ impl Step {
     /// [`Error::Invalid`] for settings without meaning, or what the device reports.
     pub fn update(&mut self, settings: &AdamW) -> Result<f32> {
         let weights = self.encoder.trainable()?;
-        self.group.update(settings, Decay::Matrices, weights)?;
+        self.group.measure()?;
+        self.group.step(settings, Decay::Matrices, weights)?;
         self.group.norm()
     }
 }
@@ -218,7 +206,7 @@ fn owners(rows: &[u32], own: &[bool]) -> Option<Vec<Option<u32>>> {
 }
 
 /// The chunks, those of more tokens than the budget in halves, and these again, as long as they have several texts.
-fn divided(chunks: &[Batch], budget: usize) -> Vec<Batch> {
+pub(super) fn divided(chunks: &[Batch], budget: usize) -> Vec<Batch> {
     let mut todo: Vec<Batch> = chunks.iter().rev().cloned().collect();
     let mut all = Vec::new();
     while let Some(chunk) = todo.pop() {

@@ -14,10 +14,19 @@
 //! # Ok::<(), nearmiss::Error>(())
 //! ```
 
+mod calibration;
 mod fixed;
+pub mod learned;
+mod parameters;
 mod penalty;
+mod saved;
+mod transformer;
 
+pub use calibration::{Calibration, fewest_accepts};
 pub use fixed::{BagOfSimilarities, MaxSim, MeanCosine, SoftAlignment};
+pub use learned::{Kind, Learned};
+pub use parameters::{Parameters, Tensors};
+pub use saved::{CONFIG, Config, EncoderName, Verdict, Verifier};
 pub use penalty::{ConditionalPenalty, Penalty, conditional_penalty};
 
 use crate::device::Device;
@@ -90,6 +99,11 @@ pub trait Scorer: Send + Sync {
     /// Names and values of what its scores depend on beside its name and the token vectors.
     fn constants(&self) -> Vec<(String, f64)> {
         Vec::new()
+    }
+
+    /// Pairs so far of which it did not see all, since it reads maps of 128 x 128 tokens at most.
+    fn cut(&self) -> usize {
+        0
     }
 
     /// Whether scores are cosines, so that angles can be made of them.

@@ -4,7 +4,7 @@ use super::philox::philox;
 use crate::error::{Error, Result};
 use crate::random::Stream;
 
-/// Where in an encoder something is dropped; equal counters of different sites draw different words.
+/// Where in an encoder or a verifier something is dropped; equal counters of different sites draw different words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Site {
     /// The sum of the embeddings, after its norm.
@@ -13,8 +13,12 @@ pub enum Site {
     Probabilities,
     /// What attention adds to the residual stream.
     AttentionOutput,
-    /// What the feed-forward network adds to it.
+    /// The inner activations of the feed-forward network, after GELU.
+    FeedForwardInner,
+    /// What the feed-forward network adds to the residual stream.
     FeedForwardOutput,
+    /// The inner activations of a head that makes a score.
+    Head,
 }
 
 impl Site {
@@ -23,7 +27,9 @@ impl Site {
             Site::Embedding => "embedding",
             Site::Probabilities => "probabilities",
             Site::AttentionOutput => "attention output",
+            Site::FeedForwardInner => "feed-forward inner",
             Site::FeedForwardOutput => "feed-forward output",
+            Site::Head => "head",
         }
     }
 }
@@ -96,7 +102,9 @@ mod tests {
             Mask::new(0.1, 1, 2, 2, Site::Embedding),
             Mask::new(0.1, 1, 2, 3, Site::Probabilities),
             Mask::new(0.1, 1, 2, 3, Site::AttentionOutput),
+            Mask::new(0.1, 1, 2, 3, Site::FeedForwardInner),
             Mask::new(0.1, 1, 2, 3, Site::FeedForwardOutput),
+            Mask::new(0.1, 1, 2, 3, Site::Head),
         ]
         .map(|mask| mask.key);
         let distinct: std::collections::HashSet<_> = keys.into_iter().collect();

@@ -1,0 +1,297 @@
+//! One step of a scorer of pairs: the gradient of a batch in the verifier's weights and, if it is trained too, in the
+//! encoder's.
+//!
+//! ```text
+//! every chunk -> hidden states of all texts -> unit token vectors -> maps of the pairs, so many at a time -> scores
+//!             -> loss of the whole batch, gradient in the scores -> the pairs once more, kept -> verifier's gradients
+//!             -> gradient in the hidden states -> every chunk once more, kept -> encoder's gradients
+//! ```
+//!
+//! A text is encoded once, whatever the number of pairs it is in; of what was kept, the last chunk of texts and pairs that
+//! are all one chunk are not computed again.
+
+use super::objective::{self, Objective, PairRow};
+use crate::device::Buffer;
+use crate::encoder::{Dropout, Encoder};
+use crate::error::{Error, Result};
+use crate::model::weights::Table;
+use crate::ops::adamw::AdamW;
+use crate::ops::{PackedTexts, PairList};
+use crate::text::Batch;
+use crate::train::batches::TextBatch;
+use crate::train::group::{Array, Decay, Group};
+use crate::train::step::divided;
+use crate::verifier::learned::{Learned, PairMasks, SavedPairs, TokenGradient, TrainingTokens};
+use crate::verifier::Tensors;
+
+/// What a gradient is computed of.
+#[derive(Clone, Copy, Debug)]
+pub struct Task {
+    /// What is wanted of scores.
+    pub objective: Objective,
+    /// Of the softmax.
+    pub temperature: f64,
+    /// Whether the texts of every pair change places.
+    pub swapped: bool,
+    /// Factor of the loss, and so of the gradients.
+    pub loss_scale: f32,
+    /// What is dropped in the encoder, if it is trained.
+    pub dropout: Dropout,
+    /// Share of the values dropped in the verifier.
+    pub rate: f32,
+}
+
+/// An encoder and a verifier with what their training keeps on the device.
+pub struct PairStep {
+    pub(super) encoder: Encoder,
+    pub(super) verifier: Learned,
+    /// If the encoder is trained.
+    encoder_group: Option<Group<Table>>,
+    verifier_group: Group<Tensors>,
+    /// Most tokens of a chunk, since the device ran out of memory.
+    pub(super) chunk: Option<usize>,
+    /// Bytes that pairs scored at once may take.
+    pub(super) pair_memory: usize,
+}
+
+impl PairStep {
+    /// For a verifier over the token vectors of `encoder`, which is trained with it or stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a verifier of another width; what the device reports; as [`Encoder::load`] on a device that
+    /// multiplies f16, where the weights are read once more.
+    pub fn new(
+        mut encoder: Encoder,
+        verifier: Learned,
+        end_to_end: bool,
+        pair_memory: usize,
+    ) -> Result<Self> {
+        if encoder.width() != verifier.width() {
+            return Err(Error::shape(
+                "verifier",
+                "encoder",
+                format!("token vectors {} wide", verifier.width()),
+                encoder.width(),
+            ));
+        }
+        let encoder_group = if end_to_end {
+            // Reads the weights in f32, before anything else is done.
+            encoder.trainable()?;
+            Some(Group::new(encoder.table(), encoder.device())?)
+        } else {
+            None
+        };
+        Ok(PairStep {
+            encoder_group,
+            verifier_group: Group::new(verifier.weights().table(), encoder.device())?,
+            encoder,
+            verifier,
+            chunk: None,
+            pair_memory,
+        })
+    }
+
+    /// Encoder and verifier, without what is kept for more steps.
+    pub fn into_parts(self) -> (Encoder, Learned) {
+        (self.encoder, self.verifier)
+    }
+
+    /// Everything on the device that a step changes, under its names.
+    pub(super) fn arrays(&mut self) -> Result<Vec<(String, Array<'_>)>> {
+        let weights = self.verifier.parameters_mut().trainable();
+        let mut all = self.verifier_group.arrays("verifier.", weights);
+        if let Some(group) = &mut self.encoder_group {
+            all.extend(group.arrays("", self.encoder.trainable()?));
+        }
+        Ok(all)
+    }
+
+    /// Computes the gradients of the loss of a batch; returns the loss of every row, not scaled. If the device runs out of
+    /// memory, less is done at a time and all begins again.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no room for a text or a pair; as [`Encoder::hidden_states`].
+    pub fn gradients<R: PairRow>(&mut self, batch: &TextBatch, task: &Task) -> Result<Vec<f32>> {
+        const LEAST: usize = 1 << 16;
+        loop {
+            let chunks = divided(&batch.chunks, self.chunk.unwrap_or(usize::MAX));
+            let divisible = chunks.iter().filter(|chunk| chunk.n_texts() > 1);
+            let largest = divisible.map(Batch::n_tokens).max();
+            match self.attempt::<R>(&chunks, batch.rows.len(), task) {
+                // Pairs and texts by turns: what of the two was too much is not known.
+                Err(Error::OutOfMemory { .. }) if self.pair_memory > LEAST => {
+                    self.pair_memory /= 2;
+                    if let Some(largest) = largest {
+                        self.chunk = Some(largest / 2);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn attempt<R: PairRow>(&mut self, chunks: &[Batch], b: usize, task: &Task) -> Result<Vec<f32>> {
+        let PairStep {
+            encoder,
+            verifier,
+            encoder_group,
+            verifier_group,
+            ..
+        } = self;
+        verifier_group.gradients.clear()?;
+        let device = encoder.device().clone();
+        let d = encoder.width();
+        let tokens: usize = chunks.iter().map(Batch::n_tokens).sum();
+        let Some((last, others)) = chunks.split_last() else {
+            return Ok(Vec::new());
+        };
+        let dropout = Some(task.dropout);
+        let mut hidden = device.alloc::<f32>(tokens * d)?;
+        let (mut offsets, mut place) = (vec![0u32], vec![0u32; R::TEXTS * b]);
+        let mut kept = None;
+        let mut firsts = Vec::new();
+        for chunk in chunks {
+            let first = offsets[offsets.len() - 1];
+            firsts.push(first as usize);
+            for (i, &text) in chunk.texts.iter().enumerate() {
+                place[text as usize] = offsets.len() as u32 - 1;
+                offsets.push(first + chunk.offsets[i + 1]);
+            }
+            let at = first as usize * d;
+            match encoder_group {
+                None => hidden.copy_from(at, &encoder.hidden_states(chunk, None)?.0)?,
+                Some(_) if std::ptr::eq(chunk, last) => {
+                    let pass = encoder.training_pass(chunk, dropout)?;
+                    hidden.copy_from(at, &pass.hidden)?;
+                    kept = Some(pass);
+                }
+                Some(_) => hidden.copy_from(at, &encoder.training_hidden(chunk, dropout)?)?,
+            }
+        }
+        let tokens = TrainingTokens::new(hidden, PackedTexts::new(&device, offsets)?, d)?;
+
+        // The pairs, so many at a time.
+        let pairs: Vec<[u32; 2]> = objective::pairs::<R>(task.objective, b)
+            .concat()
+            .into_iter()
+            .map(|pair| {
+                let [first, second] = pair.map(|text| place[text as usize]);
+                if task.swapped { [second, first] } else { [first, second] }
+            })
+            .collect();
+        let parts = divided_pairs(&pairs, tokens.packing(), verifier, self.pair_memory);
+        let mut raw = Vec::with_capacity(pairs.len());
+        let mut saved: Option<Option<SavedPairs>> = None;
+        let part = |range: &std::ops::Range<usize>| -> Result<(PairList, PairMasks)> {
+            let masks = PairMasks {
+                seed: task.dropout.seed,
+                step: task.dropout.step,
+                rate: task.rate,
+                numbers: (range.start as u32..range.end as u32).collect(),
+            };
+            Ok((PairList::new(&device, pairs[range.clone()].to_vec())?, masks))
+        };
+        for range in &parts {
+            let (list, masks) = part(range)?;
+            let masks = (task.rate > 0.0).then_some(&masks);
+            let (scores, kept) = verifier.forward(&tokens, &list, masks, parts.len() == 1)?;
+            raw.extend(scores);
+            if parts.len() == 1 {
+                saved = Some(kept);
+            }
+        }
+
+        let scores: Vec<f64> = raw.iter().map(|&raw| verifier.score_of(raw)).collect();
+        let calibration = verifier.objective()?.map(f64::from);
+        let cost = objective::cost(task.objective, b, &scores, task.temperature, calibration);
+        let scale = f64::from(task.loss_scale);
+        let d_raw: Vec<f32> = (cost.d_scores.iter().zip(&scores))
+            .map(|(d_score, &score)| (scale * d_score * verifier.slope_at(score)) as f32)
+            .collect();
+        let gradients = &mut verifier_group.gradients;
+        let mut d_tokens = encoder_group.as_ref().map(|_| TokenGradient::new(&tokens));
+        for range in &parts {
+            let (list, masks) = part(range)?;
+            let masks = (task.rate > 0.0).then_some(&masks);
+            let saved = match saved.take() {
+                Some(saved) => saved,
+                None => verifier.forward(&tokens, &list, masks, true)?.1,
+            };
+            let d_raw = &d_raw[range.clone()];
+            verifier.backward(&tokens, &list, saved, d_raw, gradients, d_tokens.as_mut())?;
+        }
+        let d_calibration = cost.d_calibration.map(|d| (scale * d) as f32);
+        verifier.set_objective_gradient(gradients, d_calibration)?;
+
+        if let (Some(group), Some(d_tokens)) = (encoder_group, d_tokens) {
+            group.gradients.clear()?;
+            let d_hidden = d_tokens.finish(&tokens)?;
+            drop(tokens);
+            // The kept one first.
+            let order = (std::iter::once(last).chain(others))
+                .zip(firsts.iter().rev().take(1).chain(&firsts));
+            for (chunk, &first) in order {
+                let pass = match kept.take() {
+                    Some(pass) => pass,
+                    None => encoder.training_pass(chunk, dropout)?,
+                };
+                let rows = first * d..(first + chunk.n_tokens()) * d;
+                let mut part: Buffer<f32> = device.alloc(rows.len())?;
+                part.copy_from(0, d_hidden.slice(rows))?;
+                encoder.backward_from_hidden(pass, part, &mut group.gradients)?;
+            }
+        }
+        Ok(cost.losses.into_iter().map(|loss| loss as f32).collect())
+    }
+
+    /// Makes a step with the gradients that there are, unless some are not finite. Each model has its own settings and is
+    /// clipped by its own norm. Returns the norm of the gradients of both as they are, scaled.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for settings without meaning, or what the device reports.
+    pub fn update(&mut self, verifier: &AdamW, encoder: &AdamW) -> Result<f32> {
+        self.verifier_group.measure()?;
+        if let Some(group) = &mut self.encoder_group {
+            group.measure()?;
+        }
+        let mut squares = self.verifier_group.norm()?.powi(2);
+        if let Some(group) = &self.encoder_group {
+            squares += group.norm()?.powi(2);
+        }
+        let norm = squares.sqrt();
+        if norm.is_finite() {
+            let weights = self.verifier.parameters_mut().trainable();
+            self.verifier_group.step(verifier, Decay::All, weights)?;
+            if let Some(group) = &mut self.encoder_group {
+                group.step(encoder, Decay::All, self.encoder.trainable()?)?;
+            }
+        }
+        Ok(norm)
+    }
+}
+
+/// Ranges of pairs whose maps and what is computed of them take at most so many bytes; one pair at least.
+fn divided_pairs(
+    pairs: &[[u32; 2]],
+    texts: &PackedTexts,
+    verifier: &Learned,
+    bytes: usize,
+) -> Vec<std::ops::Range<usize>> {
+    let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut taken = 0;
+    for (i, &[query, document]) in pairs.iter().enumerate() {
+        let rows = |text: u32| texts.rows(text as usize).len();
+        let needed = verifier.pair_bytes(rows(query), rows(document));
+        match parts.last_mut() {
+            Some(part) if taken + needed <= bytes => {
+                part.end = i + 1;
+                taken += needed;
+            }
+            _ => {
+                parts.push(i..i + 1);
+                taken = needed;
+            }
+        }
+    }
+    parts
+}

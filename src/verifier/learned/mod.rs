@@ -1,0 +1,809 @@
+//! Scorers whose weights are learned, or through which an encoder learns: from token vectors to scores, and back.
+//!
+//! ```text
+//! unit token vectors -> similarity_map -> map_features -> f4 -> score
+//!                    -> maxsim, soft_alignment, means: f1, f2, f0, none
+//! ```
+//!
+//! The way back ends at the hidden states of the encoder: the gradient in the maps, in the unit vectors of both sides
+//! ([`similarity_map_backward()`]), and through the normalisation.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use half::f16;
+
+use super::parameters::{Parameters, Part, Start, Stored, Tensors};
+use super::transformer::forward::{Inputs, Saved, forward};
+use super::transformer::{self, backward::backward};
+use super::{Scorer, VerifierOptions};
+use crate::device::{Buffer, Device, Float, Precision, Slice};
+use crate::error::{Error, Result};
+use crate::index::TokenVectors;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::weights::{Builder, Gradients, Group, Vector, Weights, Working};
+use crate::ops::dropout::{Mask, Site};
+use crate::ops::map_features::{WindowLayout, map_features};
+use crate::ops::map_features_backward::map_features_backward;
+use crate::ops::map_pool_backward::{MapPooling, map_pool_backward};
+use crate::ops::maxsim::{Reduction, maxsim};
+use crate::ops::normalize_rows_backward::normalize_rows_backward;
+use crate::ops::pool::Pooling;
+use crate::ops::similarity_map_backward::similarity_map_backward;
+use crate::ops::soft_alignment::soft_alignment;
+use crate::ops::{
+    MapLayout, PackedTexts, PairList, Pairs, Tokens, add_rows, normalize_rows, pair_dot, pool,
+    pool_backward, similarity_map,
+};
+use crate::random::Stream;
+
+/// Columns of the scores of a learned body: one, and seven that nothing reads.
+const SCORES: usize = transformer::weights::SCORES;
+
+/// Every scorer that can be trained, or through which an encoder can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The cosine of mean token vectors.
+    MeanCosine,
+    /// The mean of the map.
+    BagOfSimilarities,
+    /// The mean of the row maxima.
+    MaxSim,
+    /// Rows of the map under a softmax that prefers near positions.
+    SoftAlignment,
+    /// A small Transformer over patches of the map.
+    Transformer,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 5] = [
+        Kind::MeanCosine,
+        Kind::BagOfSimilarities,
+        Kind::MaxSim,
+        Kind::SoftAlignment,
+        Kind::Transformer,
+    ];
+
+    /// What tables and files call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::MeanCosine => "none",
+            Kind::BagOfSimilarities => "f0",
+            Kind::MaxSim => "f1",
+            Kind::SoftAlignment => "f2",
+            Kind::Transformer => "f4",
+        }
+    }
+
+    /// Whether it has weights of its own, so that it can be trained while the encoder stays as it is.
+    pub fn learns(self) -> bool {
+        self == Kind::Transformer
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| {
+            let known = Kind::ALL.map(Kind::name).join(", ");
+            Error::Usage(format!("there is no verifier `{name}`: choose from {known}"))
+        })
+    }
+}
+
+/// What a step drops, pair by pair.
+#[derive(Clone)]
+pub struct PairMasks {
+    /// Of the training.
+    pub seed: u64,
+    /// Of the step.
+    pub step: u64,
+    /// Share of the values.
+    pub rate: f32,
+    /// The numbers of the pairs in the step, by which masks go.
+    pub numbers: Arc<[u32]>,
+}
+
+impl PairMasks {
+    /// What is dropped at a site.
+    pub(super) fn at(&self, site: Site) -> Mask {
+        let seed = Stream::new(self.seed, &["verifier"], 0).bits();
+        Mask::new(self.rate, seed, self.step, 0, site)
+    }
+}
+
+/// A scorer with its weights.
+pub struct Learned {
+    kind: Kind,
+    d: usize,
+    device: Device,
+    pub(super) parameters: Parameters,
+    body: Body,
+    /// Scale and bias of a score before a sigmoid; what a training by binary cross-entropy learns beside.
+    objective: Vector,
+    /// Pairs so far whose map was cut.
+    cut: AtomicUsize,
+}
+
+enum Body {
+    Plain,
+    Transformer(transformer::weights::Table),
+}
+
+/// Scale and bias of a score before its sigmoid, at the start of a training.
+const OBJECTIVE: [f32; 2] = [10.0, 0.0];
+
+/// The layout of a kind at a width.
+fn tensors(kind: Kind, d: usize) -> (Tensors, Body, Vector) {
+    let mut builder = Builder::default();
+    let (body, mut stored) = match kind {
+        Kind::Transformer => {
+            let table = transformer::weights::Table::new(&mut builder, d);
+            let stored = table.stored();
+            (Body::Transformer(table), stored)
+        }
+        _ => {
+            // So that neither of the two buffers is empty.
+            builder.matrix(Vec::new(), 1, 8);
+            (Body::Plain, Vec::new())
+        }
+    };
+    let objective = builder.vector(Vec::new(), 8);
+    for (i, name) in ["objective.scale", "objective.bias"].into_iter().enumerate() {
+        let place = Part::whole(Group::Vectors, objective.start + i, 1, 1);
+        let start = Start::Constant(OBJECTIVE[i]);
+        stored.push(Stored::new(name, vec![1], start, place));
+    }
+    (Tensors::new(builder, stored), body, objective)
+}
+
+impl Learned {
+    /// One that has learned nothing yet, for token vectors `d` wide.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn start(kind: Kind, d: usize, seed: u64, device: &Device) -> Result<Self> {
+        let (tensors, body, objective) = tensors(kind, d);
+        let parameters = Parameters::start(tensors, seed, device)?;
+        Ok(Self::new(kind, d, device, parameters, body, objective))
+    }
+
+    /// One from a weights file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the tensor that is missing, damaged or of another size, or what the device reports.
+    pub fn load(kind: Kind, d: usize, checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+        let (tensors, body, objective) = tensors(kind, d);
+        let parameters = Parameters::load(tensors, checkpoint, device)?;
+        Ok(Self::new(kind, d, device, parameters, body, objective))
+    }
+
+    fn new(
+        kind: Kind,
+        d: usize,
+        device: &Device,
+        parameters: Parameters,
+        body: Body,
+        objective: Vector,
+    ) -> Self {
+        Learned {
+            kind,
+            d,
+            device: device.clone(),
+            parameters,
+            body,
+            objective,
+            cut: AtomicUsize::new(0),
+        }
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Width of the token vectors that it reads.
+    pub fn width(&self) -> usize {
+        self.d
+    }
+
+    /// Its weights, to be trained and saved.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Scale and bias of its score before a sigmoid.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn objective(&self) -> Result<[f32; 2]> {
+        let read = |vector: Slice<'_, f32>| vector.slice(..2).read();
+        let values = match &self.parameters.working {
+            Working::F32(weights) => read(weights.vector(self.objective)),
+            Working::Mixed(weights) => read(weights.vector(self.objective)),
+        }?;
+        Ok([values[0], values[1]])
+    }
+
+    /// Writes the gradients in scale and bias of the score before a sigmoid.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn set_objective_gradient(
+        &self,
+        gradients: &mut Gradients<Tensors>,
+        values: [f32; 2],
+    ) -> Result<()> {
+        let (_, vectors) = gradients.groups_mut();
+        vectors.write(self.objective.start, &values)
+    }
+
+    /// The score that a raw one, as [`Learned::forward`] gives it, stands for.
+    pub fn score_of(&self, raw: f32) -> f64 {
+        match self.body {
+            Body::Plain => f64::from(raw),
+            Body::Transformer(_) => f64::from(raw).tanh(),
+        }
+    }
+
+    /// The slope of [`Learned::score_of`] where it has this value.
+    pub fn slope_at(&self, score: f64) -> f64 {
+        match self.body {
+            Body::Plain => 1.0,
+            Body::Transformer(_) => 1.0 - score * score,
+        }
+    }
+
+    /// Bytes that a pair of texts of these lengths takes on the way through and back.
+    pub fn pair_bytes(&self, query: usize, document: usize) -> usize {
+        let map = 2 * 4 * query * document;
+        match self.body {
+            Body::Plain => map,
+            Body::Transformer(_) => {
+                let [q, c] = [query, document].map(|l| l.min(128).div_ceil(8));
+                let rows = 1 + q * c;
+                map + rows * (2 * 4 * 192 + 6 * 4 * self.d) + 16 * 4 * self.d
+            }
+        }
+    }
+
+    /// Raw scores of pairs of texts. `masks` say what is dropped; with `keep`, what is computed on the way stays for
+    /// [`Learned::backward`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for token vectors of another width or pairs of texts that are not there, or what the device reports.
+    pub fn forward(
+        &self,
+        tokens: &TrainingTokens,
+        pairs: &PairList,
+        masks: Option<&PairMasks>,
+        keep: bool,
+    ) -> Result<(Vec<f32>, Option<SavedPairs>)> {
+        if let Body::Plain = self.body {
+            let raw = match &tokens.unit {
+                Unit::F32(rows) => self.plain(tokens, rows, pairs)?,
+                Unit::F16(rows) => self.plain(tokens, rows, pairs)?,
+            };
+            return Ok((raw, None));
+        }
+        let (layout, maps) = tokens.maps(pairs)?;
+        let (raw, saved) = self.over_maps(&layout, &maps, masks, keep)?;
+        Ok((raw, saved.map(|body| SavedPairs { layout, body })))
+    }
+
+    /// Scores of those without weights.
+    fn plain<T: Float>(
+        &self,
+        tokens: &TrainingTokens,
+        rows: &Buffer<T>,
+        pairs: &PairList,
+    ) -> Result<Vec<f32>> {
+        let (device, d) = (&self.device, self.d);
+        let texts = Tokens {
+            rows: rows.as_slice(),
+            packing: &tokens.packing,
+        };
+        let mut scores = device.alloc::<f32>(pairs.len())?;
+        match self.kind {
+            Kind::MeanCosine => {
+                let means = tokens.means()?;
+                pair_dot(&means, &means, d, pairs, &mut scores)?;
+            }
+            Kind::BagOfSimilarities => {
+                let mut centroids = device.alloc::<f32>(tokens.packing.texts() * d)?;
+                pool(&tokens.exact, &tokens.packing, Pooling::Mean, false, &mut centroids)?;
+                pair_dot(&centroids, &centroids, d, pairs, &mut scores)?;
+            }
+            Kind::MaxSim => {
+                let pairs = Pairs::Listed(pairs);
+                maxsim(texts, texts, d, pairs, Reduction::Mean, &mut scores, None)?;
+            }
+            Kind::SoftAlignment => {
+                let alignment = VerifierOptions::default().alignment;
+                soft_alignment(texts, texts, d, pairs, alignment, &mut scores)?;
+            }
+            Kind::Transformer => unreachable!("has weights"),
+        }
+        scores.read()
+    }
+
+    /// Raw scores of maps.
+    pub(super) fn over_maps(
+        &self,
+        maps: &MapLayout,
+        values: &Buffer<f32>,
+        masks: Option<&PairMasks>,
+        keep: bool,
+    ) -> Result<(Vec<f32>, Option<SavedBody>)> {
+        let Body::Transformer(table) = &self.body else {
+            return Err(Error::Invalid(format!("{} does not read maps", self.kind)));
+        };
+        let layout = WindowLayout::patches(&self.device, maps)?;
+        self.cut.fetch_add(layout.cut(), Ordering::Relaxed);
+        let inputs = Inputs::new(&self.device, layout, masks.cloned(), keep)?;
+        Ok(match &self.parameters.working {
+            Working::F32(weights) => {
+                let (raw, saved) = through(weights, table, inputs, values, keep)?;
+                (raw, saved.map(SavedBody::F32))
+            }
+            Working::Mixed(weights) => {
+                let (raw, saved) = through(weights, table, inputs, values, keep)?;
+                (raw, saved.map(SavedBody::Mixed))
+            }
+        })
+    }
+
+    /// Adds the gradients in the weights to `gradients`, and those in the tokens to `d_tokens`, given those in raw scores.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn backward(
+        &self,
+        tokens: &TrainingTokens,
+        pairs: &PairList,
+        saved: Option<SavedPairs>,
+        d_raw: &[f32],
+        gradients: &mut Gradients<Tensors>,
+        d_tokens: Option<&mut TokenGradient>,
+    ) -> Result<()> {
+        let d_maps = match (&self.body, saved) {
+            (Body::Transformer(_), Some(SavedPairs { layout, body })) => {
+                let wants_maps = d_tokens.is_some();
+                let d_maps = self.over_maps_backward(&layout, body, d_raw, gradients, wants_maps)?;
+                d_maps.map(|d_maps| (layout, d_maps))
+            }
+            (Body::Transformer(_), None) => {
+                return Err(Error::Invalid("nothing was kept of these pairs".into()));
+            }
+            (Body::Plain, _) => {
+                let Some(d_tokens) = d_tokens else {
+                    return Ok(());
+                };
+                let d_scores = self.device.upload(d_raw)?;
+                if self.kind == Kind::MeanCosine {
+                    return d_tokens.add_means(tokens, pairs, &d_scores);
+                }
+                let pooling = match self.kind {
+                    Kind::BagOfSimilarities => MapPooling::Mean,
+                    Kind::MaxSim => MapPooling::Max,
+                    _ => {
+                        let alignment = VerifierOptions::default().alignment;
+                        MapPooling::Soft {
+                            distance: alignment.distance,
+                            temperature: alignment.temperature,
+                            band: alignment.band,
+                        }
+                    }
+                };
+                let (layout, maps) = tokens.maps(pairs)?;
+                let mut d_maps = self.device.alloc::<f32>(layout.elements())?;
+                map_pool_backward(&maps, &layout, &d_scores, pooling, &mut d_maps)?;
+                return d_tokens.add(tokens, pairs, &layout, &d_maps);
+            }
+        };
+        match (d_maps, d_tokens) {
+            (Some((layout, d_maps)), Some(d_tokens)) => {
+                d_tokens.add(tokens, pairs, &layout, &d_maps)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds the gradients in the weights; returns those in the maps, if wanted.
+    pub(super) fn over_maps_backward(
+        &self,
+        layout: &MapLayout,
+        saved: SavedBody,
+        d_raw: &[f32],
+        gradients: &mut Gradients<Tensors>,
+        wants_maps: bool,
+    ) -> Result<Option<Buffer<f32>>> {
+        let Body::Transformer(table) = &self.body else {
+            return Err(Error::Invalid(format!("{} has no weights", self.kind)));
+        };
+        let elements = layout.elements();
+        match (&self.parameters.working, saved) {
+            (Working::F32(weights), SavedBody::F32(saved)) => {
+                back(weights, table, saved, elements, d_raw, gradients, wants_maps)
+            }
+            (Working::Mixed(weights), SavedBody::Mixed(saved)) => {
+                back(weights, table, saved, elements, d_raw, gradients, wants_maps)
+            }
+            _ => Err(Error::Invalid("a pass of another verifier".into())),
+        }
+    }
+}
+
+/// What is kept of pairs for the way back.
+pub struct SavedPairs {
+    layout: MapLayout,
+    body: SavedBody,
+}
+
+/// What is kept of maps, in the device's activation type.
+pub(super) enum SavedBody {
+    F32(SavedMaps<f32>),
+    Mixed(SavedMaps<f16>),
+}
+
+pub(super) struct SavedMaps<A: Float> {
+    inputs: Inputs,
+    patches: Buffer<A>,
+    winners: Buffer<u32>,
+    pass: Saved<A>,
+}
+
+/// Maps through `f4`.
+fn through<A: Float>(
+    weights: &Weights<A, Tensors>,
+    table: &transformer::weights::Table,
+    inputs: Inputs,
+    maps: &Buffer<f32>,
+    keep: bool,
+) -> Result<(Vec<f32>, Option<SavedMaps<A>>)> {
+    let device = weights.device();
+    let layout = &inputs.layout;
+    let mut patches = device.alloc::<A>(inputs.rows() * layout.windows().width())?;
+    let mut winners = device.alloc::<u32>(if keep { layout.winners() } else { 0 })?;
+    let wanted = keep.then(|| winners.as_slice_mut());
+    map_features(maps, layout, &mut patches, wanted)?;
+    let (scores, pass) = forward(weights, table, patches.as_slice(), &inputs)?;
+    let raw = scores.read()?.into_iter().step_by(SCORES).collect();
+    let saved = keep.then_some(SavedMaps {
+        inputs,
+        patches,
+        winners,
+        pass,
+    });
+    Ok((raw, saved))
+}
+
+/// The way back through `f4`, to maps of so many elements.
+fn back<A: Float>(
+    weights: &Weights<A, Tensors>,
+    table: &transformer::weights::Table,
+    saved: SavedMaps<A>,
+    elements: usize,
+    d_raw: &[f32],
+    gradients: &mut Gradients<Tensors>,
+    wants_maps: bool,
+) -> Result<Option<Buffer<f32>>> {
+    let device = weights.device();
+    let SavedMaps {
+        inputs,
+        patches,
+        winners,
+        pass,
+    } = saved;
+    let mut d_scores = vec![A::from_f32(0.0); d_raw.len() * SCORES];
+    for (row, &value) in d_scores.chunks_exact_mut(SCORES).zip(d_raw) {
+        row[0] = A::from_f32(value);
+    }
+    let d_scores = device.upload(&d_scores)?;
+    let d_patches = backward(
+        weights,
+        table,
+        patches.as_slice(),
+        &inputs,
+        pass,
+        d_scores.as_slice(),
+        gradients,
+        wants_maps,
+    )?;
+    let Some(d_patches) = d_patches else {
+        return Ok(None);
+    };
+    let mut d_maps = device.alloc::<f32>(elements)?;
+    map_features_backward(&d_patches, &inputs.layout, winners.as_slice(), &mut d_maps)?;
+    Ok(Some(d_maps))
+}
+
+/// The token vectors of texts as a training compares them.
+pub struct TrainingTokens {
+    d: usize,
+    /// As the encoder left them, `[t, d]`.
+    hidden: Buffer<f32>,
+    packing: PackedTexts,
+    /// Of unit length, `[t, d]`.
+    exact: Buffer<f32>,
+    /// The same, as products read them.
+    unit: Unit,
+}
+
+enum Unit {
+    F32(Buffer<f32>),
+    F16(Buffer<f16>),
+}
+
+impl TrainingTokens {
+    /// From hidden states `[t, d]`.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn new(hidden: Buffer<f32>, packing: PackedTexts, d: usize) -> Result<Self> {
+        let device = hidden.device().clone();
+        let mut exact = device.alloc::<f32>(hidden.len())?;
+        let mut halves = device.alloc::<f16>(hidden.len())?;
+        normalize_rows(&hidden, d, &mut halves, Some(exact.as_slice_mut()), None)?;
+        let unit = match device.precision() {
+            Precision::Mixed => Unit::F16(halves),
+            Precision::F32 => {
+                let mut copy = device.alloc::<f32>(exact.len())?;
+                copy.copy_from(0, &exact)?;
+                Unit::F32(copy)
+            }
+        };
+        Ok(TrainingTokens {
+            d,
+            hidden,
+            packing,
+            exact,
+            unit,
+        })
+    }
+
+    /// Which rows are whose.
+    pub fn packing(&self) -> &PackedTexts {
+        &self.packing
+    }
+
+    /// The maps of pairs.
+    fn maps(&self, pairs: &PairList) -> Result<(MapLayout, Buffer<f32>)> {
+        let device = self.hidden.device();
+        let layout = MapLayout::new(device, &self.packing, &self.packing, pairs)?;
+        let mut maps = device.alloc::<f32>(layout.elements())?;
+        let packing = &self.packing;
+        match &self.unit {
+            Unit::F32(rows) => {
+                let rows = rows.as_slice();
+                let texts = Tokens { rows, packing };
+                similarity_map(texts, texts, self.d, pairs, &layout, &mut maps)?;
+            }
+            Unit::F16(rows) => {
+                let rows = rows.as_slice();
+                let texts = Tokens { rows, packing };
+                similarity_map(texts, texts, self.d, pairs, &layout, &mut maps)?;
+            }
+        }
+        Ok((layout, maps))
+    }
+
+    /// Mean token vectors of unit length, `[n, d]`.
+    fn means(&self) -> Result<Buffer<f32>> {
+        let mut means = (self.hidden.device()).alloc::<f32>(self.packing.texts() * self.d)?;
+        pool(&self.hidden, &self.packing, Pooling::Mean, true, &mut means)?;
+        Ok(means)
+    }
+}
+
+/// The gradient in the token vectors of texts, as pairs add to it.
+pub struct TokenGradient {
+    d: usize,
+    /// In unit vectors, `[t, d]`.
+    unit: Option<Buffer<f32>>,
+    /// In mean vectors of unit length, `[n, d]`.
+    means: Option<Buffer<f32>>,
+}
+
+impl TokenGradient {
+    /// None yet.
+    pub fn new(tokens: &TrainingTokens) -> Self {
+        TokenGradient {
+            d: tokens.d,
+            unit: None,
+            means: None,
+        }
+    }
+
+    /// Adds what pairs give to the sides of their maps.
+    fn add(
+        &mut self,
+        tokens: &TrainingTokens,
+        pairs: &PairList,
+        layout: &MapLayout,
+        d_maps: &Buffer<f32>,
+    ) -> Result<()> {
+        let packing = &tokens.packing;
+        let sides = match &tokens.unit {
+            Unit::F32(rows) => both_sides(rows, packing, self.d, pairs, layout, d_maps)?,
+            Unit::F16(rows) => both_sides(rows, packing, self.d, pairs, layout, d_maps)?,
+        };
+        accumulate(&mut self.unit, sides, self.d)
+    }
+
+    /// The same where pairs are scored by mean vectors: maps of one element.
+    fn add_means(
+        &mut self,
+        tokens: &TrainingTokens,
+        pairs: &PairList,
+        d_scores: &Buffer<f32>,
+    ) -> Result<()> {
+        let device = d_scores.device();
+        let n = tokens.packing.texts() as u32;
+        let singles = PackedTexts::new(device, (0..=n).collect())?;
+        let layout = MapLayout::new(device, &singles, &singles, pairs)?;
+        let means = tokens.means()?;
+        let sides = match &tokens.unit {
+            Unit::F32(_) => both_sides(&means, &singles, self.d, pairs, &layout, d_scores)?,
+            Unit::F16(_) => {
+                let mut halves = device.alloc::<f16>(means.len())?;
+                pool(&means, &singles, Pooling::First, false, &mut halves)?;
+                both_sides(&halves, &singles, self.d, pairs, &layout, d_scores)?
+            }
+        };
+        accumulate(&mut self.means, sides, self.d)
+    }
+
+    /// The gradient in the hidden states, `[t, d]`.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn finish(self, tokens: &TrainingTokens) -> Result<Buffer<f32>> {
+        let (device, d) = (tokens.hidden.device(), self.d);
+        let mut d_hidden = device.alloc::<f32>(tokens.hidden.len())?;
+        if let Some(d_means) = &self.means {
+            let hidden = &tokens.hidden;
+            pool_backward(hidden, &tokens.packing, Pooling::Mean, true, d_means, &mut d_hidden)?;
+        } else if let Some(d_unit) = &self.unit {
+            normalize_rows_backward(&tokens.hidden, d, d_unit, &mut d_hidden)?;
+        } else {
+            d_hidden.write(0, &vec![0.0; tokens.hidden.len()])?;
+        }
+        Ok(d_hidden)
+    }
+}
+
+/// The gradients in both sides of maps.
+fn both_sides<T: Float>(
+    rows: &Buffer<T>,
+    packing: &PackedTexts,
+    d: usize,
+    pairs: &PairList,
+    layout: &MapLayout,
+    d_maps: &Buffer<f32>,
+) -> Result<[Buffer<f32>; 2]> {
+    let device = rows.device();
+    let texts = Tokens {
+        rows: rows.as_slice(),
+        packing,
+    };
+    let (mut queries, mut documents) = (device.alloc(rows.len())?, device.alloc(rows.len())?);
+    similarity_map_backward(
+        texts,
+        texts,
+        d,
+        pairs,
+        layout,
+        d_maps,
+        &mut queries,
+        &mut documents,
+    )?;
+    Ok([queries, documents])
+}
+
+/// Adds both to a sum, which may be nothing yet.
+fn accumulate(
+    sum: &mut Option<Buffer<f32>>,
+    [first, second]: [Buffer<f32>; 2],
+    d: usize,
+) -> Result<()> {
+    let mut total = match sum.take() {
+        Some(mut total) => {
+            add_rows(&first, d, None, &mut total, None)?;
+            total
+        }
+        None => first,
+    };
+    add_rows(&second, d, None, &mut total, None)?;
+    *sum = Some(total);
+    Ok(())
+}
+
+/// Bytes that pairs scored at once may take.
+const AT_ONCE: usize = 256 << 20;
+
+impl Scorer for Learned {
+    fn name(&self) -> String {
+        self.kind.name().into()
+    }
+
+    fn score(
+        &self,
+        queries: &TokenVectors,
+        documents: &TokenVectors,
+        pairs: &PairList,
+    ) -> Result<Vec<f32>> {
+        if let Body::Plain = self.body {
+            let fixed = super::open(self.kind.name(), &VerifierOptions::default(), &self.device)?;
+            return fixed.score(queries, documents, pairs);
+        }
+        for (what, texts) in [("queries", queries), ("documents", documents)] {
+            if texts.width() != self.d {
+                let expected = format!("token vectors {} wide, as it was trained on", self.d);
+                return Err(Error::shape("verifier", what, expected, texts.width()));
+            }
+        }
+        let (q, c) = (queries.tokens(), documents.tokens());
+        let mut scores = Vec::with_capacity(pairs.len());
+        let mut todo = pairs.pairs();
+        while !todo.is_empty() {
+            let bytes = |&[query, document]: &[u32; 2]| {
+                let rows = |texts: &PackedTexts, text: u32| texts.rows(text as usize).len();
+                self.pair_bytes(rows(q.packing, query), rows(c.packing, document))
+            };
+            let (mut taken, mut count) = (0, 0);
+            while count < todo.len() && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE) {
+                taken += bytes(&todo[count]);
+                count += 1;
+            }
+            let (now, later) = todo.split_at(count);
+            let now = PairList::new(&self.device, now.to_vec())?;
+            let layout = MapLayout::new(&self.device, q.packing, c.packing, &now)?;
+            let mut maps = self.device.alloc::<f32>(layout.elements())?;
+            similarity_map(q, c, self.d, &now, &layout, &mut maps)?;
+            let (raw, _) = self.over_maps(&layout, &maps, None, false)?;
+            if let Some(at) = raw.iter().position(|raw| !raw.is_finite()) {
+                let [query, document] = now.pairs()[at];
+                return Err(Error::Invalid(format!(
+                    "{} gives {} for the pair of query {query} and document {document}: their token vectors, or the verifier's weights, are not finite",
+                    self.kind, raw[at]
+                )));
+            }
+            scores.extend(raw.into_iter().map(|raw| self.score_of(raw) as f32));
+            todo = later;
+        }
+        Ok(scores)
+    }
+
+    fn parameters(&self) -> usize {
+        // Scale and bias of the objective are no part of a score.
+        self.parameters.table().parameters() - OBJECTIVE.len()
+    }
+
+    fn cut(&self) -> usize {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    fn is_cosine(&self) -> bool {
+        self.kind == Kind::MeanCosine
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! `f4` on the CPU beside PyTorch's numbers.
+
+use std::path::Path;
+
+use half::f16;
+use safetensors::{Dtype, SafeTensors};
+
+use super::*;
+use crate::model::checkpoint::Tensor;
+
+/// The golden file.
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn open() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        Golden(std::fs::read(folder.join("verifiers.safetensors")).unwrap())
+    }
+
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+
+    fn get(&self, name: &str) -> Vec<f64> {
+        let tensors = self.tensors();
+        let tensor = tensors.tensor(name).unwrap();
+        let number = |b: &[u8]| match tensor.dtype() {
+            Dtype::F16 => f16::from_le_bytes(b.try_into().unwrap()).to_f64(),
+            Dtype::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
+            Dtype::F64 => f64::from_le_bytes(b.try_into().unwrap()),
+            Dtype::U32 => f64::from(u32::from_le_bytes(b.try_into().unwrap())),
+            other => panic!("{name}: {other:?}"),
+        };
+        let size = tensor.dtype().bitsize() / 8;
+        tensor.data().chunks_exact(size).map(number).collect()
+    }
+
+    /// The verifier with the weights of the file.
+    fn verifier(&self, device: &Device) -> Learned {
+        let (tensors, body, objective) = tensors(Kind::Transformer, 64);
+        let parameters = Parameters::fill(tensors, device, |tensor| {
+            Ok(match &tensor.name[..] {
+                "objective.scale" => vec![OBJECTIVE[0]],
+                "objective.bias" => vec![OBJECTIVE[1]],
+                name => {
+                    let values = self.get(&format!("f4.param.{name}"));
+                    values.into_iter().map(|v| v as f32).collect()
+                }
+            })
+        });
+        Learned::new(Kind::Transformer, 64, device, parameters.unwrap(), body, objective)
+    }
+
+    /// The texts of both sides as one list, and the pairs in it.
+    fn texts(&self, device: &Device) -> (TrainingTokens, PairList) {
+        let mut rows = self.get("queries");
+        rows.extend(self.get("documents"));
+        let rows: Vec<f32> = rows.into_iter().map(|v| v as f32).collect();
+        let mut offsets: Vec<u32> = self.get("queries_offsets").iter().map(|&v| v as u32).collect();
+        let (n, t) = (offsets.len() as u32 - 1, offsets[offsets.len() - 1]);
+        let documents = self.get("documents_offsets");
+        offsets.extend(documents[1..].iter().map(|&v| v as u32 + t));
+        let packing = PackedTexts::new(device, offsets).unwrap();
+        let tokens = TrainingTokens::new(device.upload(&rows).unwrap(), packing, 64).unwrap();
+        let pairs = self.get("pairs");
+        let pairs = pairs.chunks_exact(2).map(|p| [p[0] as u32, n + p[1] as u32]);
+        (tokens, PairList::new(device, pairs.collect()).unwrap())
+    }
+}
+
+/// How far two lists are from each other, over the length of the second.
+fn relative(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let off = length(&mut got.iter().zip(want).map(|(a, b)| a - b));
+    off / length(&mut want.iter().copied())
+}
+
+fn values(tensor: &Tensor<'_>) -> Vec<f64> {
+    tensor.to_f32().unwrap().into_iter().map(f64::from).collect()
+}
+
+#[test]
+fn scores_and_gradients_are_pytorchs() {
+    let (golden, cpu) = (Golden::open(), Device::cpu());
+    let verifier = golden.verifier(&cpu);
+    let (tokens, pairs) = golden.texts(&cpu);
+    let (raw, saved) = verifier.forward(&tokens, &pairs, None, true).unwrap();
+    let raw: Vec<f64> = raw.into_iter().map(f64::from).collect();
+    let off = relative(&raw, &golden.get("f4.logits"));
+    assert!(off < 1e-5, "{off}");
+    let scores: Vec<f64> = raw.iter().map(|&raw| verifier.score_of(raw as f32)).collect();
+    assert!(relative(&scores, &golden.get("f4.scores")) < 1e-5);
+
+    let d_raw: Vec<f32> = golden.get("weights").into_iter().map(|v| v as f32).collect();
+    let mut gradients = Gradients::zeros(verifier.weights().table().clone(), &cpu).unwrap();
+    let mut d_tokens = TokenGradient::new(&tokens);
+    verifier
+        .backward(&tokens, &pairs, saved, &d_raw, &mut gradients, Some(&mut d_tokens))
+        .unwrap();
+    for (name, got) in verifier.weights().of_like(&gradients).unwrap() {
+        if name.starts_with("objective") {
+            continue;
+        }
+        let want = golden.get(&format!("f4.grad.{name}"));
+        let off = relative(&values(&got), &want);
+        println!("{name} {off:e}");
+        assert!(off < 1e-4, "{name}: {off}");
+    }
+    let d_hidden = d_tokens.finish(&tokens).unwrap().read().unwrap();
+    let mut want = golden.get("f4.grad_queries");
+    want.extend(golden.get("f4.grad_documents"));
+    let d_hidden: Vec<f64> = d_hidden.into_iter().map(f64::from).collect();
+    let off = relative(&d_hidden, &want);
+    assert!(off < 1e-4, "{off}");
+}
