@@ -120,12 +120,17 @@ def padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def channels(queries: list[torch.Tensor], documents: list[torch.Tensor], paper: bool = False):
+    """As `padded_channels`, of texts of unequal length."""
+    return padded_channels(*padded(queries), *padded(documents), paper)
+
+
+def padded_channels(
+    q: torch.Tensor, q_valid: torch.Tensor, c: torch.Tensor, c_valid: torch.Tensor, paper: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The three channels `[pairs, 3, SIDE, SIDE]` of query i with document i, and which places are pairs of tokens.
 
     `paper`: the maxima go on into the padding, as far as the longest texts of the batch.
     """
-    q, q_valid = padded(queries)
-    c, c_valid = padded(documents)
     normalize = nn.functional.normalize
     maps = torch.bmm(normalize(q, dim=2, eps=1e-12), normalize(c, dim=2, eps=1e-12).transpose(1, 2))
     valid = q_valid[:, :, None] & c_valid[:, None, :]
