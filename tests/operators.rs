@@ -28,6 +28,7 @@ const PARTS: &[Part] = &[
         required: |_| true,
         shared: &[
             "mod",
+            "pictures",
             "rounding",
             "segments",
             "simd",

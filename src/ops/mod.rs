@@ -21,10 +21,13 @@ pub mod attention;
 pub mod attention_backward;
 pub mod attention_pool;
 pub mod attention_pool_backward;
+pub mod batch_norm;
+pub mod batch_norm_backward;
 pub mod cosine_topk;
 pub mod dropout;
 pub mod embedding;
 pub mod embedding_backward;
+pub mod fold;
 pub mod grad_norm;
 pub mod info_nce;
 pub mod layer_norm;
@@ -35,23 +38,30 @@ pub mod map_pool_backward;
 pub mod matmul;
 pub mod matmul_nn;
 pub mod matmul_tn;
+pub mod max_pool;
+pub mod max_pool_backward;
 pub mod maxsim;
 pub mod normalize_rows;
 pub mod normalize_rows_backward;
 pub mod pair_dot;
 pub mod pool;
 pub mod pool_backward;
+pub mod relu;
 pub mod scatter_rows;
 pub mod similarity_map;
 pub mod similarity_map_backward;
 pub mod soft_alignment;
 #[doc(hidden)]
 pub mod table;
+pub mod unfold;
+pub mod weighted_pool;
+pub mod weighted_pool_backward;
 
 #[cfg(test)]
 mod differences_test;
 #[cfg(test)]
 mod kernels_test;
+mod pictures;
 #[cfg(all(test, feature = "cuda"))]
 mod recording_test;
 mod rounding;
@@ -66,10 +76,13 @@ pub use attention::{attention, attention_saving};
 pub use attention_backward::attention_backward;
 pub use attention_pool::attention_pool;
 pub use attention_pool_backward::attention_pool_backward;
+pub use batch_norm::batch_norm;
+pub use batch_norm_backward::batch_norm_backward;
 pub use cosine_topk::cosine_topk;
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use embedding_backward::embedding_backward;
+pub use fold::fold;
 pub use grad_norm::grad_norm;
 pub use info_nce::info_nce;
 pub use layer_norm::layer_norm;
@@ -80,12 +93,16 @@ pub use map_pool_backward::{MapPooling, map_pool_backward};
 pub use matmul::{matmul, matmul_saving};
 pub use matmul_nn::matmul_nn;
 pub use matmul_tn::matmul_tn;
+pub use max_pool::max_pool;
+pub use max_pool_backward::max_pool_backward;
 pub use maxsim::maxsim;
 pub use normalize_rows::normalize_rows;
 pub use normalize_rows_backward::normalize_rows_backward;
 pub use pair_dot::pair_dot;
+pub use pictures::Pictures;
 pub use pool::pool;
 pub use pool_backward::pool_backward;
+pub use relu::relu;
 #[doc(hidden)]
 pub use rounding::Rounding;
 pub use scatter_rows::scatter_rows;
@@ -95,6 +112,9 @@ pub use similarity_map_backward::similarity_map_backward;
 pub use soft_alignment::soft_alignment;
 pub use texts::{Origins, OwnRows, PackedTexts, PairList, Places, TokenIds};
 pub use token_pairs::{MapLayout, Pairs, Tokens};
+pub use unfold::unfold;
+pub use weighted_pool::weighted_pool;
+pub use weighted_pool_backward::weighted_pool_backward;
 
 /// Kernel texts, for tests and tools.
 #[doc(hidden)]
