@@ -29,6 +29,7 @@ mod matmul_nn;
 mod matmul_tn;
 mod maxsim;
 mod normalize_rows;
+mod normalize_rows_backward;
 mod pair_dot;
 mod pairs;
 mod pool;
@@ -61,6 +62,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(dropout::cases(context));
     cases.extend(pool::cases(context));
     cases.extend(normalize_rows::cases(context));
+    cases.extend(normalize_rows_backward::cases(context));
     cases.extend(scatter_rows::cases(context));
     cases.extend(pool_backward::cases(context));
     cases.extend(layer_norm_backward::cases(context));

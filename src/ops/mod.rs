@@ -185,6 +185,7 @@ pub const ALL: &[&OpSpec] = &[
     &dropout::SPEC,
     &pool::SPEC,
     &normalize_rows::SPEC,
+    &normalize_rows_backward::SPEC,
     &scatter_rows::SPEC,
     &pool_backward::SPEC,
     &layer_norm_backward::SPEC,

@@ -11,8 +11,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::normalize_rows::NORM_FLOOR;
-use super::{Accum, OpSpec, Rounding, simd};
-use crate::device::{Cost, Slice, SliceMut, Target};
+use super::{Accum, OpSpec, Rounding, grid, in_every_tier, rows_per_binding, simd};
+use crate::device::template::{Source, Variant};
+use crate::device::{Call, Cost, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -20,12 +21,34 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "normalize_rows_backward",
     formula: "dx = (dy - y (y . dy)) / |x|, y = x / |x|",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[NORMALIZE_ROWS_BACKWARD],
+    ptx: NORMALIZE_ROWS_BACKWARD.ptx,
+    ptx_variants: || vec![Variant::new()],
+    wgsl: NORMALIZE_ROWS_BACKWARD.wgsl,
+    wgsl_variants: || in_every_tier([Variant::new()]),
 };
+
+const NORMALIZE_ROWS_BACKWARD: Kernel = Kernel {
+    entry: "normalize_rows_backward",
+    params: &[
+        Param::read("x"),
+        Param::read("dy"),
+        Param::write("dx"),
+        Param::u32("n"),
+        Param::u32("d"),
+    ],
+    ptx: Some(Source {
+        file: "normalize_rows_backward.ptx",
+        text: include_str!("../../kernels/normalize_rows_backward.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "normalize_rows_backward.wgsl",
+        text: include_str!("../../shaders/normalize_rows_backward.wgsl"),
+    }),
+};
+
+/// Rows in one block of the PTX kernel, a warp each.
+const ROWS_PER_BLOCK: usize = 4;
 
 /// From `dy` `[n, d]`, the gradient of the rows of `x` `[n, d]` scaled to unit length, writes that of `x` to `dx` `[n, d]`.
 ///
@@ -64,7 +87,7 @@ pub fn normalize_rows_backward<'a>(
             cpu(x.host(), d, dy.host(), dx.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel yet")),
+        Target::Gpu(on) => gpu(on, x, d, dy, dx),
     })
 }
 
@@ -102,7 +125,7 @@ pub fn reference<A: Accum, T: Copy + Into<f64>>(x: &[T], d: usize, dy: &[T]) -> 
 /// * the norm, relative: `e_n = g(d) / 2 + sqrt u`, and for squares below the normal range, which may be flushed, `min(1, d
 ///   2^-126 / (2 s))` of their sum `s`; a row whose norm may lie on either side of the floor has no bound
 /// * `y = x / norm`: `e_y = |y| (e_n + division u) + 2^-126 / norm`
-/// * `p = y . dy`: `e_p = sum |dy| e_y + g(d) sum |y dy| + d 2^-126`
+/// * `p = y . dy` or `x . dy / norm`: `e_p = sum |dy| e_y + g(d) sum |y dy| + d 2^-126 / min(1, norm)`
 /// * `v = dy - y p`: `e_v = |y| e_p + |p| e_y + u |y p| + u |v|`
 /// * `dx = v / norm`: `e_v / norm (1 + e_n) + |dx| (e_n + division u)`
 #[doc(hidden)]
@@ -124,7 +147,7 @@ pub fn error_bound(x: &[f32], d: usize, dy: &[f32], rounding: &Rounding) -> Vec<
         }
         let y: Vec<f64> = x.iter().map(|v| number(v) / norm).collect();
         let e_y = |y: f64| y.abs() * (e_n + division) + smallest / norm;
-        let (mut p, mut e_p, mut size) = (0.0, d as f64 * smallest, 0.0);
+        let (mut p, mut e_p, mut size) = (0.0, d as f64 * smallest / norm.min(1.0), 0.0);
         for (&y, g) in y.iter().zip(dy) {
             p += y * number(g);
             e_p += number(g).abs() * e_y(y);
@@ -171,6 +194,40 @@ fn row(x: &[f32], dy: &[f32], dx: &mut [f32]) {
     for (dx, &g) in dx.iter_mut().zip(dy) {
         *dx = (g - *dx * product) / norm;
     }
+}
+
+/// Rows beyond one binding go in turns of whole, aligned rows.
+fn gpu(
+    gpu: Gpu<'_>,
+    x: Slice<'_, f32>,
+    d: usize,
+    dy: Slice<'_, f32>,
+    mut dx: SliceMut<'_, f32>,
+) -> Result<()> {
+    let n = x.len() / d;
+    let at_once = rows_per_binding(gpu, d * size_of::<f32>());
+    for start in (0..n).step_by(at_once) {
+        let end = (start + at_once).min(n);
+        let elements = start * d..end * d;
+        gpu.call(&Call {
+            kernel: &NORMALIZE_ROWS_BACKWARD,
+            variant: Variant::new(),
+            args: &[
+                x.slice(elements.clone()).into(),
+                dy.slice(elements.clone()).into(),
+                (&mut dx.slice_mut(elements)).into(),
+                (end - start).into(),
+                d.into(),
+            ],
+            geometry: Geometry {
+                groups: grid(end - start),
+                grid: [(end - start).div_ceil(ROWS_PER_BLOCK) as u32, 1, 1],
+                threads: 32 * ROWS_PER_BLOCK as u32,
+                shared_bytes: 0,
+            },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

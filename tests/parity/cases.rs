@@ -32,6 +32,7 @@ mod matmul_nn;
 mod matmul_tn;
 mod maxsim;
 mod normalize_rows;
+mod normalize_rows_backward;
 mod outputs;
 mod pair_dot;
 mod pool;
@@ -150,6 +151,7 @@ fn all() -> Vec<Case> {
     cases.extend(dropout::cases());
     cases.extend(pool::cases());
     cases.extend(normalize_rows::cases());
+    cases.extend(normalize_rows_backward::cases());
     cases.extend(scatter_rows::cases());
     cases.extend(pool_backward::cases());
     cases.extend(layer_norm_backward::cases());
