@@ -34,6 +34,8 @@ pub(super) struct Group<L> {
 pub(super) enum Array<'a> {
     F32(&'a mut Buffer<f32>),
     F16(&'a mut Buffer<f16>),
+    /// Not on the device.
+    Host(&'a mut [f32]),
 }
 
 impl Array<'_> {
@@ -41,6 +43,7 @@ impl Array<'_> {
         match self {
             Array::F32(buffer) => buffer.len(),
             Array::F16(buffer) => buffer.len(),
+            Array::Host(values) => values.len(),
         }
     }
 
@@ -48,6 +51,7 @@ impl Array<'_> {
         match self {
             Array::F32(buffer) => buffer.read(),
             Array::F16(buffer) => Ok(buffer.read()?.into_iter().map(f16::to_f32).collect()),
+            Array::Host(values) => Ok(values.to_vec()),
         }
     }
 
@@ -57,6 +61,10 @@ impl Array<'_> {
             Array::F16(buffer) => {
                 let values: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
                 buffer.write(0, &values)
+            }
+            Array::Host(all) => {
+                all.copy_from_slice(values);
+                Ok(())
             }
         }
     }

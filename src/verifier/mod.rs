@@ -15,6 +15,7 @@
 //! ```
 
 mod calibration;
+mod cnn;
 mod fixed;
 pub mod learned;
 mod parameters;

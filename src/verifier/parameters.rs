@@ -31,6 +31,8 @@ pub(super) struct Part {
     pub columns: usize,
     /// Elements from one row to the next.
     pub stride: usize,
+    /// Elements from one column to the next.
+    pub step: usize,
 }
 
 impl Part {
@@ -42,6 +44,7 @@ impl Part {
             rows,
             columns,
             stride: columns,
+            step: 1,
         }
     }
 
@@ -49,7 +52,7 @@ impl Part {
     fn places(self) -> impl Iterator<Item = usize> {
         (0..self.rows).flat_map(move |row| {
             let first = self.start + row * self.stride;
-            first..first + self.columns
+            (0..self.columns).map(move |column| first + column * self.step)
         })
     }
 }

@@ -48,6 +48,9 @@ pub struct Config {
     pub verifier: String,
     /// Width of the token vectors that it reads.
     pub width: usize,
+    /// Whether its scores depend on the padding of a batch ([`Learned::with_padding`]).
+    #[serde(default)]
+    pub padded: bool,
     /// Tokens that it sees of a text, special ones included.
     pub max_length: usize,
     /// Whose token vectors it reads.
@@ -146,6 +149,7 @@ impl Verifier {
         }
         let checkpoint = Checkpoint::open_file(folder.join(WEIGHTS))?;
         let scorer = Learned::load(kind, config.width, &checkpoint, device)?;
+        let scorer = scorer.with_padding(config.padded);
         Ok(Verifier {
             config,
             encoder,
@@ -193,13 +197,14 @@ impl Verifier {
             version: VERSION,
             verifier: scorer.kind().name().into(),
             width: scorer.width(),
+            padded: scorer.is_padded(),
             max_length,
             encoder,
             calibration: None,
             training,
         };
         let weights = part.join(WEIGHTS);
-        safetensors::serialize_to_file(scorer.weights().tensors()?, None, &weights)
+        safetensors::serialize_to_file(scorer.tensors()?, None, &weights)
             .map_err(|e| Error::io("write", &weights, std::io::Error::other(e)))?;
         config.write(&part)?;
         fs::rename(&part, folder).map_err(|e| Error::io("write", folder, e))

@@ -10,6 +10,8 @@
 //! A text is encoded once, whatever the number of pairs it is in; of what was kept, the last chunk of texts and pairs that
 //! are all one chunk are not computed again.
 
+use std::ops::Range;
+
 use super::objective::{self, Objective, PairRow};
 use crate::device::Buffer;
 use crate::encoder::{Dropout, Encoder};
@@ -21,7 +23,9 @@ use crate::text::Batch;
 use crate::train::batches::TextBatch;
 use crate::train::group::{Array, Decay, Group};
 use crate::train::step::divided;
-use crate::verifier::learned::{Learned, PairMasks, SavedPairs, TokenGradient, TrainingTokens};
+use crate::verifier::learned::{
+    Kind, Learned, Mode, PairMasks, SavedPairs, TokenGradient, TrainingTokens,
+};
 use crate::verifier::Tensors;
 
 /// What a gradient is computed of.
@@ -98,8 +102,10 @@ impl PairStep {
 
     /// Everything on the device that a step changes, under its names.
     pub(super) fn arrays(&mut self) -> Result<Vec<(String, Array<'_>)>> {
-        let weights = self.verifier.parameters_mut().trainable();
+        let (weights, running) = self.verifier.trainable();
         let mut all = self.verifier_group.arrays("verifier.", weights);
+        let running = running.into_iter();
+        all.extend(running.map(|(name, values)| (format!("verifier.{name}"), Array::Host(values))));
         if let Some(group) = &mut self.encoder_group {
             all.extend(group.arrays("", self.encoder.trainable()?));
         }
@@ -171,34 +177,44 @@ impl PairStep {
         let tokens = TrainingTokens::new(hidden, PackedTexts::new(&device, offsets)?, d)?;
 
         // The pairs, so many at a time.
-        let pairs: Vec<[u32; 2]> = objective::pairs::<R>(task.objective, b)
-            .concat()
-            .into_iter()
-            .map(|pair| {
-                let [first, second] = pair.map(|text| place[text as usize]);
-                if task.swapped { [second, first] } else { [first, second] }
-            })
-            .collect();
-        let parts = divided_pairs(&pairs, tokens.packing(), verifier, self.pair_memory);
-        let mut raw = Vec::with_capacity(pairs.len());
-        let mut saved: Option<Option<SavedPairs>> = None;
-        let part = |range: &std::ops::Range<usize>| -> Result<(PairList, PairMasks)> {
-            let masks = PairMasks {
-                seed: task.dropout.seed,
-                step: task.dropout.step,
-                rate: task.rate,
-                numbers: (range.start as u32..range.end as u32).collect(),
-            };
-            Ok((PairList::new(&device, pairs[range.clone()].to_vec())?, masks))
+        let groups = objective::pairs::<R>(task.objective, b);
+        let placed = |pair: [u32; 2]| {
+            let [first, second] = pair.map(|text| place[text as usize]);
+            if task.swapped { [second, first] } else { [first, second] }
         };
-        for range in &parts {
-            let (list, masks) = part(range)?;
-            let masks = (task.rate > 0.0).then_some(&masks);
-            let (scores, kept) = verifier.forward(&tokens, &list, masks, parts.len() == 1)?;
+        let pairs: Vec<[u32; 2]> = groups.concat().into_iter().map(placed).collect();
+        let ranges = match verifier.kind() {
+            // Pairs that are normalised together stay together.
+            Kind::Cnn => whole(groups.iter().map(Vec::len)),
+            _ => divided_pairs(&pairs, tokens.packing(), verifier, self.pair_memory),
+        };
+        let longest = |pairs: &[[u32; 2]], side: usize| {
+            let lengths = pairs.iter().map(|pair| tokens.packing().rows(pair[side] as usize).len());
+            lengths.max().unwrap_or(0) as u32
+        };
+        let queries = longest(&pairs, 0);
+        let part = |range: Range<usize>| -> Result<Part> {
+            let of_part = &pairs[range.clone()];
+            Ok(Part {
+                list: PairList::new(&device, of_part.to_vec())?,
+                masks: (task.rate > 0.0).then(|| PairMasks {
+                    seed: task.dropout.seed,
+                    step: task.dropout.step,
+                    rate: task.rate,
+                    numbers: (range.start as u32..range.end as u32).collect(),
+                }),
+                padding: [queries, longest(of_part, 1)],
+                kept: None,
+            })
+        };
+        let mut parts = ranges.into_iter().map(part).collect::<Result<Vec<_>>>()?;
+        let mut raw = Vec::with_capacity(pairs.len());
+        let once = parts.len() == 1;
+        for part in &mut parts {
+            let (mode, padding) = (part.mode(true), Some(part.padding));
+            let (scores, kept) = verifier.forward(&tokens, &part.list, mode, padding, once)?;
             raw.extend(scores);
-            if parts.len() == 1 {
-                saved = Some(kept);
-            }
+            part.kept = once.then_some(kept);
         }
 
         let scores: Vec<f64> = raw.iter().map(|&raw| verifier.score_of(raw)).collect();
@@ -210,15 +226,18 @@ impl PairStep {
             .collect();
         let gradients = &mut verifier_group.gradients;
         let mut d_tokens = encoder_group.as_ref().map(|_| TokenGradient::new(&tokens));
-        for range in &parts {
-            let (list, masks) = part(range)?;
-            let masks = (task.rate > 0.0).then_some(&masks);
-            let saved = match saved.take() {
+        let mut left = &d_raw[..];
+        for mut part in parts {
+            let saved = match part.kept.take() {
                 Some(saved) => saved,
-                None => verifier.forward(&tokens, &list, masks, true)?.1,
+                None => {
+                    let (mode, padding) = (part.mode(false), Some(part.padding));
+                    verifier.forward(&tokens, &part.list, mode, padding, true)?.1
+                }
             };
-            let d_raw = &d_raw[range.clone()];
-            verifier.backward(&tokens, &list, saved, d_raw, gradients, d_tokens.as_mut())?;
+            let (d_raw, rest) = left.split_at(part.list.len());
+            verifier.backward(&tokens, &part.list, saved, d_raw, gradients, d_tokens.as_mut())?;
+            left = rest;
         }
         let d_calibration = cost.d_calibration.map(|d| (scale * d) as f32);
         verifier.set_objective_gradient(gradients, d_calibration)?;
@@ -260,7 +279,7 @@ impl PairStep {
         }
         let norm = squares.sqrt();
         if norm.is_finite() {
-            let weights = self.verifier.parameters_mut().trainable();
+            let (weights, _) = self.verifier.trainable();
             self.verifier_group.step(verifier, Decay::All, weights)?;
             if let Some(group) = &mut self.encoder_group {
                 group.step(encoder, Decay::All, self.encoder.trainable()?)?;
@@ -270,14 +289,43 @@ impl PairStep {
     }
 }
 
+/// Pairs that are scored together.
+struct Part {
+    list: PairList,
+    masks: Option<PairMasks>,
+    /// How far the texts of either side are padded, where that matters.
+    padding: [u32; 2],
+    /// What was kept of the first way through, if it was the only part.
+    kept: Option<Option<SavedPairs>>,
+}
+
+impl Part {
+    /// The way through, for the first time or once more.
+    fn mode(&self, first: bool) -> Mode<'_> {
+        Mode::Training {
+            masks: self.masks.as_ref(),
+            note: first,
+        }
+    }
+}
+
+/// Ranges of these lengths, one behind the other.
+fn whole(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let ends = lengths.scan(0, |end, length| {
+        *end += length;
+        Some(*end - length..*end)
+    });
+    ends.collect()
+}
+
 /// Ranges of pairs whose maps and what is computed of them take at most so many bytes; one pair at least.
 fn divided_pairs(
     pairs: &[[u32; 2]],
     texts: &PackedTexts,
     verifier: &Learned,
     bytes: usize,
-) -> Vec<std::ops::Range<usize>> {
-    let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
+) -> Vec<Range<usize>> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
     let mut taken = 0;
     for (i, &[query, document]) in pairs.iter().enumerate() {
         let rows = |text: u32| texts.rows(text as usize).len();

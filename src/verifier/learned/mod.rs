@@ -1,7 +1,7 @@
 //! Scorers whose weights are learned, or through which an encoder learns: from token vectors to scores, and back.
 //!
 //! ```text
-//! unit token vectors -> similarity_map -> map_features -> f4 -> score
+//! unit token vectors -> similarity_map -> map_features -> f3, f4 -> score
 //!                    -> maxsim, soft_alignment, means: f1, f2, f0, none
 //! ```
 //!
@@ -10,20 +10,22 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use half::f16;
 
+use super::cnn::forward::{Running, Statistics};
+use super::cnn::weights::CHANNELS;
 use super::parameters::{Parameters, Part, Start, Stored, Tensors};
 use super::transformer::forward::{Inputs, Saved, forward};
 use super::transformer::{self, backward::backward};
-use super::{Scorer, VerifierOptions};
+use super::{Scorer, VerifierOptions, cnn};
 use crate::device::{Buffer, Device, Float, Precision, Slice};
 use crate::error::{Error, Result};
 use crate::index::TokenVectors;
-use crate::model::checkpoint::Checkpoint;
-use crate::model::weights::{Builder, Gradients, Group, Vector, Weights, Working};
+use crate::model::checkpoint::{Checkpoint, Dtype, Tensor};
+use crate::model::weights::{Builder, Gradients, Group, Trainable, Vector, Weights, Working};
 use crate::ops::dropout::{Mask, Site};
 use crate::ops::map_features::{WindowLayout, map_features};
 use crate::ops::map_features_backward::map_features_backward;
@@ -53,17 +55,20 @@ pub enum Kind {
     MaxSim,
     /// Rows of the map under a softmax that prefers near positions.
     SoftAlignment,
+    /// A small network of convolutions over the map.
+    Cnn,
     /// A small Transformer over patches of the map.
     Transformer,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 5] = [
+    pub const ALL: [Kind; 6] = [
         Kind::MeanCosine,
         Kind::BagOfSimilarities,
         Kind::MaxSim,
         Kind::SoftAlignment,
+        Kind::Cnn,
         Kind::Transformer,
     ];
 
@@ -74,13 +79,14 @@ impl Kind {
             Kind::BagOfSimilarities => "f0",
             Kind::MaxSim => "f1",
             Kind::SoftAlignment => "f2",
+            Kind::Cnn => "f3",
             Kind::Transformer => "f4",
         }
     }
 
     /// Whether it has weights of its own, so that it can be trained while the encoder stays as it is.
     pub fn learns(self) -> bool {
-        self == Kind::Transformer
+        matches!(self, Kind::Cnn | Kind::Transformer)
     }
 }
 
@@ -132,22 +138,53 @@ pub struct Learned {
     body: Body,
     /// Scale and bias of a score before a sigmoid; what a training by binary cross-entropy learns beside.
     objective: Vector,
+    /// Whether maxima reach into the padding of a batch.
+    padded: bool,
     /// Pairs so far whose map was cut.
     cut: AtomicUsize,
 }
 
 enum Body {
     Plain,
+    Cnn(cnn::weights::Table, Mutex<Running>),
     Transformer(transformer::weights::Table),
+}
+
+/// How pairs go through a scorer.
+#[derive(Clone, Copy)]
+pub enum Mode<'a> {
+    /// To be scored: nothing is dropped, and batch norms have the statistics that training left.
+    Eval,
+    /// To be learned from: batch norms have the statistics of these pairs.
+    Training {
+        /// What is dropped.
+        masks: Option<&'a PairMasks>,
+        /// Whether running statistics take note: not of pairs that are computed again.
+        note: bool,
+    },
+}
+
+impl<'a> Mode<'a> {
+    fn masks(self) -> Option<&'a PairMasks> {
+        match self {
+            Mode::Eval => None,
+            Mode::Training { masks, .. } => masks,
+        }
+    }
 }
 
 /// Scale and bias of a score before its sigmoid, at the start of a training.
 const OBJECTIVE: [f32; 2] = [10.0, 0.0];
 
-/// The layout of a kind at a width.
-fn tensors(kind: Kind, d: usize) -> (Tensors, Body, Vector) {
+/// The layout of a kind at a width; `f3` has so many channels.
+fn tensors(kind: Kind, d: usize, channels: [usize; 3]) -> (Tensors, Body, Vector) {
     let mut builder = Builder::default();
     let (body, mut stored) = match kind {
+        Kind::Cnn => {
+            let table = cnn::weights::Table::new(&mut builder, channels);
+            let stored = table.stored();
+            (Body::Cnn(table, Mutex::new(Running::start(channels))), stored)
+        }
         Kind::Transformer => {
             let table = transformer::weights::Table::new(&mut builder, d);
             let stored = table.stored();
@@ -174,7 +211,7 @@ impl Learned {
     /// # Errors
     /// What the device reports.
     pub fn start(kind: Kind, d: usize, seed: u64, device: &Device) -> Result<Self> {
-        let (tensors, body, objective) = tensors(kind, d);
+        let (tensors, body, objective) = tensors(kind, d, CHANNELS);
         let parameters = Parameters::start(tensors, seed, device)?;
         Ok(Self::new(kind, d, device, parameters, body, objective))
     }
@@ -184,8 +221,16 @@ impl Learned {
     /// # Errors
     /// [`Error::Input`] naming the tensor that is missing, damaged or of another size, or what the device reports.
     pub fn load(kind: Kind, d: usize, checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
-        let (tensors, body, objective) = tensors(kind, d);
+        let (tensors, body, objective) = tensors(kind, d, CHANNELS);
         let parameters = Parameters::load(tensors, checkpoint, device)?;
+        if let Body::Cnn(_, running) = &body {
+            let mut running = lock(running);
+            for (names, statistics) in Running::NAMES.iter().zip(&mut running.0) {
+                for (name, values) in names.iter().zip(statistics) {
+                    *values = checkpoint.values(name, &[values.len()])?;
+                }
+            }
+        }
         Ok(Self::new(kind, d, device, parameters, body, objective))
     }
 
@@ -204,8 +249,54 @@ impl Learned {
             parameters,
             body,
             objective,
+            padded: false,
             cut: AtomicUsize::new(0),
         }
+    }
+
+    /// With the reference's habit of showing `f3` the maxima of a row and of a column as far as the longest text of its batch
+    /// reaches, so that a score depends on the batch; pairs are then scored 32 at a time. Other scorers do not have it.
+    pub fn with_padding(mut self, padded: bool) -> Self {
+        self.padded = padded;
+        self
+    }
+
+    /// Whether it has that habit.
+    pub fn is_padded(&self) -> bool {
+        self.padded && self.kind == Kind::Cnn
+    }
+
+    /// Its tensors in f32 under the names that files have them under.
+    ///
+    /// # Errors
+    /// As [`Parameters::tensors`].
+    pub fn tensors(&self) -> Result<Vec<(String, Tensor<'static>)>> {
+        let mut all = self.parameters.tensors()?;
+        if let Body::Cnn(_, running) = &self.body {
+            let running = lock(running);
+            for (names, statistics) in Running::NAMES.iter().zip(&running.0) {
+                for (name, values) in names.iter().zip(statistics) {
+                    let tensor = Tensor::from_f32(values, Dtype::F32, vec![values.len()])
+                        .map_err(|what| Error::Invalid(format!("tensor {name}: {what}")))?;
+                    all.push((name.to_string(), tensor));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The weights to be changed; and what training changes beside them, running statistics, under their names.
+    pub(crate) fn trainable(&mut self) -> (Trainable<'_, Tensors>, Vec<(&'static str, &mut [f32])>) {
+        let running = match &mut self.body {
+            Body::Cnn(_, running) => {
+                let running = running.get_mut().unwrap_or_else(|p| p.into_inner());
+                let names = Running::NAMES.as_flattened().iter().copied();
+                let values = running.0.as_flattened_mut().iter_mut();
+                names.zip(values.map(Vec::as_mut_slice)).collect()
+            }
+            _ => Vec::new(),
+        };
+        (self.parameters.trainable(), running)
     }
 
     /// What it is.
@@ -216,11 +307,6 @@ impl Learned {
     /// Width of the token vectors that it reads.
     pub fn width(&self) -> usize {
         self.d
-    }
-
-    /// Its weights, to be trained and saved.
-    pub fn parameters_mut(&mut self) -> &mut Parameters {
-        &mut self.parameters
     }
 
     /// Its weights.
@@ -258,7 +344,7 @@ impl Learned {
     pub fn score_of(&self, raw: f32) -> f64 {
         match self.body {
             Body::Plain => f64::from(raw),
-            Body::Transformer(_) => f64::from(raw).tanh(),
+            Body::Cnn(..) | Body::Transformer(_) => f64::from(raw).tanh(),
         }
     }
 
@@ -266,15 +352,20 @@ impl Learned {
     pub fn slope_at(&self, score: f64) -> f64 {
         match self.body {
             Body::Plain => 1.0,
-            Body::Transformer(_) => 1.0 - score * score,
+            Body::Cnn(..) | Body::Transformer(_) => 1.0 - score * score,
         }
     }
 
     /// Bytes that a pair of texts of these lengths takes on the way through and back.
     pub fn pair_bytes(&self, query: usize, document: usize) -> usize {
         let map = 2 * 4 * query * document;
-        match self.body {
+        match &self.body {
             Body::Plain => map,
+            Body::Cnn(table, _) => {
+                let pixels = cnn::canvas::pixels([query, document]);
+                let [first, second, _] = table.channels;
+                map + 4 * pixels * (2 * 32 + 3 * first + (first + 2 * 9 * first + 3 * second) / 4)
+            }
             Body::Transformer(_) => {
                 let [q, c] = [query, document].map(|l| l.min(128).div_ceil(8));
                 let rows = 1 + q * c;
@@ -283,8 +374,9 @@ impl Learned {
         }
     }
 
-    /// Raw scores of pairs of texts. `masks` say what is dropped; with `keep`, what is computed on the way stays for
-    /// [`Learned::backward`].
+    /// Raw scores of pairs of texts. With `keep`, what is computed on the way stays for [`Learned::backward`]. `padding` is
+    /// how far texts of either side are padded where that matters ([`Learned::with_padding`]); `None` for as far as the
+    /// longest ones here.
     ///
     /// # Errors
     /// [`Error::Shape`] for token vectors of another width or pairs of texts that are not there, or what the device reports.
@@ -292,7 +384,8 @@ impl Learned {
         &self,
         tokens: &TrainingTokens,
         pairs: &PairList,
-        masks: Option<&PairMasks>,
+        mode: Mode<'_>,
+        padding: Option<[u32; 2]>,
         keep: bool,
     ) -> Result<(Vec<f32>, Option<SavedPairs>)> {
         if let Body::Plain = self.body {
@@ -303,7 +396,7 @@ impl Learned {
             return Ok((raw, None));
         }
         let (layout, maps) = tokens.maps(pairs)?;
-        let (raw, saved) = self.over_maps(&layout, &maps, masks, keep)?;
+        let (raw, saved) = self.over_maps(&layout, &maps, mode, padding, keep)?;
         Ok((raw, saved.map(|body| SavedPairs { layout, body })))
     }
 
@@ -338,7 +431,7 @@ impl Learned {
                 let alignment = VerifierOptions::default().alignment;
                 soft_alignment(texts, texts, d, pairs, alignment, &mut scores)?;
             }
-            Kind::Transformer => unreachable!("has weights"),
+            Kind::Cnn | Kind::Transformer => unreachable!("has weights"),
         }
         scores.read()
     }
@@ -348,25 +441,83 @@ impl Learned {
         &self,
         maps: &MapLayout,
         values: &Buffer<f32>,
-        masks: Option<&PairMasks>,
+        mode: Mode<'_>,
+        padding: Option<[u32; 2]>,
         keep: bool,
     ) -> Result<(Vec<f32>, Option<SavedBody>)> {
-        let Body::Transformer(table) = &self.body else {
-            return Err(Error::Invalid(format!("{} does not read maps", self.kind)));
+        let longest = || {
+            let shapes = maps.shapes().iter();
+            shapes.fold([0, 0], |[m, n], &[q, c]| [m.max(q), n.max(c)])
         };
-        let layout = WindowLayout::patches(&self.device, maps)?;
-        self.cut.fetch_add(layout.cut(), Ordering::Relaxed);
-        let inputs = Inputs::new(&self.device, layout, masks.cloned(), keep)?;
+        let inputs = match &self.body {
+            Body::Plain => {
+                return Err(Error::Invalid(format!("{} does not read maps", self.kind)));
+            }
+            Body::Cnn(..) => {
+                let padding = self.padded.then(|| padding.unwrap_or_else(longest));
+                let masks = mode.masks().cloned();
+                BodyInputs::Cnn(cnn::forward::Inputs::new(&self.device, maps, padding, masks)?)
+            }
+            Body::Transformer(_) => {
+                let layout = WindowLayout::patches(&self.device, maps)?;
+                let masks = mode.masks().cloned();
+                BodyInputs::Transformer(Inputs::new(&self.device, layout, masks, keep)?)
+            }
+        };
+        self.cut.fetch_add(inputs.layout().cut(), Ordering::Relaxed);
         Ok(match &self.parameters.working {
             Working::F32(weights) => {
-                let (raw, saved) = through(weights, table, inputs, values, keep)?;
+                let (raw, saved) = self.through(weights, inputs, values, mode, keep)?;
                 (raw, saved.map(SavedBody::F32))
             }
             Working::Mixed(weights) => {
-                let (raw, saved) = through(weights, table, inputs, values, keep)?;
+                let (raw, saved) = self.through(weights, inputs, values, mode, keep)?;
                 (raw, saved.map(SavedBody::Mixed))
             }
         })
+    }
+
+    /// Maps through a learned body.
+    fn through<A: Float>(
+        &self,
+        weights: &Weights<A, Tensors>,
+        inputs: BodyInputs,
+        maps: &Buffer<f32>,
+        mode: Mode<'_>,
+        keep: bool,
+    ) -> Result<(Vec<f32>, Option<SavedMaps<A>>)> {
+        let device = weights.device();
+        let layout = inputs.layout();
+        let mut windows = device.alloc::<A>(layout.texts().tokens() * layout.windows().width())?;
+        let mut winners = device.alloc::<u32>(if keep { layout.winners() } else { 0 })?;
+        let wanted = keep.then(|| winners.as_slice_mut());
+        map_features(maps, layout, &mut windows, wanted)?;
+        let (scores, pass) = match (&self.body, &inputs) {
+            (Body::Transformer(table), BodyInputs::Transformer(inputs)) => {
+                let (scores, pass) = forward(weights, table, windows.as_slice(), inputs)?;
+                (scores, BodyPass::Transformer(pass))
+            }
+            (Body::Cnn(table, running), BodyInputs::Cnn(inputs)) => {
+                let mut running = lock(running);
+                let statistics = match mode {
+                    Mode::Eval => Statistics::Running(&running),
+                    Mode::Training { note, .. } => Statistics::Own(note.then_some(&mut running)),
+                };
+                let windows = windows.as_slice();
+                let (scores, pass) =
+                    cnn::forward::forward(weights, table, windows, inputs, statistics)?;
+                (scores, BodyPass::Cnn(pass))
+            }
+            _ => unreachable!("inputs are made for the body"),
+        };
+        let raw = scores.read()?.into_iter().step_by(SCORES).collect();
+        let saved = keep.then_some(SavedMaps {
+            inputs,
+            windows,
+            winners,
+            pass,
+        });
+        Ok((raw, saved))
     }
 
     /// Adds the gradients in the weights to `gradients`, and those in the tokens to `d_tokens`, given those in raw scores.
@@ -383,12 +534,12 @@ impl Learned {
         d_tokens: Option<&mut TokenGradient>,
     ) -> Result<()> {
         let d_maps = match (&self.body, saved) {
-            (Body::Transformer(_), Some(SavedPairs { layout, body })) => {
+            (Body::Cnn(..) | Body::Transformer(_), Some(SavedPairs { layout, body })) => {
                 let wants_maps = d_tokens.is_some();
                 let d_maps = self.over_maps_backward(&layout, body, d_raw, gradients, wants_maps)?;
                 d_maps.map(|d_maps| (layout, d_maps))
             }
-            (Body::Transformer(_), None) => {
+            (Body::Cnn(..) | Body::Transformer(_), None) => {
                 return Err(Error::Invalid("nothing was kept of these pairs".into()));
             }
             (Body::Plain, _) => {
@@ -434,20 +585,86 @@ impl Learned {
         gradients: &mut Gradients<Tensors>,
         wants_maps: bool,
     ) -> Result<Option<Buffer<f32>>> {
-        let Body::Transformer(table) = &self.body else {
-            return Err(Error::Invalid(format!("{} has no weights", self.kind)));
-        };
         let elements = layout.elements();
         match (&self.parameters.working, saved) {
             (Working::F32(weights), SavedBody::F32(saved)) => {
-                back(weights, table, saved, elements, d_raw, gradients, wants_maps)
+                self.back(weights, saved, elements, d_raw, gradients, wants_maps)
             }
             (Working::Mixed(weights), SavedBody::Mixed(saved)) => {
-                back(weights, table, saved, elements, d_raw, gradients, wants_maps)
+                self.back(weights, saved, elements, d_raw, gradients, wants_maps)
             }
             _ => Err(Error::Invalid("a pass of another verifier".into())),
         }
     }
+
+    /// The way back through a learned body, to maps of so many elements.
+    fn back<A: Float>(
+        &self,
+        weights: &Weights<A, Tensors>,
+        saved: SavedMaps<A>,
+        elements: usize,
+        d_raw: &[f32],
+        gradients: &mut Gradients<Tensors>,
+        wants_maps: bool,
+    ) -> Result<Option<Buffer<f32>>> {
+        let device = weights.device();
+        let SavedMaps {
+            inputs,
+            windows,
+            winners,
+            pass,
+        } = saved;
+        let mut d_scores = vec![A::from_f32(0.0); d_raw.len() * SCORES];
+        for (row, &value) in d_scores.chunks_exact_mut(SCORES).zip(d_raw) {
+            row[0] = A::from_f32(value);
+        }
+        let d_scores = device.upload(&d_scores)?;
+        let (d_scores, windows) = (d_scores.as_slice(), windows.as_slice());
+        let d_windows = match (&self.body, &inputs, pass) {
+            (
+                Body::Transformer(table),
+                BodyInputs::Transformer(inputs),
+                BodyPass::Transformer(pass),
+            ) => backward(weights, table, windows, inputs, pass, d_scores, gradients, wants_maps)?,
+            (Body::Cnn(table, _), BodyInputs::Cnn(inputs), BodyPass::Cnn(pass)) => {
+                let back = cnn::backward::backward::<A>;
+                back(weights, table, windows, inputs, pass, d_scores, gradients, wants_maps)?
+            }
+            _ => return Err(Error::Invalid("a pass of another verifier".into())),
+        };
+        let Some(d_windows) = d_windows else {
+            return Ok(None);
+        };
+        let mut d_maps = device.alloc::<f32>(elements)?;
+        map_features_backward(&d_windows, inputs.layout(), winners.as_slice(), &mut d_maps)?;
+        Ok(Some(d_maps))
+    }
+}
+
+/// What a body reads besides windows.
+enum BodyInputs {
+    Cnn(cnn::forward::Inputs),
+    Transformer(Inputs),
+}
+
+impl BodyInputs {
+    fn layout(&self) -> &WindowLayout {
+        match self {
+            BodyInputs::Cnn(inputs) => &inputs.layout,
+            BodyInputs::Transformer(inputs) => &inputs.layout,
+        }
+    }
+}
+
+/// What a body keeps.
+enum BodyPass<A: Float> {
+    Cnn(cnn::forward::Saved<A>),
+    Transformer(Saved<A>),
+}
+
+/// The running statistics, whatever became of who held them before.
+fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// What is kept of pairs for the way back.
@@ -463,75 +680,10 @@ pub(super) enum SavedBody {
 }
 
 pub(super) struct SavedMaps<A: Float> {
-    inputs: Inputs,
-    patches: Buffer<A>,
+    inputs: BodyInputs,
+    windows: Buffer<A>,
     winners: Buffer<u32>,
-    pass: Saved<A>,
-}
-
-/// Maps through `f4`.
-fn through<A: Float>(
-    weights: &Weights<A, Tensors>,
-    table: &transformer::weights::Table,
-    inputs: Inputs,
-    maps: &Buffer<f32>,
-    keep: bool,
-) -> Result<(Vec<f32>, Option<SavedMaps<A>>)> {
-    let device = weights.device();
-    let layout = &inputs.layout;
-    let mut patches = device.alloc::<A>(inputs.rows() * layout.windows().width())?;
-    let mut winners = device.alloc::<u32>(if keep { layout.winners() } else { 0 })?;
-    let wanted = keep.then(|| winners.as_slice_mut());
-    map_features(maps, layout, &mut patches, wanted)?;
-    let (scores, pass) = forward(weights, table, patches.as_slice(), &inputs)?;
-    let raw = scores.read()?.into_iter().step_by(SCORES).collect();
-    let saved = keep.then_some(SavedMaps {
-        inputs,
-        patches,
-        winners,
-        pass,
-    });
-    Ok((raw, saved))
-}
-
-/// The way back through `f4`, to maps of so many elements.
-fn back<A: Float>(
-    weights: &Weights<A, Tensors>,
-    table: &transformer::weights::Table,
-    saved: SavedMaps<A>,
-    elements: usize,
-    d_raw: &[f32],
-    gradients: &mut Gradients<Tensors>,
-    wants_maps: bool,
-) -> Result<Option<Buffer<f32>>> {
-    let device = weights.device();
-    let SavedMaps {
-        inputs,
-        patches,
-        winners,
-        pass,
-    } = saved;
-    let mut d_scores = vec![A::from_f32(0.0); d_raw.len() * SCORES];
-    for (row, &value) in d_scores.chunks_exact_mut(SCORES).zip(d_raw) {
-        row[0] = A::from_f32(value);
-    }
-    let d_scores = device.upload(&d_scores)?;
-    let d_patches = backward(
-        weights,
-        table,
-        patches.as_slice(),
-        &inputs,
-        pass,
-        d_scores.as_slice(),
-        gradients,
-        wants_maps,
-    )?;
-    let Some(d_patches) = d_patches else {
-        return Ok(None);
-    };
-    let mut d_maps = device.alloc::<f32>(elements)?;
-    map_features_backward(&d_patches, &inputs.layout, winners.as_slice(), &mut d_maps)?;
-    Ok(Some(d_maps))
+    pass: BodyPass<A>,
 }
 
 /// The token vectors of texts as a training compares them.
@@ -738,6 +890,9 @@ fn accumulate(
 /// Bytes that pairs scored at once may take.
 const AT_ONCE: usize = 256 << 20;
 
+/// Pairs that the reference scores together, by which padding goes.
+const PADDED_TOGETHER: usize = 32;
+
 impl Scorer for Learned {
     fn name(&self) -> String {
         self.kind.name().into()
@@ -768,7 +923,10 @@ impl Scorer for Learned {
                 self.pair_bytes(rows(q.packing, query), rows(c.packing, document))
             };
             let (mut taken, mut count) = (0, 0);
-            while count < todo.len() && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE) {
+            let most = if self.is_padded() { PADDED_TOGETHER } else { usize::MAX };
+            while count < todo.len().min(most)
+                && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE)
+            {
                 taken += bytes(&todo[count]);
                 count += 1;
             }
@@ -777,7 +935,7 @@ impl Scorer for Learned {
             let layout = MapLayout::new(&self.device, q.packing, c.packing, &now)?;
             let mut maps = self.device.alloc::<f32>(layout.elements())?;
             similarity_map(q, c, self.d, &now, &layout, &mut maps)?;
-            let (raw, _) = self.over_maps(&layout, &maps, None, false)?;
+            let (raw, _) = self.over_maps(&layout, &maps, Mode::Eval, None, false)?;
             if let Some(at) = raw.iter().position(|raw| !raw.is_finite()) {
                 let [query, document] = now.pairs()[at];
                 return Err(Error::Invalid(format!(

@@ -123,6 +123,7 @@ impl Table {
             rows: d,
             columns: 1,
             stride,
+            step: 1,
         };
         all.push(Stored {
             name: "layer.self_attn.in_proj_weight".into(),
