@@ -255,8 +255,10 @@ impl Run {
             return Ok(());
         };
         let arrays = learner.arrays()?;
-        let lengths: Vec<(&str, usize)> =
-            arrays.iter().map(|(name, a)| (&name[..], a.len())).collect();
+        let lengths: Vec<(&str, usize)> = arrays
+            .iter()
+            .map(|(name, a)| (&name[..], a.len()))
+            .collect();
         let path = files.folder.join(CHECKPOINT);
         checkpoint::write(&path, &files.identity, &self.state, &lengths, |i| {
             arrays[i].1.read().map(Cow::Owned)

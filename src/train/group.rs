@@ -181,7 +181,12 @@ impl<L: Layout> Group<L> {
         ] {
             let (matrices, vectors) = of.groups_mut();
             let arrays = [Array::F32(matrices), Array::F32(vectors)];
-            all.extend(names.map(|name| format!("{prefix}{name}")).into_iter().zip(arrays));
+            all.extend(
+                names
+                    .map(|name| format!("{prefix}{name}"))
+                    .into_iter()
+                    .zip(arrays),
+            );
         }
         if let Some(working) = working {
             let (matrices, vectors) = working.groups_mut();

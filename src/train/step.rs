@@ -78,11 +78,7 @@ impl Step {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no room for a text; as [`Encoder::hidden_states`].
-    pub fn gradients(
-        &mut self,
-        batch: &TextBatch,
-        objective: &Objective<'_>,
-    ) -> Result<Vec<f32>> {
+    pub fn gradients(&mut self, batch: &TextBatch, objective: &Objective<'_>) -> Result<Vec<f32>> {
         loop {
             let chunks = divided(&batch.chunks, self.chunk.unwrap_or(usize::MAX));
             // Of those that can be halved, so that the limit falls every time and this ends.

@@ -61,11 +61,18 @@ impl Calibration {
                 accepts.len()
             )));
         }
-        if let Some(score) = accepts.iter().chain(rejects).find(|score| !score.is_finite()) {
-            return Err(Error::Invalid(format!("a threshold cannot be chosen from a score of {score}")));
+        if let Some(score) = accepts
+            .iter()
+            .chain(rejects)
+            .find(|score| !score.is_finite())
+        {
+            return Err(Error::Invalid(format!(
+                "a threshold cannot be chosen from a score of {score}"
+            )));
         }
-        let threshold = threshold(accepts, true_accept)
-            .ok_or_else(|| Error::Invalid("there are no pairs to choose a threshold from".into()))?;
+        let threshold = threshold(accepts, true_accept).ok_or_else(|| {
+            Error::Invalid("there are no pairs to choose a threshold from".into())
+        })?;
         Ok(Calibration {
             threshold,
             true_accept,
@@ -87,11 +94,19 @@ mod tests {
         assert_eq!([0.5, 0.9, 0.95, 0.99].map(fewest_accepts), [2, 10, 20, 100]);
         let scores: Vec<f64> = (0..20).map(f64::from).collect();
         let found = Calibration::choose(&scores, &[], 0.95).unwrap();
-        assert_eq!((found.threshold, found.accepted, found.rejected), (1.0, 0.95, None));
+        assert_eq!(
+            (found.threshold, found.accepted, found.rejected),
+            (1.0, 0.95, None)
+        );
         let error = Calibration::choose(&scores[1..], &[], 0.95).unwrap_err();
         assert!(error.to_string().contains("give 20 or more"), "{error}");
         for rate in [0.0, 1.0, f64::NAN] {
-            assert_eq!(Calibration::choose(&scores, &[], rate).unwrap_err().exit_code(), 2);
+            assert_eq!(
+                Calibration::choose(&scores, &[], rate)
+                    .unwrap_err()
+                    .exit_code(),
+                2
+            );
         }
         assert!(Calibration::choose(&[f64::NAN; 30], &[], 0.9).is_err());
     }

@@ -27,8 +27,8 @@ pub use calibration::{Calibration, fewest_accepts};
 pub use fixed::{BagOfSimilarities, MaxSim, MeanCosine, SoftAlignment};
 pub use learned::{Kind, Learned};
 pub use parameters::{Parameters, Tensors};
-pub use saved::{CONFIG, Config, EncoderName, Verdict, Verifier};
 pub use penalty::{ConditionalPenalty, Penalty, conditional_penalty};
+pub use saved::{CONFIG, Config, EncoderName, Verdict, Verifier};
 
 use crate::device::Device;
 use crate::error::{Error, Result};

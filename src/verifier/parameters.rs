@@ -170,7 +170,8 @@ impl Parameters {
             }
         }
         let table = Arc::new(table);
-        let f32s = || Weights::<f32, Tensors>::from_host(table.clone(), &matrices, &vectors, device);
+        let f32s =
+            || Weights::<f32, Tensors>::from_host(table.clone(), &matrices, &vectors, device);
         Ok(match device.precision() {
             Precision::F32 => Parameters {
                 working: Working::F32(f32s()?),

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Scorer;
 use super::calibration::Calibration;
 use super::learned::{Kind, Learned};
-use super::Scorer;
 use crate::device::Device;
 use crate::encoder::{Encoder, LoadOptions};
 use crate::error::{Error, Result};
@@ -247,9 +247,10 @@ impl Verifier {
                     texts.len() as u32 - 1
                 })
             };
-            let list = pairs.iter().enumerate().map(|(i, [a, b])| {
-                [place(a.as_ref(), 2 * i), place(b.as_ref(), 2 * i + 1)]
-            });
+            let list = pairs
+                .iter()
+                .enumerate()
+                .map(|(i, [a, b])| [place(a.as_ref(), 2 * i), place(b.as_ref(), 2 * i + 1)]);
             let list: Vec<[u32; 2]> = list.collect();
             let list = PairList::new(self.encoder.device(), list)?;
             let vectors = self.token_vectors(&texts);
@@ -302,7 +303,8 @@ impl Verifier {
         let threshold = calibration.map(|calibration| calibration.threshold);
         threshold.ok_or_else(|| {
             Error::Invalid(
-                "the verifier has no threshold; calibrate it on pairs whose meaning is known".into(),
+                "the verifier has no threshold; calibrate it on pairs whose meaning is known"
+                    .into(),
             )
         })
     }
@@ -341,7 +343,10 @@ impl Config {
         if config.version != VERSION {
             return Err(Error::input(
                 &path,
-                format!("its layout has version {}; this program reads {VERSION}", config.version),
+                format!(
+                    "its layout has version {}; this program reads {VERSION}",
+                    config.version
+                ),
             ));
         }
         Ok(config)

@@ -130,11 +130,19 @@ impl PairOptions {
                 return refuse("learning_rate", rate, "give a number above 0, at most 1");
             }
             if !share(rates.weight_decay) {
-                return refuse("weight_decay", rates.weight_decay, "give a number from 0 to below 1");
+                return refuse(
+                    "weight_decay",
+                    rates.weight_decay,
+                    "give a number from 0 to below 1",
+                );
             }
         }
         if !share(self.warmup) {
-            return refuse("warmup", self.warmup, "it is a share of the steps: give 0 to below 1");
+            return refuse(
+                "warmup",
+                self.warmup,
+                "it is a share of the steps: give 0 to below 1",
+            );
         }
         for (setting, value) in [
             ("eps", self.eps),
@@ -450,6 +458,13 @@ impl<R: PairRow> Learner for Pairs<'_, R> {
             None => Some(self.encoder_name),
         };
         let max_length = self.max_tokens;
-        Verifier::save(&folder.join(VERIFIER), encoder, name, verifier, max_length, training)
+        Verifier::save(
+            &folder.join(VERIFIER),
+            encoder,
+            name,
+            verifier,
+            max_length,
+            training,
+        )
     }
 }

@@ -145,7 +145,11 @@ pub(super) fn cost(
             for (at, &score) in scores.iter().enumerate() {
                 let logit = scale * score + bias;
                 let same = at < b;
-                let loss = if same { softplus(-logit) } else { softplus(logit) };
+                let loss = if same {
+                    softplus(-logit)
+                } else {
+                    softplus(logit)
+                };
                 cost.losses[at % b] += 0.5 * loss;
                 let slope = 0.5 * mean * (sigmoid(logit) - if same { 1.0 } else { 0.0 });
                 cost.d_scores[at] = slope * scale;
@@ -193,7 +197,10 @@ mod tests {
             let got = cost(objective, b, &scores, 0.3, calibration);
             let h = 1e-5;
             let near = |got: f64, up: f64, down: f64| {
-                assert!((got - (up - down) / (2.0 * h)).abs() < 1e-8, "{objective:?}: {got}");
+                assert!(
+                    (got - (up - down) / (2.0 * h)).abs() < 1e-8,
+                    "{objective:?}: {got}"
+                );
             };
             for at in 0..scores.len() {
                 let moved = |by| {
@@ -222,7 +229,10 @@ mod tests {
             of(Objective::Softmax),
             [[[0, 2], [0, 3]], [[1, 2], [1, 3]], [[0, 4], [1, 5]]]
         );
-        assert_eq!(of(Objective::Pairwise), [[[0, 2], [1, 3]], [[0, 4], [1, 5]]]);
+        assert_eq!(
+            of(Objective::Pairwise),
+            [[[0, 2], [1, 3]], [[0, 4], [1, 5]]]
+        );
         assert_eq!(of(Objective::Binary), [[[0, 2], [1, 3], [0, 4], [1, 5]]]);
         let contrasts = pairs::<Contrast>(Objective::Binary, 2);
         assert_eq!(contrasts, [[[0, 2], [1, 3], [4, 6], [5, 7]]]);
@@ -239,7 +249,12 @@ mod tests {
         for objective in ALL {
             let scores: Vec<f64> = (0..count(objective, 2)).map(|i| 1e4 * i as f64).collect();
             let cost = cost(objective, 2, &scores, 0.1, [10.0, 0.0]);
-            assert!(cost.losses.iter().chain(&cost.d_scores).all(|v| v.is_finite()));
+            assert!(
+                cost.losses
+                    .iter()
+                    .chain(&cost.d_scores)
+                    .all(|v| v.is_finite())
+            );
         }
     }
 }

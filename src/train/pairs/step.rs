@@ -23,10 +23,10 @@ use crate::text::Batch;
 use crate::train::batches::TextBatch;
 use crate::train::group::{Array, Decay, Group};
 use crate::train::step::divided;
+use crate::verifier::Tensors;
 use crate::verifier::learned::{
     Kind, Learned, Mode, PairMasks, SavedPairs, TokenGradient, TrainingTokens,
 };
-use crate::verifier::Tensors;
 
 /// What a gradient is computed of.
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +180,11 @@ impl PairStep {
         let groups = objective::pairs::<R>(task.objective, b);
         let placed = |pair: [u32; 2]| {
             let [first, second] = pair.map(|text| place[text as usize]);
-            if task.swapped { [second, first] } else { [first, second] }
+            if task.swapped {
+                [second, first]
+            } else {
+                [first, second]
+            }
         };
         let pairs: Vec<[u32; 2]> = groups.concat().into_iter().map(placed).collect();
         let ranges = match verifier.kind() {
@@ -189,7 +193,9 @@ impl PairStep {
             _ => divided_pairs(&pairs, tokens.packing(), verifier, self.pair_memory),
         };
         let longest = |pairs: &[[u32; 2]], side: usize| {
-            let lengths = pairs.iter().map(|pair| tokens.packing().rows(pair[side] as usize).len());
+            let lengths = pairs
+                .iter()
+                .map(|pair| tokens.packing().rows(pair[side] as usize).len());
             lengths.max().unwrap_or(0) as u32
         };
         let queries = longest(&pairs, 0);
@@ -232,11 +238,20 @@ impl PairStep {
                 Some(saved) => saved,
                 None => {
                     let (mode, padding) = (part.mode(false), Some(part.padding));
-                    verifier.forward(&tokens, &part.list, mode, padding, true)?.1
+                    verifier
+                        .forward(&tokens, &part.list, mode, padding, true)?
+                        .1
                 }
             };
             let (d_raw, rest) = left.split_at(part.list.len());
-            verifier.backward(&tokens, &part.list, saved, d_raw, gradients, d_tokens.as_mut())?;
+            verifier.backward(
+                &tokens,
+                &part.list,
+                saved,
+                d_raw,
+                gradients,
+                d_tokens.as_mut(),
+            )?;
             left = rest;
         }
         let d_calibration = cost.d_calibration.map(|d| (scale * d) as f32);

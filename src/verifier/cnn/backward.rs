@@ -40,7 +40,13 @@ pub(in crate::verifier) fn backward<A: Float>(
     inputs.drop_head(&mut d_head, hidden)?;
     // What was dropped is zero there, as is what ReLU cut.
     relu(&mut d_head, Some(saved.head.as_slice()))?;
-    pass.weight(table.head, d_head.as_slice(), saved.mean.as_slice(), hidden, second)?;
+    pass.weight(
+        table.head,
+        d_head.as_slice(),
+        saved.mean.as_slice(),
+        hidden,
+        second,
+    )?;
     let d_mean = pass.input::<A>(table.head, d_head.as_slice(), p, second)?;
     let mut d_pooled = device.alloc::<A>(inputs.pooled.tokens() * second)?;
     let counts = &inputs.multiplicities[2];
@@ -51,7 +57,13 @@ pub(in crate::verifier) fn backward<A: Float>(
     drop(d_pooled);
     let mut unfolded = device.alloc::<A>(half * TAPS * first)?;
     unfold(&saved.between, first, &inputs.pictures[1], &mut unfolded)?;
-    pass.weight(table.conv2, d_x.as_slice(), unfolded.as_slice(), second, TAPS * first)?;
+    pass.weight(
+        table.conv2,
+        d_x.as_slice(),
+        unfolded.as_slice(),
+        second,
+        TAPS * first,
+    )?;
     drop(unfolded);
     let d_unfolded = pass.input::<A>(table.conv2, d_x.as_slice(), half, TAPS * first)?;
     drop(d_x);
@@ -99,7 +111,14 @@ impl<A: Float> Backward<'_, A> {
     ) -> Result<Buffer<C>> {
         let mut gradient = self.device.alloc::<C>(rows * width)?;
         let weight = self.weights.matrix(layer.weight);
-        matmul_nn(d_out, weight, &NnEpilogue::default(), &mut gradient, rows, width)?;
+        matmul_nn(
+            d_out,
+            weight,
+            &NnEpilogue::default(),
+            &mut gradient,
+            rows,
+            width,
+        )?;
         Ok(gradient)
     }
 

@@ -231,7 +231,14 @@ fn linear<A: Float>(
         bias: Some(weights.vector(layer.bias)),
         ..Epilogue::default()
     };
-    matmul(x, weights.matrix(layer.weight), &epilogue, &mut y, rows, out)?;
+    matmul(
+        x,
+        weights.matrix(layer.weight),
+        &epilogue,
+        &mut y,
+        rows,
+        out,
+    )?;
     Ok(y)
 }
 
@@ -245,7 +252,10 @@ fn block<A: Float>(
     statistics: &mut Statistics<'_>,
 ) -> Result<SavedBlock<A>> {
     let device = weights.device();
-    let (gamma, beta) = (weights.vector(at.weight).read()?, weights.vector(at.bias).read()?);
+    let (gamma, beta) = (
+        weights.vector(at.weight).read()?,
+        weights.vector(at.bias).read()?,
+    );
     let c = gamma.len();
     let (means, variances, own) = match statistics {
         Statistics::Running(running) => {

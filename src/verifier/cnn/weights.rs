@@ -74,7 +74,11 @@ impl Table {
             let mut add = |name: String, start, part| {
                 all.push(Stored::new(name, vec![out], start, part));
             };
-            add(format!("conv{name}.bias"), fan(inputs), vector(layer.bias, out));
+            add(
+                format!("conv{name}.bias"),
+                fan(inputs),
+                vector(layer.bias, out),
+            );
             let (one, zero) = (Start::Constant(1.0), Start::Constant(0.0));
             add(format!("norm{name}.weight"), one, vector(norm.weight, out));
             add(format!("norm{name}.bias"), zero, vector(norm.bias, out));
@@ -85,9 +89,19 @@ impl Table {
         ] {
             let weight = matrix(layer.weight, out, inputs);
             let shape = vec![out, inputs];
-            all.push(Stored::new(format!("{name}.weight"), shape, fan(inputs), weight));
+            all.push(Stored::new(
+                format!("{name}.weight"),
+                shape,
+                fan(inputs),
+                weight,
+            ));
             let bias = vector(layer.bias, out);
-            all.push(Stored::new(format!("{name}.bias"), vec![out], fan(inputs), bias));
+            all.push(Stored::new(
+                format!("{name}.bias"),
+                vec![out],
+                fan(inputs),
+                bias,
+            ));
         }
         all
     }

@@ -8,12 +8,19 @@
 //! The way back ends at the hidden states of the encoder: the gradient in the maps, in the unit vectors of both sides
 //! ([`similarity_map_backward()`]), and through the normalisation.
 
-use std::fmt;
-use std::str::FromStr;
+mod kind;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use half::f16;
+
+pub use kind::Kind;
+use tokens::Unit;
+pub use tokens::{TokenGradient, TrainingTokens};
 
 use super::cnn::forward::{Running, Statistics};
 use super::cnn::weights::CHANNELS;
@@ -21,7 +28,7 @@ use super::parameters::{Parameters, Part, Start, Stored, Tensors};
 use super::transformer::forward::{Inputs, Saved, forward};
 use super::transformer::{self, backward::backward};
 use super::{Scorer, VerifierOptions, cnn};
-use crate::device::{Buffer, Device, Float, Precision, Slice};
+use crate::device::{Buffer, Device, Float, Slice};
 use crate::error::{Error, Result};
 use crate::index::TokenVectors;
 use crate::model::checkpoint::{Checkpoint, Dtype, Tensor};
@@ -31,82 +38,13 @@ use crate::ops::map_features::{WindowLayout, map_features};
 use crate::ops::map_features_backward::map_features_backward;
 use crate::ops::map_pool_backward::{MapPooling, map_pool_backward};
 use crate::ops::maxsim::{Reduction, maxsim};
-use crate::ops::normalize_rows_backward::normalize_rows_backward;
 use crate::ops::pool::Pooling;
-use crate::ops::similarity_map_backward::similarity_map_backward;
 use crate::ops::soft_alignment::soft_alignment;
-use crate::ops::{
-    MapLayout, PackedTexts, PairList, Pairs, Tokens, add_rows, normalize_rows, pair_dot, pool,
-    pool_backward, similarity_map,
-};
+use crate::ops::{MapLayout, PackedTexts, PairList, Pairs, Tokens, pair_dot, pool, similarity_map};
 use crate::random::Stream;
 
 /// Columns of the scores of a learned body: one, and seven that nothing reads.
 const SCORES: usize = transformer::weights::SCORES;
-
-/// Every scorer that can be trained, or through which an encoder can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// The cosine of mean token vectors.
-    MeanCosine,
-    /// The mean of the map.
-    BagOfSimilarities,
-    /// The mean of the row maxima.
-    MaxSim,
-    /// Rows of the map under a softmax that prefers near positions.
-    SoftAlignment,
-    /// A small network of convolutions over the map.
-    Cnn,
-    /// A small Transformer over patches of the map.
-    Transformer,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 6] = [
-        Kind::MeanCosine,
-        Kind::BagOfSimilarities,
-        Kind::MaxSim,
-        Kind::SoftAlignment,
-        Kind::Cnn,
-        Kind::Transformer,
-    ];
-
-    /// What tables and files call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::MeanCosine => "none",
-            Kind::BagOfSimilarities => "f0",
-            Kind::MaxSim => "f1",
-            Kind::SoftAlignment => "f2",
-            Kind::Cnn => "f3",
-            Kind::Transformer => "f4",
-        }
-    }
-
-    /// Whether it has weights of its own, so that it can be trained while the encoder stays as it is.
-    pub fn learns(self) -> bool {
-        matches!(self, Kind::Cnn | Kind::Transformer)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Kind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let found = Kind::ALL.into_iter().find(|kind| kind.name() == name);
-        found.ok_or_else(|| {
-            let known = Kind::ALL.map(Kind::name).join(", ");
-            Error::Usage(format!("there is no verifier `{name}`: choose from {known}"))
-        })
-    }
-}
 
 /// What a step drops, pair by pair.
 #[derive(Clone)]
@@ -183,7 +121,10 @@ fn tensors(kind: Kind, d: usize, channels: [usize; 3]) -> (Tensors, Body, Vector
         Kind::Cnn => {
             let table = cnn::weights::Table::new(&mut builder, channels);
             let stored = table.stored();
-            (Body::Cnn(table, Mutex::new(Running::start(channels))), stored)
+            (
+                Body::Cnn(table, Mutex::new(Running::start(channels))),
+                stored,
+            )
         }
         Kind::Transformer => {
             let table = transformer::weights::Table::new(&mut builder, d);
@@ -197,7 +138,10 @@ fn tensors(kind: Kind, d: usize, channels: [usize; 3]) -> (Tensors, Body, Vector
         }
     };
     let objective = builder.vector(Vec::new(), 8);
-    for (i, name) in ["objective.scale", "objective.bias"].into_iter().enumerate() {
+    for (i, name) in ["objective.scale", "objective.bias"]
+        .into_iter()
+        .enumerate()
+    {
         let place = Part::whole(Group::Vectors, objective.start + i, 1, 1);
         let start = Start::Constant(OBJECTIVE[i]);
         stored.push(Stored::new(name, vec![1], start, place));
@@ -286,7 +230,9 @@ impl Learned {
     }
 
     /// The weights to be changed; and what training changes beside them, running statistics, under their names.
-    pub(crate) fn trainable(&mut self) -> (Trainable<'_, Tensors>, Vec<(&'static str, &mut [f32])>) {
+    pub(crate) fn trainable(
+        &mut self,
+    ) -> (Trainable<'_, Tensors>, Vec<(&'static str, &mut [f32])>) {
         let running = match &mut self.body {
             Body::Cnn(_, running) => {
                 let running = running.get_mut().unwrap_or_else(|p| p.into_inner());
@@ -420,7 +366,13 @@ impl Learned {
             }
             Kind::BagOfSimilarities => {
                 let mut centroids = device.alloc::<f32>(tokens.packing.texts() * d)?;
-                pool(&tokens.exact, &tokens.packing, Pooling::Mean, false, &mut centroids)?;
+                pool(
+                    &tokens.exact,
+                    &tokens.packing,
+                    Pooling::Mean,
+                    false,
+                    &mut centroids,
+                )?;
                 pair_dot(&centroids, &centroids, d, pairs, &mut scores)?;
             }
             Kind::MaxSim => {
@@ -456,12 +408,17 @@ impl Learned {
             Body::Cnn(..) => {
                 let padding = self.padded.then(|| padding.unwrap_or_else(longest));
                 let masks = mode.masks().cloned();
-                BodyInputs::Cnn(cnn::forward::Inputs::new(&self.device, maps, padding, masks)?)
+                BodyInputs::Cnn(Box::new(cnn::forward::Inputs::new(
+                    &self.device,
+                    maps,
+                    padding,
+                    masks,
+                )?))
             }
             Body::Transformer(_) => {
                 let layout = WindowLayout::patches(&self.device, maps)?;
                 let masks = mode.masks().cloned();
-                BodyInputs::Transformer(Inputs::new(&self.device, layout, masks, keep)?)
+                BodyInputs::Transformer(Box::new(Inputs::new(&self.device, layout, masks, keep)?))
             }
         };
         self.cut.fetch_add(inputs.layout().cut(), Ordering::Relaxed);
@@ -495,7 +452,7 @@ impl Learned {
         let (scores, pass) = match (&self.body, &inputs) {
             (Body::Transformer(table), BodyInputs::Transformer(inputs)) => {
                 let (scores, pass) = forward(weights, table, windows.as_slice(), inputs)?;
-                (scores, BodyPass::Transformer(pass))
+                (scores, BodyPass::Transformer(Box::new(pass)))
             }
             (Body::Cnn(table, running), BodyInputs::Cnn(inputs)) => {
                 let mut running = lock(running);
@@ -506,7 +463,7 @@ impl Learned {
                 let windows = windows.as_slice();
                 let (scores, pass) =
                     cnn::forward::forward(weights, table, windows, inputs, statistics)?;
-                (scores, BodyPass::Cnn(pass))
+                (scores, BodyPass::Cnn(Box::new(pass)))
             }
             _ => unreachable!("inputs are made for the body"),
         };
@@ -536,7 +493,8 @@ impl Learned {
         let d_maps = match (&self.body, saved) {
             (Body::Cnn(..) | Body::Transformer(_), Some(SavedPairs { layout, body })) => {
                 let wants_maps = d_tokens.is_some();
-                let d_maps = self.over_maps_backward(&layout, body, d_raw, gradients, wants_maps)?;
+                let d_maps =
+                    self.over_maps_backward(&layout, body, d_raw, gradients, wants_maps)?;
                 d_maps.map(|d_maps| (layout, d_maps))
             }
             (Body::Cnn(..) | Body::Transformer(_), None) => {
@@ -625,10 +583,14 @@ impl Learned {
                 Body::Transformer(table),
                 BodyInputs::Transformer(inputs),
                 BodyPass::Transformer(pass),
-            ) => backward(weights, table, windows, inputs, pass, d_scores, gradients, wants_maps)?,
+            ) => backward(
+                weights, table, windows, inputs, *pass, d_scores, gradients, wants_maps,
+            )?,
             (Body::Cnn(table, _), BodyInputs::Cnn(inputs), BodyPass::Cnn(pass)) => {
                 let back = cnn::backward::backward::<A>;
-                back(weights, table, windows, inputs, pass, d_scores, gradients, wants_maps)?
+                back(
+                    weights, table, windows, inputs, *pass, d_scores, gradients, wants_maps,
+                )?
             }
             _ => return Err(Error::Invalid("a pass of another verifier".into())),
         };
@@ -643,8 +605,8 @@ impl Learned {
 
 /// What a body reads besides windows.
 enum BodyInputs {
-    Cnn(cnn::forward::Inputs),
-    Transformer(Inputs),
+    Cnn(Box<cnn::forward::Inputs>),
+    Transformer(Box<Inputs>),
 }
 
 impl BodyInputs {
@@ -658,13 +620,15 @@ impl BodyInputs {
 
 /// What a body keeps.
 enum BodyPass<A: Float> {
-    Cnn(cnn::forward::Saved<A>),
-    Transformer(Saved<A>),
+    Cnn(Box<cnn::forward::Saved<A>>),
+    Transformer(Box<Saved<A>>),
 }
 
 /// The running statistics, whatever became of who held them before.
 fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
-    running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    running
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// What is kept of pairs for the way back.
@@ -684,207 +648,6 @@ pub(super) struct SavedMaps<A: Float> {
     windows: Buffer<A>,
     winners: Buffer<u32>,
     pass: BodyPass<A>,
-}
-
-/// The token vectors of texts as a training compares them.
-pub struct TrainingTokens {
-    d: usize,
-    /// As the encoder left them, `[t, d]`.
-    hidden: Buffer<f32>,
-    packing: PackedTexts,
-    /// Of unit length, `[t, d]`.
-    exact: Buffer<f32>,
-    /// The same, as products read them.
-    unit: Unit,
-}
-
-enum Unit {
-    F32(Buffer<f32>),
-    F16(Buffer<f16>),
-}
-
-impl TrainingTokens {
-    /// From hidden states `[t, d]`.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn new(hidden: Buffer<f32>, packing: PackedTexts, d: usize) -> Result<Self> {
-        let device = hidden.device().clone();
-        let mut exact = device.alloc::<f32>(hidden.len())?;
-        let mut halves = device.alloc::<f16>(hidden.len())?;
-        normalize_rows(&hidden, d, &mut halves, Some(exact.as_slice_mut()), None)?;
-        let unit = match device.precision() {
-            Precision::Mixed => Unit::F16(halves),
-            Precision::F32 => {
-                let mut copy = device.alloc::<f32>(exact.len())?;
-                copy.copy_from(0, &exact)?;
-                Unit::F32(copy)
-            }
-        };
-        Ok(TrainingTokens {
-            d,
-            hidden,
-            packing,
-            exact,
-            unit,
-        })
-    }
-
-    /// Which rows are whose.
-    pub fn packing(&self) -> &PackedTexts {
-        &self.packing
-    }
-
-    /// The maps of pairs.
-    fn maps(&self, pairs: &PairList) -> Result<(MapLayout, Buffer<f32>)> {
-        let device = self.hidden.device();
-        let layout = MapLayout::new(device, &self.packing, &self.packing, pairs)?;
-        let mut maps = device.alloc::<f32>(layout.elements())?;
-        let packing = &self.packing;
-        match &self.unit {
-            Unit::F32(rows) => {
-                let rows = rows.as_slice();
-                let texts = Tokens { rows, packing };
-                similarity_map(texts, texts, self.d, pairs, &layout, &mut maps)?;
-            }
-            Unit::F16(rows) => {
-                let rows = rows.as_slice();
-                let texts = Tokens { rows, packing };
-                similarity_map(texts, texts, self.d, pairs, &layout, &mut maps)?;
-            }
-        }
-        Ok((layout, maps))
-    }
-
-    /// Mean token vectors of unit length, `[n, d]`.
-    fn means(&self) -> Result<Buffer<f32>> {
-        let mut means = (self.hidden.device()).alloc::<f32>(self.packing.texts() * self.d)?;
-        pool(&self.hidden, &self.packing, Pooling::Mean, true, &mut means)?;
-        Ok(means)
-    }
-}
-
-/// The gradient in the token vectors of texts, as pairs add to it.
-pub struct TokenGradient {
-    d: usize,
-    /// In unit vectors, `[t, d]`.
-    unit: Option<Buffer<f32>>,
-    /// In mean vectors of unit length, `[n, d]`.
-    means: Option<Buffer<f32>>,
-}
-
-impl TokenGradient {
-    /// None yet.
-    pub fn new(tokens: &TrainingTokens) -> Self {
-        TokenGradient {
-            d: tokens.d,
-            unit: None,
-            means: None,
-        }
-    }
-
-    /// Adds what pairs give to the sides of their maps.
-    fn add(
-        &mut self,
-        tokens: &TrainingTokens,
-        pairs: &PairList,
-        layout: &MapLayout,
-        d_maps: &Buffer<f32>,
-    ) -> Result<()> {
-        let packing = &tokens.packing;
-        let sides = match &tokens.unit {
-            Unit::F32(rows) => both_sides(rows, packing, self.d, pairs, layout, d_maps)?,
-            Unit::F16(rows) => both_sides(rows, packing, self.d, pairs, layout, d_maps)?,
-        };
-        accumulate(&mut self.unit, sides, self.d)
-    }
-
-    /// The same where pairs are scored by mean vectors: maps of one element.
-    fn add_means(
-        &mut self,
-        tokens: &TrainingTokens,
-        pairs: &PairList,
-        d_scores: &Buffer<f32>,
-    ) -> Result<()> {
-        let device = d_scores.device();
-        let n = tokens.packing.texts() as u32;
-        let singles = PackedTexts::new(device, (0..=n).collect())?;
-        let layout = MapLayout::new(device, &singles, &singles, pairs)?;
-        let means = tokens.means()?;
-        let sides = match &tokens.unit {
-            Unit::F32(_) => both_sides(&means, &singles, self.d, pairs, &layout, d_scores)?,
-            Unit::F16(_) => {
-                let mut halves = device.alloc::<f16>(means.len())?;
-                pool(&means, &singles, Pooling::First, false, &mut halves)?;
-                both_sides(&halves, &singles, self.d, pairs, &layout, d_scores)?
-            }
-        };
-        accumulate(&mut self.means, sides, self.d)
-    }
-
-    /// The gradient in the hidden states, `[t, d]`.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn finish(self, tokens: &TrainingTokens) -> Result<Buffer<f32>> {
-        let (device, d) = (tokens.hidden.device(), self.d);
-        let mut d_hidden = device.alloc::<f32>(tokens.hidden.len())?;
-        if let Some(d_means) = &self.means {
-            let hidden = &tokens.hidden;
-            pool_backward(hidden, &tokens.packing, Pooling::Mean, true, d_means, &mut d_hidden)?;
-        } else if let Some(d_unit) = &self.unit {
-            normalize_rows_backward(&tokens.hidden, d, d_unit, &mut d_hidden)?;
-        } else {
-            d_hidden.write(0, &vec![0.0; tokens.hidden.len()])?;
-        }
-        Ok(d_hidden)
-    }
-}
-
-/// The gradients in both sides of maps.
-fn both_sides<T: Float>(
-    rows: &Buffer<T>,
-    packing: &PackedTexts,
-    d: usize,
-    pairs: &PairList,
-    layout: &MapLayout,
-    d_maps: &Buffer<f32>,
-) -> Result<[Buffer<f32>; 2]> {
-    let device = rows.device();
-    let texts = Tokens {
-        rows: rows.as_slice(),
-        packing,
-    };
-    let (mut queries, mut documents) = (device.alloc(rows.len())?, device.alloc(rows.len())?);
-    similarity_map_backward(
-        texts,
-        texts,
-        d,
-        pairs,
-        layout,
-        d_maps,
-        &mut queries,
-        &mut documents,
-    )?;
-    Ok([queries, documents])
-}
-
-/// Adds both to a sum, which may be nothing yet.
-fn accumulate(
-    sum: &mut Option<Buffer<f32>>,
-    [first, second]: [Buffer<f32>; 2],
-    d: usize,
-) -> Result<()> {
-    let mut total = match sum.take() {
-        Some(mut total) => {
-            add_rows(&first, d, None, &mut total, None)?;
-            total
-        }
-        None => first,
-    };
-    add_rows(&second, d, None, &mut total, None)?;
-    *sum = Some(total);
-    Ok(())
 }
 
 /// Bytes that pairs scored at once may take.
@@ -923,7 +686,11 @@ impl Scorer for Learned {
                 self.pair_bytes(rows(q.packing, query), rows(c.packing, document))
             };
             let (mut taken, mut count) = (0, 0);
-            let most = if self.is_padded() { PADDED_TOGETHER } else { usize::MAX };
+            let most = if self.is_padded() {
+                PADDED_TOGETHER
+            } else {
+                usize::MAX
+            };
             while count < todo.len().min(most)
                 && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE)
             {
@@ -962,6 +729,3 @@ impl Scorer for Learned {
         self.kind == Kind::MeanCosine
     }
 }
-
-#[cfg(test)]
-mod tests;

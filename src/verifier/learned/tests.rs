@@ -51,7 +51,11 @@ impl Golden {
         });
         if let Body::Cnn(_, running) = &body {
             let mut running = lock(running);
-            for (name, values) in Running::NAMES.as_flattened().iter().zip(running.0.as_flattened_mut()) {
+            for (name, values) in Running::NAMES
+                .as_flattened()
+                .iter()
+                .zip(running.0.as_flattened_mut())
+            {
                 *values = read(name);
             }
         }
@@ -63,14 +67,20 @@ impl Golden {
         let mut rows = self.get("queries");
         rows.extend(self.get("documents"));
         let rows: Vec<f32> = rows.into_iter().map(|v| v as f32).collect();
-        let mut offsets: Vec<u32> = self.get("queries_offsets").iter().map(|&v| v as u32).collect();
+        let mut offsets: Vec<u32> = self
+            .get("queries_offsets")
+            .iter()
+            .map(|&v| v as u32)
+            .collect();
         let (n, t) = (offsets.len() as u32 - 1, offsets[offsets.len() - 1]);
         let documents = self.get("documents_offsets");
         offsets.extend(documents[1..].iter().map(|&v| v as u32 + t));
         let packing = PackedTexts::new(device, offsets).unwrap();
         let tokens = TrainingTokens::new(device.upload(&rows).unwrap(), packing, 64).unwrap();
         let pairs = self.get("pairs");
-        let pairs = pairs.chunks_exact(2).map(|p| [p[0] as u32, n + p[1] as u32]);
+        let pairs = pairs
+            .chunks_exact(2)
+            .map(|p| [p[0] as u32, n + p[1] as u32]);
         (tokens, PairList::new(device, pairs.collect()).unwrap())
     }
 }
@@ -84,7 +94,12 @@ fn relative(got: &[f64], want: &[f64]) -> f64 {
 }
 
 fn values(tensor: &Tensor<'_>) -> Vec<f64> {
-    tensor.to_f32().unwrap().into_iter().map(f64::from).collect()
+    tensor
+        .to_f32()
+        .unwrap()
+        .into_iter()
+        .map(f64::from)
+        .collect()
 }
 
 /// Holds logits, gradients in every weight and those in the tokens to the file's. F3 in f32 has kinks: a value that ReLU
@@ -103,7 +118,14 @@ fn compare(golden: &Golden, verifier: &Learned, prefix: &str, count: usize, mode
     let mut gradients = Gradients::zeros(verifier.weights().table().clone(), &cpu).unwrap();
     let mut d_tokens = TokenGradient::new(&tokens);
     verifier
-        .backward(&tokens, &pairs, saved, &d_raw, &mut gradients, Some(&mut d_tokens))
+        .backward(
+            &tokens,
+            &pairs,
+            saved,
+            &d_raw,
+            &mut gradients,
+            Some(&mut d_tokens),
+        )
         .unwrap();
     for (name, got) in verifier.weights().of_like(&gradients).unwrap() {
         // A bias before a norm over the batch has no effect.
@@ -142,7 +164,9 @@ fn scores_and_gradients_of_f3_are_pytorchs() {
         let verifier = golden.verifier(Kind::Cnn, &cpu).with_padding(count == 8);
         let (tokens, pairs) = golden.texts(&cpu);
         let pairs = PairList::new(&cpu, pairs.pairs()[..count].to_vec()).unwrap();
-        let (raw, _) = verifier.forward(&tokens, &pairs, Mode::Eval, None, false).unwrap();
+        let (raw, _) = verifier
+            .forward(&tokens, &pairs, Mode::Eval, None, false)
+            .unwrap();
         let raw: Vec<f64> = raw.into_iter().map(f64::from).collect();
         let off = relative(&raw, &golden.get(&format!("{prefix}.eval_logits")));
         assert!(off < 1e-5, "{prefix}: {off}");

@@ -46,11 +46,23 @@ pub(in crate::verifier) fn backward<A: Float>(
     // The feed-forward half.
     let mut branch = pass.rounded(&stream, d)?;
     drop_values(&mut branch, d, inputs.of_pairs(Site::FeedForwardOutput))?;
-    pass.weight(table.ff_out, branch.as_slice(), saved.inner.as_slice(), d, INNER)?;
+    pass.weight(
+        table.ff_out,
+        branch.as_slice(),
+        saved.inner.as_slice(),
+        d,
+        INNER,
+    )?;
     let before = saved.before_inner.as_slice();
     let mut d_inner = pass.before_gelu(table.ff_out, branch.as_slice(), before, INNER)?;
     drop_values(&mut d_inner, INNER, inputs.of_pairs(Site::FeedForwardInner))?;
-    pass.weight(table.ff_in, d_inner.as_slice(), saved.middle_norm.act(), INNER, d)?;
+    pass.weight(
+        table.ff_in,
+        d_inner.as_slice(),
+        saved.middle_norm.act(),
+        INNER,
+        d,
+    )?;
     let d_norm = pass.input::<f32>(table.ff_in, d_inner.as_slice(), d)?;
     let d_middle = pass.norm(&saved.middle, table.ff_norm, &d_norm)?;
     add_rows(d_middle.as_slice(), d, None, stream.as_slice_mut(), None)?;
@@ -58,14 +70,27 @@ pub(in crate::verifier) fn backward<A: Float>(
     // The attention.
     let mut branch = pass.rounded(&stream, d)?;
     drop_values(&mut branch, d, inputs.of_pairs(Site::AttentionOutput))?;
-    pass.weight(table.attention_out, branch.as_slice(), saved.value.as_slice(), d, d)?;
+    pass.weight(
+        table.attention_out,
+        branch.as_slice(),
+        saved.value.as_slice(),
+        d,
+        d,
+    )?;
     let d_value = pass.input::<A>(table.attention_out, branch.as_slice(), d)?;
     let wide = saved.mean.len() / p.max(1);
     let value = pass.gradients.matrix_mut(table.value);
     matmul_tn(&d_value, &saved.mean, value, None, d, wide)?;
     let mut d_mean = pass.device.alloc::<A>(saved.mean.len())?;
     let plain = NnEpilogue::default();
-    matmul_nn(&d_value, weights.matrix(table.value), &plain, &mut d_mean, p, wide)?;
+    matmul_nn(
+        &d_value,
+        weights.matrix(table.value),
+        &plain,
+        &mut d_mean,
+        p,
+        wide,
+    )?;
     let mut d_keys = pass.device.alloc::<A>(p * d)?;
     let mut d_y = pass.device.alloc::<f32>(t * d)?;
     let pooled = Forward {
@@ -83,12 +108,30 @@ pub(in crate::verifier) fn backward<A: Float>(
     let mut d_query = pass.device.alloc::<A>(p * d)?;
     let key = weights.matrix(table.key);
     matmul(&d_keys, key, &Epilogue::default(), &mut d_query, p, d)?;
-    pass.weight(table.query, d_query.as_slice(), saved.first.as_slice(), d, d)?;
+    pass.weight(
+        table.query,
+        d_query.as_slice(),
+        saved.first.as_slice(),
+        d,
+        d,
+    )?;
     let d_first = pass.input::<f32>(table.query, d_query.as_slice(), d)?;
-    add_rows(d_first.as_slice(), d, Some(&inputs.first), d_y.as_slice_mut(), None)?;
+    add_rows(
+        d_first.as_slice(),
+        d,
+        Some(&inputs.first),
+        d_y.as_slice_mut(),
+        None,
+    )?;
     let mut d_h = pass.norm(&saved.h, table.attention_norm, &d_y)?;
     drop(d_y);
-    add_rows(stream.as_slice(), d, Some(&inputs.first), d_h.as_slice_mut(), None)?;
+    add_rows(
+        stream.as_slice(),
+        d,
+        Some(&inputs.first),
+        d_h.as_slice_mut(),
+        None,
+    )?;
     drop_values(&mut d_h, d, inputs.of_rows(Site::Embedding))?;
 
     // The embedding.
@@ -125,12 +168,26 @@ pub(in crate::verifier) fn backward<A: Float>(
         .map(Buffer::as_slice)
         .or_else(|| d_embedded.as_slice().of_type())
         .expect("there is a copy unless activations are f32");
-    matmul_tn(d_rows, patches, pass.gradients.matrix_mut(table.patch), None, d, PATCH)?;
+    matmul_tn(
+        d_rows,
+        patches,
+        pass.gradients.matrix_mut(table.patch),
+        None,
+        d,
+        PATCH,
+    )?;
     if !wants_patches {
         return Ok(None);
     }
     let mut d_patches = pass.device.alloc::<f32>(t * PATCH)?;
-    matmul_nn(d_rows, weights.matrix(table.patch), &plain, &mut d_patches, t, PATCH)?;
+    matmul_nn(
+        d_rows,
+        weights.matrix(table.patch),
+        &plain,
+        &mut d_patches,
+        t,
+        PATCH,
+    )?;
     Ok(Some(d_patches))
 }
 
@@ -165,7 +222,14 @@ impl<A: Float> Backward<'_, A> {
         let rows = self.inputs.pairs();
         let mut gradient = self.device.alloc::<C>(rows * width)?;
         let weight = self.weights.matrix(layer.weight);
-        matmul_nn(d_out, weight, &NnEpilogue::default(), &mut gradient, rows, width)?;
+        matmul_nn(
+            d_out,
+            weight,
+            &NnEpilogue::default(),
+            &mut gradient,
+            rows,
+            width,
+        )?;
         Ok(gradient)
     }
 

@@ -219,13 +219,23 @@ pub(in crate::verifier) fn forward<A: Float>(
 
     let middle_norm = norm::<A>(weights, &middle, table.ff_norm)?;
     let (before_inner, mut inner) = gelu(weights, middle_norm.act(), table.ff_in, p, super::INNER)?;
-    drop_values(&mut inner, super::INNER, inputs.of_pairs(Site::FeedForwardInner))?;
+    drop_values(
+        &mut inner,
+        super::INNER,
+        inputs.of_pairs(Site::FeedForwardInner),
+    )?;
     let mut branch = linear(weights, inner.as_slice(), table.ff_out, p, d)?;
     drop_values(&mut branch, d, inputs.of_pairs(Site::FeedForwardOutput))?;
     let mut output = Rounded::alloc::<A>(device, p * d)?;
     output.exact.copy_from(0, &middle)?;
     let rounded = output.rounded.as_mut().map(Buffer::as_slice_mut);
-    add_rows(branch.as_slice(), d, None, output.exact.as_slice_mut(), rounded)?;
+    add_rows(
+        branch.as_slice(),
+        d,
+        None,
+        output.exact.as_slice_mut(),
+        rounded,
+    )?;
 
     let (before_head, mut head) = gelu(weights, output.act(), table.head, p, d)?;
     drop_values(&mut head, d, inputs.of_pairs(Site::Head))?;
@@ -293,7 +303,14 @@ fn linear<A: Float>(
         bias: Some(weights.vector(layer.bias)),
         ..Epilogue::default()
     };
-    matmul(x, weights.matrix(layer.weight), &epilogue, &mut y, rows, out)?;
+    matmul(
+        x,
+        weights.matrix(layer.weight),
+        &epilogue,
+        &mut y,
+        rows,
+        out,
+    )?;
     Ok(y)
 }
 

@@ -37,6 +37,3 @@ const INNER: usize = 32;
 
 /// Added to the variance in norms.
 const EPS: f32 = 1e-5;
-
-/// Share of values dropped in a training, at every site.
-pub(super) const DROPOUT: f32 = 0.1;

@@ -80,7 +80,12 @@ impl Table {
         let mut all = Vec::new();
         let mut add =
             |name: &str, shape, start, part| all.push(Stored::new(name, shape, start, part));
-        add("patch.weight", vec![d, 3, 8, 8], fan(PATCH), matrix(self.patch, d, PATCH));
+        add(
+            "patch.weight",
+            vec![d, 3, 8, 8],
+            fan(PATCH),
+            matrix(self.patch, d, PATCH),
+        );
         // The kinds are [CLS] and the patches.
         let kind = |number: usize| Part {
             start: self.kinds.start + number * d,
@@ -96,7 +101,12 @@ impl Table {
             ("layer.norm2", self.ff_norm),
         ] {
             let (one, zero) = (Start::Constant(1.0), Start::Constant(0.0));
-            add(&format!("{name}.weight"), vec![d], one, vector(norm.weight, d));
+            add(
+                &format!("{name}.weight"),
+                vec![d],
+                one,
+                vector(norm.weight, d),
+            );
             add(&format!("{name}.bias"), vec![d], zero, vector(norm.bias, d));
         }
         for (name, layer, out, input, zero_bias) in [
@@ -107,9 +117,23 @@ impl Table {
             ("head.3", self.score, 1, d, false),
         ] {
             let weight = matrix(layer.weight, out, input);
-            add(&format!("{name}.weight"), vec![out, input], fan(input), weight);
-            let start = if zero_bias { Start::Constant(0.0) } else { fan(input) };
-            add(&format!("{name}.bias"), vec![out], start, vector(layer.bias, out));
+            add(
+                &format!("{name}.weight"),
+                vec![out, input],
+                fan(input),
+                weight,
+            );
+            let start = if zero_bias {
+                Start::Constant(0.0)
+            } else {
+                fan(input)
+            };
+            add(
+                &format!("{name}.bias"),
+                vec![out],
+                start,
+                vector(layer.bias, out),
+            );
         }
         // One matrix of queries, keys and values for the framework: three here.
         let stride = d + BEHIND;
@@ -130,13 +154,21 @@ impl Table {
             shape: vec![3 * d, d],
             // Xavier's, of a matrix with d inputs and 3 d outputs.
             start: Start::Uniform((6.0 / (4 * d) as f64).sqrt()),
-            parts: vec![matrix(self.query.weight, d, d), matrix(self.key, d, d), value],
+            parts: vec![
+                matrix(self.query.weight, d, d),
+                matrix(self.key, d, d),
+                value,
+            ],
         });
         all.push(Stored {
             name: "layer.self_attn.in_proj_bias".into(),
             shape: vec![3 * d],
             start: Start::Constant(0.0),
-            parts: vec![vector(self.query.bias, d), vector(self.key_bias, d), value_bias],
+            parts: vec![
+                vector(self.query.bias, d),
+                vector(self.key_bias, d),
+                value_bias,
+            ],
         });
         all
     }
