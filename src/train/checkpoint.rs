@@ -44,6 +44,9 @@ pub struct State {
     pub scale: LossScale,
     /// Most tokens of a chunk since the device ran out of memory; `None` if it did not. Sums go by chunks.
     pub chunk: Option<usize>,
+    /// Most bytes that pairs scored at once may take since then, where pairs are scored.
+    #[serde(default)]
+    pub pairs: Option<usize>,
 }
 
 /// Which training a state belongs to.

@@ -31,8 +31,8 @@ pub(super) trait Learner {
     /// Everything on the device that a step changes, under its names.
     fn arrays(&mut self) -> Result<Vec<(String, Array<'_>)>>;
 
-    /// Most tokens of a chunk, since the device ran out of memory.
-    fn chunk(&mut self) -> &mut Option<usize>;
+    /// How much is done at a time, since the device ran out of memory: most tokens of a chunk, and most bytes of pairs.
+    fn limits(&mut self) -> [&mut Option<usize>; 2];
 
     /// Computes the gradients of a batch; returns the loss of every row, not scaled.
     fn gradients(&mut self, batch: &TextBatch, at: &At) -> Result<Vec<f32>>;
@@ -110,6 +110,7 @@ impl<R: Row> Course<'_, R> {
                 sampler: Position::default(),
                 scale: LossScale::new(learner.device().precision()),
                 chunk: None,
+                pairs: None,
             },
             files: None,
         };
@@ -195,7 +196,8 @@ impl Run {
             None => {}
             Some(snapshot) => {
                 self.state = snapshot.state().clone();
-                *learner.chunk() = self.state.chunk;
+                let [chunk, pairs] = learner.limits();
+                (*chunk, *pairs) = (self.state.chunk, self.state.pairs);
                 if self.state.step == steps && learner.is_made(folder) {
                     learner.take(folder)?;
                 } else {
@@ -238,7 +240,8 @@ impl Run {
         }
         self.state.step = number;
         self.state.sampler = batch.next;
-        self.state.chunk = *learner.chunk();
+        let [chunk, pairs] = learner.limits();
+        (self.state.chunk, self.state.pairs) = (*chunk, *pairs);
         Ok(Point {
             step: number,
             loss: loss as f32,

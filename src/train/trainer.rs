@@ -177,6 +177,7 @@ impl<'a> Trainer<'a> {
         };
         let mut learner = Contrastive {
             step,
+            pairs: None,
             plan: &plan,
             own: &own,
         };
@@ -202,6 +203,8 @@ impl<'a> Trainer<'a> {
 /// An encoder that is trained with in-batch negatives.
 struct Contrastive<'a> {
     step: Step,
+    /// There are no pairs.
+    pairs: Option<usize>,
     plan: &'a Plan,
     own: &'a [bool],
 }
@@ -217,8 +220,8 @@ impl Learner for Contrastive<'_> {
         self.step.arrays()
     }
 
-    fn chunk(&mut self) -> &mut Option<usize> {
-        &mut self.step.chunk
+    fn limits(&mut self) -> [&mut Option<usize>; 2] {
+        [&mut self.step.chunk, &mut self.pairs]
     }
 
     fn gradients(&mut self, batch: &TextBatch, at: &At) -> Result<Vec<f32>> {

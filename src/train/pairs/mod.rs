@@ -305,7 +305,7 @@ impl<'a> PairTrainer<'a> {
         let dropout = [config.hidden_dropout, config.attention_dropout];
         let verifier = Learned::start(kind, encoder.width(), options.seed, &device)?;
         let end_to_end = options.encoder.is_some();
-        let step = PairStep::new(encoder, verifier, end_to_end, PAIR_MEMORY)?;
+        let step = PairStep::new(encoder, verifier, end_to_end)?;
         let packing = Packing {
             tokenizer: step.encoder.tokenizer().with_max_length(max_tokens)?,
             token_budget: options.token_budget.unwrap_or(default_budget(&device)),
@@ -354,9 +354,6 @@ impl<'a> PairTrainer<'a> {
     }
 }
 
-/// Bytes that pairs scored at once may take.
-const PAIR_MEMORY: usize = 512 << 20;
-
 /// SHA-256 of the texts of rows, in their order.
 fn sha256<R: PairRow>(rows: &[R]) -> String {
     let mut hash = Sha256::new();
@@ -392,8 +389,8 @@ impl<R: PairRow> Learner for Pairs<'_, R> {
         self.step.arrays()
     }
 
-    fn chunk(&mut self) -> &mut Option<usize> {
-        &mut self.step.chunk
+    fn limits(&mut self) -> [&mut Option<usize>; 2] {
+        [&mut self.step.chunk, &mut self.step.pair_memory]
     }
 
     fn gradients(&mut self, batch: &TextBatch, at: &At) -> Result<Vec<f32>> {

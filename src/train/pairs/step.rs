@@ -54,9 +54,12 @@ pub struct PairStep {
     verifier_group: Group<Tensors>,
     /// Most tokens of a chunk, since the device ran out of memory.
     pub(super) chunk: Option<usize>,
-    /// Bytes that pairs scored at once may take.
-    pub(super) pair_memory: usize,
+    /// Most bytes that pairs scored at once may take, since then.
+    pub(super) pair_memory: Option<usize>,
 }
+
+/// Bytes that pairs scored at once may take.
+const PAIR_MEMORY: usize = 512 << 20;
 
 impl PairStep {
     /// For a verifier over the token vectors of `encoder`, which is trained with it or stays as it is.
@@ -64,12 +67,7 @@ impl PairStep {
     /// # Errors
     /// [`Error::Shape`] for a verifier of another width; what the device reports; as [`Encoder::load`] on a device that
     /// multiplies f16, where the weights are read once more.
-    pub fn new(
-        mut encoder: Encoder,
-        verifier: Learned,
-        end_to_end: bool,
-        pair_memory: usize,
-    ) -> Result<Self> {
+    pub fn new(mut encoder: Encoder, verifier: Learned, end_to_end: bool) -> Result<Self> {
         if encoder.width() != verifier.width() {
             return Err(Error::shape(
                 "verifier",
@@ -91,7 +89,7 @@ impl PairStep {
             encoder,
             verifier,
             chunk: None,
-            pair_memory,
+            pair_memory: None,
         })
     }
 
@@ -121,12 +119,13 @@ impl PairStep {
         const LEAST: usize = 1 << 16;
         loop {
             let chunks = divided(&batch.chunks, self.chunk.unwrap_or(usize::MAX));
+            let bytes = self.pair_memory.unwrap_or(PAIR_MEMORY);
             let divisible = chunks.iter().filter(|chunk| chunk.n_texts() > 1);
             let largest = divisible.map(Batch::n_tokens).max();
-            match self.attempt::<R>(&chunks, batch.rows.len(), task) {
-                // Pairs and texts by turns: what of the two was too much is not known.
-                Err(Error::OutOfMemory { .. }) if self.pair_memory > LEAST => {
-                    self.pair_memory /= 2;
+            match self.attempt::<R>(&chunks, batch.rows.len(), bytes, task) {
+                // What of the two was too much is not known.
+                Err(Error::OutOfMemory { .. }) if bytes > LEAST => {
+                    self.pair_memory = Some(bytes / 2);
                     if let Some(largest) = largest {
                         self.chunk = Some(largest / 2);
                     }
@@ -136,7 +135,13 @@ impl PairStep {
         }
     }
 
-    fn attempt<R: PairRow>(&mut self, chunks: &[Batch], b: usize, task: &Task) -> Result<Vec<f32>> {
+    fn attempt<R: PairRow>(
+        &mut self,
+        chunks: &[Batch],
+        b: usize,
+        bytes: usize,
+        task: &Task,
+    ) -> Result<Vec<f32>> {
         let PairStep {
             encoder,
             verifier,
@@ -190,7 +195,7 @@ impl PairStep {
         let ranges = match verifier.kind() {
             // Pairs that are normalised together stay together.
             Kind::Cnn => whole(groups.iter().map(Vec::len)),
-            _ => divided_pairs(&pairs, tokens.packing(), verifier, self.pair_memory),
+            _ => divided_pairs(&pairs, tokens.packing(), verifier, bytes),
         };
         let longest = |pairs: &[[u32; 2]], side: usize| {
             let lengths = pairs
