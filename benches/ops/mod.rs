@@ -31,6 +31,7 @@ mod maxsim;
 mod normalize_rows;
 mod normalize_rows_backward;
 mod pair_dot;
+mod pair_step;
 mod pairs;
 mod pool;
 mod pool_backward;
@@ -79,6 +80,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(adamw::cases(context));
     cases.extend(encode::cases(context)?);
     cases.extend(train_step::cases(context)?);
+    cases.extend(pair_step::cases(context)?);
     Ok(cases)
 }
 

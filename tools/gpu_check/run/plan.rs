@@ -13,12 +13,13 @@ use super::{archive, summary};
 const PROFILED: usize = 8;
 
 /// Operators in order of what their times are worth: first those that a run spends its time in.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 42] = [
     "matmul",
     "cosine_topk",
     "maxsim",
     "encode",
     "train_step",
+    "pair_step",
     "attention",
     "matmul_nn",
     "matmul_tn",
@@ -38,10 +39,27 @@ const ORDER: [&str; 24] = [
     "pair_dot",
     "normalize_rows",
     "scatter_rows",
+    "similarity_map_backward",
+    "map_features",
+    "map_features_backward",
+    "map_pool_backward",
+    "attention_pool",
+    "attention_pool_backward",
+    "normalize_rows_backward",
+    "add_rows",
+    "unfold",
+    "fold",
+    "batch_norm",
+    "batch_norm_backward",
+    "max_pool",
+    "max_pool_backward",
+    "weighted_pool",
+    "weighted_pool_backward",
+    "relu",
 ];
 
 /// Those of them that are no operator but a whole pass, of the packed model.
-pub const WHOLE: [&str; 2] = ["encode", "train_step"];
+pub const WHOLE: [&str; 3] = ["encode", "train_step", "pair_step"];
 
 /// Those that PyTorch's compiler can make something of, and those for which a package of kernels exists.
 const COMPILED: [&str; 5] = [
