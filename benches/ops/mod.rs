@@ -13,8 +13,11 @@ use serde_json::json;
 use super::{Case, Context, Prepared, Recorded, Scale};
 
 mod adamw;
+mod add_rows;
 mod attention;
 mod attention_backward;
+mod attention_pool;
+mod attention_pool_backward;
 mod cosine_topk;
 mod dropout;
 mod embedding;
@@ -60,6 +63,9 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(matmul::cases(context));
     cases.extend(attention::cases(context));
     cases.extend(attention_backward::cases(context));
+    cases.extend(attention_pool::cases(context));
+    cases.extend(attention_pool_backward::cases(context));
+    cases.extend(add_rows::cases(context));
     cases.extend(dropout::cases(context));
     cases.extend(pool::cases(context));
     cases.extend(normalize_rows::cases(context));

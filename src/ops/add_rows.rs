@@ -9,8 +9,11 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::{Accum, OpSpec, Places};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::{Accum, FLOATS, OpSpec, Places, Rounding, grid, in_every_tier, rows_per_binding};
+use crate::device::template::{Source, Variant};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target,
+};
 use crate::error::{Error, Result};
 
 /// Everything under this operator's name.
@@ -18,12 +21,42 @@ use crate::error::{Error, Result};
 pub const SPEC: OpSpec = OpSpec {
     name: "add_rows",
     formula: "x[places[i]] += y[i]",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[ADD_ROWS],
+    ptx: ADD_ROWS.ptx,
+    ptx_variants: variants,
+    wgsl: ADD_ROWS.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
 };
+
+const ADD_ROWS: Kernel = Kernel {
+    entry: "add_rows",
+    params: &[
+        Param::read("y"),
+        Param::read("places").optional(),
+        Param::write("x"),
+        Param::write("rounded").optional(),
+        Param::u32("n"),
+        Param::u32("units"),
+        Param::u32("width").ptx(),
+        Param::u32("rows").ptx(),
+        Param::u32("first_row").wgsl(),
+        Param::u32("end_row").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "add_rows.ptx",
+        text: include_str!("../../kernels/add_rows.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "add_rows.wgsl",
+        text: include_str!("../../shaders/add_rows.wgsl"),
+    }),
+};
+
+/// Threads in a block of the PTX kernel, at most.
+const BLOCK: usize = 256;
+
+/// Elements that a thread adds at a time.
+const UNIT: usize = 4;
 
 /// Adds the rows of `y` `[n, d]` to their places in `x` `[m, d]`; without `places` to its rows in order, `n` being `m`.
 /// Then `rounded` `[m, d]` gets the sums, rounded.
@@ -80,7 +113,7 @@ pub fn add_rows<'a, A: Float>(
             cpu(y.host(), d, listed.map(|l| l.host()), x.host(), rounded);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, y, d, listed, x, rounded),
     })
 }
 
@@ -100,6 +133,13 @@ pub fn reference<A: Accum>(
         }
     }
     sums
+}
+
+/// One rounding of each sum; results are stored with `bytes` bytes.
+#[doc(hidden)]
+pub fn error_bound(sums: &[f64], bytes: usize, rounding: &Rounding) -> Vec<f64> {
+    let bound = |&sum: &f64| rounding.store(sum, rounding.u * sum.abs(), bytes);
+    sums.iter().map(bound).collect()
 }
 
 /// Elements of one task.
@@ -141,6 +181,71 @@ fn add<A: Float>(x: &mut [f32], y: &[A]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y.to_f32();
     }
+}
+
+fn variant(act: ElementType, places: bool, rounded: bool) -> Variant {
+    Variant::new()
+        .with("act", act.name())
+        .with("places", places)
+        .with("rounded", rounded)
+}
+
+fn variants() -> Vec<Variant> {
+    let forms = [(false, false), (false, true), (true, false)];
+    let of = |act| forms.map(|(places, rounded)| variant(act, places, rounded));
+    FLOATS.map(of).concat()
+}
+
+/// Rows beyond one binding go in turns; where they have places, a launch passes over the rows of others.
+fn gpu<A: Float>(
+    gpu: Gpu<'_>,
+    y: Slice<'_, A>,
+    d: usize,
+    places: Option<Slice<'_, u32>>,
+    mut x: SliceMut<'_, f32>,
+    mut rounded: Option<SliceMut<'_, f16>>,
+) -> Result<()> {
+    let (n, m) = (y.len() / d, x.len() / d);
+    let units = d / UNIT;
+    // Short rows share a block of the PTX kernel.
+    let width = units.min(BLOCK);
+    let rows = BLOCK / width;
+    let at_once = match gpu {
+        Gpu::Cuda(_) => m.max(1),
+        Gpu::Wgpu(_) => rows_per_binding(gpu, d * size_of::<f32>()),
+    };
+    for first in (0..m).step_by(at_once) {
+        let end = (first + at_once).min(m);
+        let elements = first * d..end * d;
+        let (y, n) = match places {
+            Some(_) => (y, n),
+            None => (y.slice(elements.clone()), end - first),
+        };
+        let mut rounded = rounded.as_mut().map(|r| r.slice_mut(elements.clone()));
+        gpu.call(&Call {
+            kernel: &ADD_ROWS,
+            variant: variant(A::TYPE, places.is_some(), rounded.is_some()),
+            args: &[
+                y.into(),
+                places.into(),
+                (&mut x.slice_mut(elements)).into(),
+                rounded.as_mut().into(),
+                n.into(),
+                units.into(),
+                width.into(),
+                rows.into(),
+                first.into(),
+                end.into(),
+            ],
+            geometry: Geometry {
+                groups: grid((n * units).div_ceil(64)),
+                grid: [n.div_ceil(rows) as u32, 1, 1],
+                threads: (width * rows) as u32,
+                shared_bytes: 0,
+            },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

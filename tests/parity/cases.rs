@@ -16,8 +16,11 @@ pub use nearmiss::ops::table::{Record, Records};
 use nearmiss::ops::{ALL, Rounding};
 
 mod adamw;
+mod add_rows;
 mod attention;
 mod attention_backward;
+mod attention_pool;
+mod attention_pool_backward;
 mod cosine_topk;
 mod dropout;
 mod embedding;
@@ -148,6 +151,9 @@ fn all() -> Vec<Case> {
     cases.extend(matmul::cases());
     cases.extend(attention::cases());
     cases.extend(attention_backward::cases());
+    cases.extend(attention_pool::cases());
+    cases.extend(attention_pool_backward::cases());
+    cases.extend(add_rows::cases());
     cases.extend(dropout::cases());
     cases.extend(pool::cases());
     cases.extend(normalize_rows::cases());

@@ -8,13 +8,15 @@
 //! Comes after a norm of the rows, of which only one result per text is wanted; before [`mod@super::matmul`].
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
-pub use reference::reference;
+pub use reference::{error_bound, reference};
 
 pub(super) use cpu::{Scratch, drop_and_scale, number};
-pub(super) use reference::factor;
+pub(super) use gpu::{geometry, ptx_sizes, size, wgsl_sizes};
+pub(super) use reference::{e_kept, factor};
 
 use super::attention::checked_mask;
 use super::dropout::Mask;
@@ -27,11 +29,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "attention_pool",
     formula: "out = [sum w row | sum w], w = mask softmax(scale query . row), per text",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::ATTENTION_POOL],
+    ptx: gpu::ATTENTION_POOL.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::ATTENTION_POOL.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// Columns of a result behind the mean, of which the first is the total weight and the others are zero: a row stays a
@@ -59,7 +61,7 @@ struct Args<'a, A: Float> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8), origins of other texts or a rate
 /// that is not at least 0 and below 1; [`Error::Unsupported`](crate::Error::Unsupported) for element types a device does not
-/// have (the CPU takes f32).
+/// have (CUDA takes f16 activations, the CPU f32) and on GPUs for rows wider than 1,024.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{PackedTexts, attention_pool}};
@@ -113,7 +115,7 @@ pub fn attention_pool<'a, A: Float>(
             cpu::attention_pool(&args, probabilities, out.host_as::<f32>())
                 .ok_or_else(|| SPEC.unsupported(device, "the CPU computes with f32 activations"))
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(gpu) => gpu::attention_pool(gpu, &args, probabilities, out),
     })
 }
 

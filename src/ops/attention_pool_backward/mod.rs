@@ -14,10 +14,11 @@
 //! Comes after the backward of the product behind the forward; `d_rows` is what a norm's backward takes.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
-pub use reference::reference;
+pub use reference::{error_bound, reference};
 
 use super::attention::checked_mask;
 use super::attention_pool::TOTAL;
@@ -31,11 +32,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "attention_pool_backward",
     formula: "d_query = scale sum ds row, d_row = p m dz + scale ds query, ds = p (dp - sum p dp), dp = m (dz . row + dw)",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::ATTENTION_POOL_BACKWARD],
+    ptx: gpu::ATTENTION_POOL_BACKWARD.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::ATTENTION_POOL_BACKWARD.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// What the forward, [`attention_pool`](super::attention_pool()), read and wrote.
@@ -70,7 +71,7 @@ struct Args<'a, A: Float> {
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8), origins of other texts or a rate
 /// that is not at least 0 and below 1; [`Error::Unsupported`](crate::Error::Unsupported) for element types a device does not
-/// have (the CPU takes f32).
+/// have (CUDA takes f16 activations, the CPU f32) and on GPUs for rows wider than 1,024.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{PackedTexts, attention_pool_backward::{Forward, attention_pool_backward}}};
@@ -131,7 +132,7 @@ pub fn attention_pool_backward<'a, A: Float>(
             cpu::attention_pool_backward(&args, d_queries.host_as::<f32>(), d_rows.host())
                 .ok_or_else(|| SPEC.unsupported(device, "the CPU computes with f32 activations"))
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(gpu) => gpu::attention_pool_backward(gpu, &args, d_queries, d_rows),
     })
 }
 

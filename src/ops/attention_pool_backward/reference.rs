@@ -1,8 +1,8 @@
 //! What the gradient of pooling by attention is, and how far from it a result may be.
 
-use crate::ops::Accum;
 use crate::ops::attention::Dropped;
-use crate::ops::attention_pool::{TOTAL, factor};
+use crate::ops::attention_pool::{TOTAL, e_kept, factor};
+use crate::ops::{Accum, Rounding};
 
 /// The definition, in loops: `d_queries` `[n, d]` and `d_rows` `[t, d]`, from the probabilities that the forward kept.
 pub fn reference<A: Accum, T: Copy + Into<f64>>(
@@ -45,6 +45,78 @@ pub fn reference<A: Accum, T: Copy + Into<f64>>(
         }
     }
     [d_queries, d_rows]
+}
+
+/// Errors of `d_queries`, stored with `bytes` bytes, and of `d_rows`. With `l` rows of a text and exact values beside the
+/// errors, `e_kept` being the relative error of a factor of dropout:
+///
+/// * `dot_j = dz . row_j + dw`: `g(d + 1) D_j`, `D_j = sum |dz row_j| + |dw|`
+/// * `dp_j = m_j dot_j`: `e_dp = m_j (g(d + 1) + e_kept) D_j` (to first order; `1.001` stands for the rest)
+/// * `q = sum p dp`: `e_q = sum p e_dp + g(l) sum p |dp|`
+/// * `ds = scale p (dp - q)`: `e_ds = scale p (e_dp + e_q) + 3 u |ds|`, as three roundings follow
+/// * `d_query = sum ds row`: `sum e_ds |row| + g(l) sum |ds row|`
+/// * `d_row = m p dz + ds query`: `(e_kept + 3 u) |m p dz| + e_ds |query| + 2 u |ds query|`
+pub fn error_bound(
+    queries: &[f32],
+    rows: &[f32],
+    offsets: &[u32],
+    d: usize,
+    scale: f32,
+    dropped: Dropped<'_>,
+    probabilities: &[f32],
+    d_out: &[f32],
+    bytes: usize,
+    rounding: &Rounding,
+) -> [Vec<f64>; 2] {
+    /// Products of errors, which are left out.
+    const REST: f64 = 1.001;
+    let u = rounding.u;
+    let scale = f64::from(scale);
+    let e_kept = e_kept(dropped, u);
+    let mut of_queries = vec![0.0; queries.len()];
+    let mut of_rows = vec![0.0; rows.len()];
+    for (text, span) in offsets.windows(2).enumerate() {
+        let span = span[0] as usize..span[1] as usize;
+        let l = span.len();
+        let row = |j: usize, c: usize| f64::from(rows[j * d + c]);
+        let query = |c: usize| f64::from(queries[text * d + c]);
+        let dz = |c: usize| f64::from(d_out[text * (d + TOTAL) + c]);
+        let p = |j: usize| f64::from(probabilities[j]);
+        let m = |j: usize| factor::<f64>(dropped, text, j - span.start);
+        let (mut dp, mut e_dp) = (Vec::new(), Vec::new());
+        let (mut q, mut e_q) = (0.0, 0.0);
+        for j in span.clone() {
+            let terms = || (0..d).map(|c| dz(c) * row(j, c)).chain([dz(d)]);
+            let magnitude: f64 = terms().map(f64::abs).sum();
+            dp.push(m(j) * terms().sum::<f64>());
+            e_dp.push(REST * m(j) * (rounding.g(d + 1) + e_kept) * magnitude);
+            let at = j - span.start;
+            q += p(j) * dp[at];
+            e_q += p(j) * (e_dp[at] + rounding.g(l) * (dp[at].abs() + e_dp[at]));
+        }
+        let (mut value, mut error) = (vec![0.0; d], vec![0.0; d]);
+        for j in span.clone() {
+            let at = j - span.start;
+            let ds = scale * p(j) * (dp[at] - q);
+            let e_ds = scale.abs() * p(j) * (e_dp[at] + e_q);
+            let e_ds = REST * (e_ds + 3.0 * u * (ds.abs() + e_ds));
+            for c in 0..d {
+                value[c] += ds * row(j, c);
+                error[c] += (e_ds + rounding.g(l) * (ds.abs() + e_ds)) * row(j, c).abs();
+                let weighed = (m(j) * p(j) * dz(c)).abs();
+                let through = (ds.abs() + e_ds) * query(c).abs();
+                let e = (e_kept + 3.0 * u) * weighed + e_ds * query(c).abs() + 2.0 * u * through;
+                of_rows[j * d + c] = rounding.store(0.0, REST * e, 4);
+            }
+        }
+        for c in 0..d {
+            of_queries[text * d + c] = match l {
+                0 => 0.0,
+                _ => rounding.store(value[c], REST * error[c], bytes),
+            };
+        }
+    }
+    [of_queries, of_rows]
 }
 
 #[cfg(test)]
