@@ -1,7 +1,8 @@
 //! Texts and judgements as they come from files. Nothing here knows a device.
 //!
 //! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses and
-//! paraphrases, [`triplets`] reads what training takes, and [`negatives`] finds negatives where it has none;
+//! paraphrases, [`triplets`] reads what training takes, and [`negatives`] finds negatives where it has none; [`groups`]
+//! splits rows so that no sentence is on both sides;
 //! [`generated`] holds the built-in collections, [`edits`] the built-in near-misses, [`probe`] sentences that show what
 //! an embedding is made of.
 
@@ -10,6 +11,7 @@ mod category;
 pub mod edits;
 mod fingerprint;
 pub mod generated;
+pub mod groups;
 pub mod negatives;
 pub mod pairs;
 #[cfg(feature = "study")]

@@ -9,7 +9,7 @@
 //! decompressed. Without a source column the file's name is the source. Rows that cannot serve are left out and
 //! counted in [`PairNotes`], and so are quotes that may be mistakes; quotes that swallow rows are errors.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -188,6 +188,27 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
     some(path, pairs, notes)
 }
 
+/// The first near-miss whose two sentences are paraphrases too, in either order, and the paraphrase: their numbers. Nothing
+/// can be learned or measured from a pair of which both is said.
+pub fn contradiction(near_misses: &[NearMiss], paraphrases: &[Paraphrase]) -> Option<[usize; 2]> {
+    let mut equal: HashMap<[&str; 2], usize> = HashMap::new();
+    for (number, pair) in paraphrases.iter().enumerate() {
+        equal
+            .entry(sorted(&pair.anchor, &pair.text))
+            .or_insert(number);
+    }
+    let mut both = near_misses.iter().enumerate();
+    both.find_map(|(number, pair)| {
+        let other = equal.get(&sorted(&pair.anchor, &pair.text))?;
+        Some([number, *other])
+    })
+}
+
+/// The sentences of a pair whatever their order.
+fn sorted<'a>(a: &'a str, b: &'a str) -> [&'a str; 2] {
+    if a <= b { [a, b] } else { [b, a] }
+}
+
 /// Rows of a file that holds some.
 fn some<T>(path: &Path, rows: Vec<T>, notes: PairNotes) -> Result<(Vec<T>, PairNotes)> {
     if rows.is_empty() {
@@ -241,6 +262,35 @@ mod tests {
         // "It rains.", "It hails." and "red ball, blue cube" have at most 20 characters.
         let (pairs, notes) = read_near_misses(&path, Filter::Paper).unwrap();
         assert_eq!((pairs.len(), notes.short), (2, 3));
+    }
+
+    #[test]
+    fn a_pair_of_which_both_is_said_is_found_in_either_order() {
+        let near_miss = |anchor: &str, text: &str| NearMiss {
+            anchor: anchor.into(),
+            text: text.into(),
+            category: Category::Role,
+            source: "x".into(),
+        };
+        let paraphrase = |anchor: &str, text: &str| Paraphrase {
+            anchor: anchor.into(),
+            text: text.into(),
+            source: "y".into(),
+        };
+        let near_misses = [
+            near_miss("a", "b"),
+            near_miss("c", "d"),
+            near_miss("e", "f"),
+        ];
+        let of = |paraphrases: &[Paraphrase]| contradiction(&near_misses, paraphrases);
+        assert_eq!(of(&[paraphrase("a", "c"), paraphrase("b", "e")]), None);
+        let either = [
+            paraphrase("x", "y"),
+            paraphrase("d", "c"),
+            paraphrase("e", "f"),
+        ];
+        assert_eq!(of(&either), Some([1, 1]));
+        assert_eq!(of(&either[2..]), Some([2, 0]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! The course of a training, its checkpoints, its curve and its folder are those of the encoder's trainer.
 
+mod mix;
 mod objective;
 mod step;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use mix::{MixOptions, Mixture, Sides, mix};
 pub use objective::{Contrast, Objective, PairRow, sigmoid};
 pub use step::{PairStep, Task};
 
