@@ -2,9 +2,9 @@
 //!
 //! [`beir`] reads and writes retrieval test collections in the BEIR folder layout, [`pairs`] reads near-misses and
 //! paraphrases, [`triplets`] reads what training takes, and [`negatives`] finds negatives where it has none; [`groups`]
-//! splits rows so that no sentence is on both sides;
-//! [`generated`] holds the built-in collections, [`edits`] the built-in near-misses, [`probe`] sentences that show what
-//! an embedding is made of.
+//! splits rows so that no sentence is on both sides; [`generated`] holds the built-in collections, [`edits`] the built-in
+//! near-misses, [`questions`] pairs of questions with rewordings and near-misses, [`probe`] sentences that show what an
+//! embedding is made of.
 
 pub mod beir;
 mod category;
@@ -16,6 +16,7 @@ pub mod negatives;
 pub mod pairs;
 #[cfg(feature = "study")]
 pub mod probe;
+pub mod questions;
 mod rows;
 pub mod triplets;
 
