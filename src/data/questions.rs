@@ -340,7 +340,7 @@ enum Change {
 /// What counts alike in a rewording and a near-miss of one anchor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Stratum {
-    /// [`SMALL`] or not.
+    /// At most [`SMALL`] words edited, or words moved and nothing else.
     small: bool,
     overlap: usize,
     length: usize,
@@ -736,9 +736,10 @@ fn is_negation(word: &str) -> bool {
 fn stratum(anchor: &[String], text: &[String]) -> Stratum {
     let negated = |words: &[String]| words.iter().any(|word| is_negation(word));
     let longer = anchor.len().abs_diff(text.len());
-    let small = longer <= SMALL && word_distance(anchor, text) <= SMALL;
+    let moved = sorted(anchor) == sorted(text);
+    let small = moved || longer <= SMALL && word_distance(anchor, text) <= SMALL;
     let overlap = match overlap(anchor, text) {
-        _ if sorted(anchor) == sorted(text) => 6,
+        _ if moved => 6,
         // Small edits share most words anyway.
         _ if small => 5,
         share if share >= 0.8 => 5,

@@ -182,8 +182,13 @@ impl Grammar {
             _ => {}
         }
         let text = finish(text, line.shape, choices);
+        let words = crate::metrics::edits::words(&text);
+        // "at at least", "in in plain words": parts that do not go together.
+        if words.windows(2).any(|two| two[0] == two[1]) {
+            return None;
+        }
         Some(Surface {
-            words: crate::metrics::edits::words(&text),
+            words,
             text,
             mark,
             form,
