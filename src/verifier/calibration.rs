@@ -30,6 +30,22 @@ pub fn fewest_accepts(true_accept: f64) -> usize {
     (1.0 / (1.0 - true_accept) - 1e-9).ceil() as usize
 }
 
+/// Whether this is a share of pairs that can be asked for.
+///
+/// # Errors
+/// [`Error::Setting`] for one that is not above 0 and below 1.
+pub fn check_true_accept(true_accept: f64) -> Result<()> {
+    if true_accept > 0.0 && true_accept < 1.0 {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        setting: "true_accept",
+        message: format!(
+            "`true_accept` is {true_accept}; give a share above 0 and below 1, as 0.95"
+        ),
+    })
+}
+
 impl Calibration {
     /// Chooses the threshold that accepts this share of `accepts`; `rejects` say what that costs.
     ///
@@ -46,14 +62,7 @@ impl Calibration {
     /// # Ok::<(), nearmiss::Error>(())
     /// ```
     pub fn choose(accepts: &[f64], rejects: &[f64], true_accept: f64) -> Result<Self> {
-        if !(true_accept > 0.0 && true_accept < 1.0) {
-            return Err(Error::Setting {
-                setting: "true_accept",
-                message: format!(
-                    "`true_accept` is {true_accept}; give a share above 0 and below 1, as 0.95"
-                ),
-            });
-        }
+        check_true_accept(true_accept)?;
         let fewest = fewest_accepts(true_accept);
         if accepts.len() < fewest {
             return Err(Error::Invalid(format!(

@@ -23,12 +23,12 @@ mod penalty;
 mod saved;
 mod transformer;
 
-pub use calibration::{Calibration, fewest_accepts};
+pub use calibration::{Calibration, check_true_accept, fewest_accepts};
 pub use fixed::{BagOfSimilarities, MaxSim, MeanCosine, SoftAlignment};
-pub use learned::{Kind, Learned};
+pub use learned::{Contributions, Kind, Learned};
 pub use parameters::{Parameters, Tensors};
 pub use penalty::{ConditionalPenalty, Penalty, conditional_penalty};
-pub use saved::{CONFIG, Config, EncoderName, Verdict, Verifier};
+pub use saved::{CONFIG, Config, EncoderName, LoadVerifier, Verdict, Verifier};
 
 use crate::device::Device;
 use crate::error::{Error, Result};

@@ -16,7 +16,7 @@ use super::Scorer;
 use super::calibration::Calibration;
 use super::learned::{Kind, Learned};
 use crate::device::Device;
-use crate::encoder::{Encoder, LoadOptions};
+use crate::encoder::{Encoder, LoadOptions, token_budget};
 use crate::error::{Error, Result};
 use crate::index::TokenVectors;
 use crate::model::checkpoint::Checkpoint;
@@ -86,6 +86,15 @@ pub struct Verifier {
     scorer: Learned,
 }
 
+/// How the folder of a verifier is read.
+#[derive(Clone, Debug, Default)]
+pub struct LoadVerifier {
+    /// Where an encoder that is not in the folder may come from.
+    pub fetch: FetchOptions,
+    /// Bytes for activations of the encoder; `None` takes what suits the device.
+    pub memory: Option<u64>,
+}
+
 /// What a verifier says of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Verdict {
@@ -114,6 +123,14 @@ impl Verifier {
     /// [`Error::Io`] and [`Error::Input`] naming the file for anything missing or damaged, for an encoder of another width,
     /// or one with other weights than it was trained on; as [`find_backbone`] for an encoder that is not in the folder.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load_with(folder, device, &LoadVerifier::default())
+    }
+
+    /// [`Verifier::load`] with options.
+    ///
+    /// # Errors
+    /// As [`Verifier::load`].
+    pub fn load_with(folder: &Path, device: &Device, options: &LoadVerifier) -> Result<Self> {
         let path = folder.join(CONFIG);
         let config = Config::read(folder)?;
         let refuse = |what: String| Err(Error::input(&path, what));
@@ -126,7 +143,7 @@ impl Verifier {
             let found = sha256(&own)?;
             (own, found)
         } else {
-            let found = find_backbone(&config.encoder.name, &FetchOptions::default(), &mut |_| {})?;
+            let found = find_backbone(&config.encoder.name, &options.fetch, &mut |_| {})?;
             (found.folder, found.sha256)
         };
         if found != config.encoder.sha256 {
@@ -138,7 +155,13 @@ impl Verifier {
                 short(&found)
             ));
         }
-        let encoder = Encoder::load(&encoder_folder, device, LoadOptions::default())?;
+        let budget = options.memory;
+        let budget = budget.map(|bytes| token_budget(&encoder_folder, device, bytes));
+        let load = LoadOptions {
+            token_budget: budget.transpose()?,
+            ..LoadOptions::default()
+        };
+        let encoder = Encoder::load(&encoder_folder, device, load)?;
         if encoder.width() != config.width {
             return refuse(format!(
                 "it reads token vectors {} wide, and the encoder in {} makes them {} wide",

@@ -28,7 +28,7 @@ use super::parameters::{Parameters, Part, Start, Stored, Tensors};
 use super::transformer::forward::{Inputs, Saved, forward};
 use super::transformer::{self, backward::backward};
 use super::{Scorer, VerifierOptions, cnn};
-use crate::device::{Buffer, Device, Float, Slice};
+use crate::device::{Buffer, Device, Float, Precision, Slice};
 use crate::error::{Error, Result};
 use crate::index::TokenVectors;
 use crate::model::checkpoint::{Checkpoint, Dtype, Tensor};
@@ -302,6 +302,17 @@ impl Learned {
         }
     }
 
+    /// Refuses token vectors of another width.
+    fn check_widths(&self, queries: &TokenVectors, documents: &TokenVectors) -> Result<()> {
+        for (what, texts) in [("queries", queries), ("documents", documents)] {
+            if texts.width() != self.d {
+                let expected = format!("token vectors {} wide, as it was trained on", self.d);
+                return Err(Error::shape("verifier", what, expected, texts.width()));
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes that a pair of texts of these lengths takes on the way through and back.
     pub fn pair_bytes(&self, query: usize, document: usize) -> usize {
         let map = 2 * 4 * query * document;
@@ -505,20 +516,8 @@ impl Learned {
                     return Ok(());
                 };
                 let d_scores = self.device.upload(d_raw)?;
-                if self.kind == Kind::MeanCosine {
+                let Some(pooling) = self.map_pooling() else {
                     return d_tokens.add_means(tokens, pairs, &d_scores);
-                }
-                let pooling = match self.kind {
-                    Kind::BagOfSimilarities => MapPooling::Mean,
-                    Kind::MaxSim => MapPooling::Max,
-                    _ => {
-                        let alignment = VerifierOptions::default().alignment;
-                        MapPooling::Soft {
-                            distance: alignment.distance,
-                            temperature: alignment.temperature,
-                            band: alignment.band,
-                        }
-                    }
                 };
                 let (layout, maps) = tokens.maps(pairs)?;
                 let mut d_maps = self.device.alloc::<f32>(layout.elements())?;
@@ -532,6 +531,74 @@ impl Learned {
             }
             _ => Ok(()),
         }
+    }
+
+    /// How one without weights makes a score of a map; `None` for those that do otherwise.
+    fn map_pooling(&self) -> Option<MapPooling> {
+        match self.kind {
+            Kind::BagOfSimilarities => Some(MapPooling::Mean),
+            Kind::MaxSim => Some(MapPooling::Max),
+            Kind::SoftAlignment => {
+                let alignment = VerifierOptions::default().alignment;
+                Some(MapPooling::Soft {
+                    distance: alignment.distance,
+                    temperature: alignment.temperature,
+                    band: alignment.band,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// What the score of a pair depends on, token by token; `None` for a scorer that reads no map.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for token vectors of another width or texts that are not there, or what the device reports.
+    pub fn contributions(
+        &self,
+        queries: &TokenVectors,
+        documents: &TokenVectors,
+        [query, document]: [u32; 2],
+    ) -> Result<Option<Contributions>> {
+        self.check_widths(queries, documents)?;
+        let pair = PairList::new(&self.device, vec![[query, document]])?;
+        let (q, c) = (queries.tokens(), documents.tokens());
+        let layout = MapLayout::new(&self.device, q.packing, c.packing, &pair)?;
+        let mut map = self.device.alloc::<f32>(layout.elements())?;
+        similarity_map(q, c, self.d, &pair, &layout, &mut map)?;
+        // Gradients in f16 are kept away from zero.
+        let scale = match self.device.precision() {
+            Precision::F32 => 1.0,
+            Precision::Mixed => 256.0,
+        };
+        let slopes = match (&self.body, self.map_pooling()) {
+            (Body::Plain, Some(pooling)) => {
+                let mut slopes = self.device.alloc::<f32>(layout.elements())?;
+                let one = self.device.upload(&[scale])?;
+                map_pool_backward(&map, &layout, &one, pooling, &mut slopes)?;
+                Some(slopes)
+            }
+            (Body::Plain, None) => None,
+            _ => {
+                let (_, saved) = self.over_maps(&layout, &map, Mode::Eval, None, true)?;
+                let table = self.weights().table().clone();
+                let mut gradients = Gradients::zeros(table, &self.device)?;
+                let kept = || Error::Invalid("nothing was kept of this pair".into());
+                let saved = saved.ok_or_else(kept)?;
+                self.over_maps_backward(&layout, saved, &[scale], &mut gradients, true)?
+            }
+        };
+        let Some(slopes) = slopes else {
+            return Ok(None);
+        };
+        let (map, slopes) = (map.read()?, slopes.read()?);
+        let terms = map.iter().zip(&slopes);
+        Ok(Some(Contributions {
+            values: terms
+                .map(|(cosine, slope)| cosine * slope / scale)
+                .collect(),
+            map,
+        }))
     }
 
     /// Adds the gradients in the weights; returns those in the maps, if wanted.
@@ -631,6 +698,16 @@ fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// Which cells of a pair's token map its score rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contributions {
+    /// Cosines of the tokens, `[tokens of the query, tokens of the document]`.
+    pub map: Vec<f32>,
+    /// Per cell the slope of the raw score ([`Learned::score_of`] makes the score of it) in the cosine, times the cosine:
+    /// to first order, what the raw score would lose if the two tokens had nothing in common.
+    pub values: Vec<f32>,
+}
+
 /// What is kept of pairs for the way back.
 pub struct SavedPairs {
     layout: MapLayout,
@@ -671,12 +748,7 @@ impl Scorer for Learned {
             let fixed = super::open(self.kind.name(), &VerifierOptions::default(), &self.device)?;
             return fixed.score(queries, documents, pairs);
         }
-        for (what, texts) in [("queries", queries), ("documents", documents)] {
-            if texts.width() != self.d {
-                let expected = format!("token vectors {} wide, as it was trained on", self.d);
-                return Err(Error::shape("verifier", what, expected, texts.width()));
-            }
-        }
+        self.check_widths(queries, documents)?;
         let (q, c) = (queries.tokens(), documents.tokens());
         let mut scores = Vec::with_capacity(pairs.len());
         let mut todo = pairs.pairs();

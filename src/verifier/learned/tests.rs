@@ -180,3 +180,93 @@ fn scores_and_gradients_of_f3_are_pytorchs() {
         }
     }
 }
+
+#[test]
+fn contributions_are_slopes_times_cosines() {
+    let (golden, cpu) = (Golden::open(), Device::cpu());
+    let side = |name: &str| {
+        let numbers = |name: &str| golden.get(name).into_iter();
+        let rows: Vec<f32> = numbers(name).map(|v| v as f32).collect();
+        let offsets = numbers(&format!("{name}_offsets")).map(|v| v as u32);
+        TokenVectors::from_rows(&cpu, &rows, 64, offsets.collect()).unwrap()
+    };
+    let (queries, documents) = (side("queries"), side("documents"));
+    let pairs = golden.get("pairs");
+    let pairs = pairs.chunks_exact(2).map(|p| [p[0] as u32, p[1] as u32]);
+    let options = VerifierOptions::default();
+    for pair in pairs.take(4) {
+        let list = PairList::new(&cpu, vec![pair]).unwrap();
+        let (q, c) = (queries.tokens(), documents.tokens());
+        let layout = MapLayout::new(&cpu, q.packing, c.packing, &list).unwrap();
+        for kind in Kind::ALL {
+            let verifier = match kind {
+                Kind::Cnn | Kind::Transformer => golden.verifier(kind, &cpu),
+                _ => Learned::start(kind, 64, 1, &cpu).unwrap(),
+            };
+            let found = verifier.contributions(&queries, &documents, pair);
+            let Some(Contributions { map, values }) = found.unwrap() else {
+                assert_eq!(kind, Kind::MeanCosine);
+                continue;
+            };
+            let score = verifier.score(&queries, &documents, &list).unwrap()[0];
+            let raw = |map: &[f32]| -> f64 {
+                let map = cpu.upload(map).unwrap();
+                let (raw, _) = verifier
+                    .over_maps(&layout, &map, Mode::Eval, None, false)
+                    .unwrap();
+                f64::from(raw[0])
+            };
+            match kind {
+                // Homogeneous in the cosines: their contributions are all that there is.
+                Kind::BagOfSimilarities | Kind::MaxSim => {
+                    let sum: f32 = values.iter().sum();
+                    assert!((sum - score).abs() < 1e-4, "{kind}: {sum} {score}");
+                    let most = values.iter().filter(|v| **v != 0.0).count();
+                    let rows = layout.shapes()[0][0] as usize;
+                    assert!(kind != Kind::MaxSim || most <= rows, "{most} {rows}");
+                }
+                Kind::Cnn | Kind::Transformer => {
+                    assert!((verifier.score_of(raw(&map) as f32) as f32 - score).abs() < 1e-5);
+                    let slopes: Vec<f64> = (values.iter().zip(&map))
+                        .map(|(value, cosine)| f64::from(value / cosine))
+                        .collect();
+                    let length = slopes.iter().map(|s| s * s).sum::<f64>().sqrt();
+                    // Between corners, of which f3 has many.
+                    let most_off = if kind == Kind::Cnn { 0.1 } else { 0.02 };
+                    // Along the gradient by this much in all: little, for a row or column may get another maximum.
+                    let step = 0.002;
+                    let moved = |sign: f64| -> Vec<f32> {
+                        let by = |(cosine, slope): (&f32, &f64)| {
+                            (f64::from(*cosine) + sign * step * slope / length) as f32
+                        };
+                        map.iter().zip(&slopes).map(by).collect()
+                    };
+                    let rise = (raw(&moved(1.0)) - raw(&moved(-1.0))) / (2.0 * step);
+                    println!("{kind} {pair:?} {rise} {length}");
+                    assert!((rise / length - 1.0).abs() < most_off, "{rise} {length}");
+                    // One cell by itself, the one that counts most.
+                    let most = (0..slopes.len())
+                        .max_by(|&a, &b| slopes[a].abs().total_cmp(&slopes[b].abs()));
+                    let most = most.unwrap();
+                    let cell = |by: f64| {
+                        let mut map = map.clone();
+                        map[most] = (f64::from(map[most]) + by) as f32;
+                        raw(&map)
+                    };
+                    let rise = (cell(step) - cell(-step)) / (2.0 * step);
+                    println!("{rise} {}", slopes[most]);
+                    assert!(
+                        (rise / slopes[most] - 1.0).abs() < most_off,
+                        "{rise} {}",
+                        slopes[most]
+                    );
+                }
+                _ => {
+                    let fixed = crate::verifier::open(kind.name(), &options, &cpu).unwrap();
+                    assert_eq!(fixed.score(&queries, &documents, &list).unwrap()[0], score);
+                    assert!(values.iter().any(|v| *v > 0.0));
+                }
+            }
+        }
+    }
+}
