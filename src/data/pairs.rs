@@ -10,14 +10,15 @@
 //! counted in [`PairNotes`], and so are quotes that may be mistakes; quotes that swallow rows are errors.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Read;
 use std::path::Path;
 
 use serde::Serialize;
 
 pub use super::rows::QuoteNotes;
-use super::rows::{no_usable_row, read_rows};
+use super::rows::{CsvFile, no_usable_row, open, read_rows};
 use super::{BUFFER, Category};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Texts that stand in files where a near-miss was to be written and was not.
 const PLACEHOLDERS: [&str; 3] = [
@@ -188,6 +189,32 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
     some(path, pairs, notes)
 }
 
+/// What stands for standard input in the place of a file.
+pub const STANDARD_INPUT: &str = "-";
+
+/// Calls `take` with every pair of a CSV file of columns sentence1 and sentence2, and with its line, as soon as the row is
+/// there: `-` reads standard input, which somebody may be writing to. Nothing is left out.
+///
+/// # Errors
+/// As [`read_near_misses`], but for a file without pairs; [`Error::Input`](crate::Error::Input) for an empty sentence; and
+/// what `take` reports.
+pub fn each_pair(path: &Path, mut take: impl FnMut(usize, [&str; 2]) -> Result<()>) -> Result<()> {
+    const WANTED: [&str; 2] = ["sentence1", "sentence2"];
+    let (name, bytes): (&Path, Box<dyn Read>) = match path.as_os_str() == STANDARD_INPUT {
+        true => (Path::new("standard input"), Box::new(std::io::stdin())),
+        false => (path, open(path)?),
+    };
+    CsvFile::of(name, bytes, BUFFER)?.each(&WANTED, |line, pair| {
+        match WANTED.iter().zip(pair).find(|(_, text)| text.is_empty()) {
+            Some((column, _)) => Err(Error::input(
+                name,
+                format!("line {line}: {column} is empty; there is nothing to compare"),
+            )),
+            None => take(line, pair),
+        }
+    })
+}
+
 /// The first near-miss whose two sentences are paraphrases too, in either order, and the paraphrase: their numbers. Nothing
 /// can be learned or measured from a pair of which both is said.
 pub fn contradiction(near_misses: &[NearMiss], paraphrases: &[Paraphrase]) -> Option<[usize; 2]> {
@@ -223,7 +250,6 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::Error;
 
     fn file(name: &str, text: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -262,6 +288,25 @@ mod tests {
         // "It rains.", "It hails." and "red ball, blue cube" have at most 20 characters.
         let (pairs, notes) = read_near_misses(&path, Filter::Paper).unwrap();
         assert_eq!((pairs.len(), notes.short), (2, 3));
+    }
+
+    #[test]
+    fn pairs_come_one_by_one_with_their_lines() {
+        let text = b"sentence2,sentence1\nb,a\n\n\"c\nd\", e \nf,g\nh, \n";
+        let (_dir, path) = file("p.csv", text);
+        let mut found = Vec::new();
+        let error = each_pair(&path, |line, [a, b]| {
+            found.push((line, a.to_string(), b.to_string()));
+            Ok(())
+        });
+        let error = error.unwrap_err().to_string();
+        let expected = "p.csv: line 7: sentence1 is empty; there is nothing to compare";
+        assert!(error.ends_with(expected), "{error}");
+        let row = |line, a: &str, b: &str| (line, a.to_string(), b.to_string());
+        let rows = [row(2, "a", "b"), row(4, "e", "c\nd"), row(6, "g", "f")];
+        assert_eq!(found, rows);
+        let stop = each_pair(&path, |line, _| Err(Error::Invalid(format!("at {line}"))));
+        assert_eq!(stop.unwrap_err().to_string(), "at 2");
     }
 
     #[test]

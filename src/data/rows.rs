@@ -160,7 +160,12 @@ impl<'a> CsvFile<'a> {
     /// # Errors
     /// [`Error::Io`] for a file that cannot be opened; [`Error::Input`] with the line for one whose first row is damaged.
     pub(super) fn open(path: &'a Path, capacity: usize) -> Result<Self> {
-        let bytes = BufReader::with_capacity(capacity, open(path)?);
+        Self::of(path, open(path)?, capacity)
+    }
+
+    /// [`CsvFile::open`] of bytes from elsewhere; `path` is what errors call them.
+    pub(super) fn of(path: &'a Path, bytes: Box<dyn Read>, capacity: usize) -> Result<Self> {
+        let bytes = BufReader::with_capacity(capacity, bytes);
         let watch = Watch::new(bytes).map_err(|e| broken(path, e))?;
         let reader = csv::ReaderBuilder::new()
             .flexible(false)
@@ -209,18 +214,8 @@ impl<'a> CsvFile<'a> {
         }
     }
 
-    /// Calls `row` with the `N` columns `wanted` of every row, trimmed, and with column `optional` or the file's name
-    /// without its endings.
-    ///
-    /// # Errors
-    /// [`Error::Input`] with the line for a file that is damaged, not UTF-8 or holds NUL bytes, whose columns are missing
-    /// or doubled, whose rows differ in length, or whose quotes swallow rows.
-    pub(super) fn read<const N: usize>(
-        mut self,
-        wanted: &[&str; N],
-        optional: &str,
-        mut row: impl FnMut([&str; N], &str),
-    ) -> Result<QuoteNotes> {
+    /// The places of columns that must be there.
+    fn places<const N: usize>(&self, wanted: &[&str; N]) -> Result<[usize; N]> {
         let mut places = [0; N];
         for (place, name) in places.iter_mut().zip(wanted) {
             *place = self.column(name)?.ok_or_else(|| {
@@ -235,6 +230,43 @@ impl<'a> CsvFile<'a> {
                 )
             })?;
         }
+        Ok(places)
+    }
+
+    /// Calls `row` with the line and the `N` columns `wanted`, trimmed, of every row, as soon as its bytes are there.
+    ///
+    /// # Errors
+    /// As [`CsvFile::read`], and what `row` reports.
+    pub(super) fn each<const N: usize>(
+        mut self,
+        wanted: &[&str; N],
+        mut row: impl FnMut(usize, [&str; N]) -> Result<()>,
+    ) -> Result<()> {
+        let places = self.places(wanted)?;
+        let mut record = csv::StringRecord::new();
+        loop {
+            let more = self.reader.read_record(&mut record);
+            if !self.settle(more)? {
+                return Ok(());
+            }
+            let line = self.reader.get_ref().record;
+            row(line, places.map(|at| record[at].trim()))?;
+        }
+    }
+
+    /// Calls `row` with the `N` columns `wanted` of every row, trimmed, and with column `optional` or the file's name
+    /// without its endings.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the line for a file that is damaged, not UTF-8 or holds NUL bytes, whose columns are missing
+    /// or doubled, whose rows differ in length, or whose quotes swallow rows.
+    pub(super) fn read<const N: usize>(
+        mut self,
+        wanted: &[&str; N],
+        optional: &str,
+        mut row: impl FnMut([&str; N], &str),
+    ) -> Result<QuoteNotes> {
+        let places = self.places(wanted)?;
         let optional = self.column(optional)?;
         let stem = stem(self.path);
         let mut record = csv::StringRecord::new();
