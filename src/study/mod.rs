@@ -7,6 +7,7 @@
 //! * [`near_miss`] scores pairs by every scorer and says how well each rejects near-misses.
 //! * [`geometry`] measures what embeddings are made of and the space they fill.
 //! * [`experiment_1`] trains an encoder with and without near-misses as negatives, and measures what that changes.
+//! * [`guard`] trains and calibrates verifiers that say of two sentences whether they mean the same.
 //! * [`explain`] compares two sentences token by token, and draws that.
 //! * [`pair_scores`] scores pairs of sentences, encoding every text once; [`table`] writes tables, [`progress`] shows
 //!   how far a stage is, [`interrupt`] ends a training in order, [`profile`] says what each operator cost on the device.
@@ -14,6 +15,7 @@
 pub mod experiment_1;
 pub mod explain;
 pub mod geometry;
+pub mod guard;
 pub mod interrupt;
 pub mod near_miss;
 pub mod pair_scores;

@@ -12,6 +12,7 @@ use crate::encoder::{Encoder, LoadOptions, token_budget};
 use crate::error::{Error, Result};
 use crate::model::hub::{Backbone, FetchOptions, find_backbone};
 use crate::train::TrainOptions;
+use crate::train::pairs::PairOptions;
 
 /// What a session is opened with.
 #[derive(Clone, Debug)]
@@ -58,14 +59,7 @@ impl Session {
     /// What the device, the search and the model folder report.
     pub fn open(options: SessionOptions) -> Result<Self> {
         let progress = Progress::new(options.quiet);
-        let (device, passed) = match options.device {
-            DeviceChoice::Auto => Device::auto_explained(),
-            choice => (Device::open(choice)?, Vec::new()),
-        };
-        progress.log(&format!("device: {}", device.name()));
-        for line in passed {
-            progress.log(&format!("  not {}: {}", line.device, line.detail));
-        }
+        let device = open_device(options.device, &progress)?;
         let fetch = FetchOptions {
             cache_dir: None,
             offline: options.offline,
@@ -120,6 +114,15 @@ impl Session {
         }
     }
 
+    /// How a scorer over `encoder` is trained by `options` within this session's memory for activations.
+    pub fn pair_options(&self, options: PairOptions, encoder: &Encoder) -> PairOptions {
+        let within = self.memory.map(|memory| encoder.training_tokens(memory));
+        PairOptions {
+            token_budget: options.token_budget.or(within),
+            ..options
+        }
+    }
+
     /// What numbers of its encoder and of `scorers` depend on.
     pub fn setup(&self, scorers: &Scorers) -> Setup {
         Setup::new(&self.encoder, &self.backbone.sha256, scorers)
@@ -142,27 +145,50 @@ impl Session {
     /// # Errors
     /// What the device reports while its limits are measured.
     pub fn close(&self) -> Result<Option<String>> {
-        let device = self.encoder.device();
-        let totals = device.op_totals();
-        let ran: Vec<String> = totals
-            .iter()
-            .map(|t| format!("{} x {}", t.op, t.calls))
-            .collect();
-        self.progress.log(&format!(
-            "operators on {}: {}",
-            device.kind(),
-            ran.join(", ")
-        ));
-        let memory = device.memory();
-        self.progress.log(&format!(
-            "device memory: at most {:.1} MB",
-            memory.peak as f64 / 1e6
-        ));
-        if !self.profile {
-            return Ok(None);
-        }
-        device.set_profiling(false);
-        let limits = profile::measure_limits(device, Probe::of(device))?;
-        Ok(Some(profile::table(&totals, &limits)))
+        close(self.encoder.device(), &self.progress, self.profile)
     }
+}
+
+/// Opens a device, and says which it is and, where that was left open, why no other.
+///
+/// # Errors
+/// As [`Device::open`].
+pub fn open_device(choice: DeviceChoice, progress: &Progress) -> Result<Device> {
+    let (device, passed) = match choice {
+        DeviceChoice::Auto => Device::auto_explained(),
+        choice => (Device::open(choice)?, Vec::new()),
+    };
+    progress.log(&format!("device: {}", device.name()));
+    for line in passed {
+        progress.log(&format!("  not {}: {}", line.device, line.detail));
+    }
+    Ok(device)
+}
+
+/// Logs which operators ran on a device and how much memory they took; if it was profiled, the table of what each cost.
+///
+/// # Errors
+/// What the device reports while its limits are measured.
+pub fn close(device: &Device, progress: &Progress, profile: bool) -> Result<Option<String>> {
+    let totals = device.op_totals();
+    let ran: Vec<String> = totals
+        .iter()
+        .map(|t| format!("{} x {}", t.op, t.calls))
+        .collect();
+    progress.log(&format!(
+        "operators on {}: {}",
+        device.kind(),
+        ran.join(", ")
+    ));
+    let memory = device.memory();
+    progress.log(&format!(
+        "device memory: at most {:.1} MB",
+        memory.peak as f64 / 1e6
+    ));
+    if !profile {
+        return Ok(None);
+    }
+    device.set_profiling(false);
+    let limits = profile::measure_limits(device, Probe::of(device))?;
+    Ok(Some(profile::table(&totals, &limits)))
 }

@@ -1,0 +1,349 @@
+//! What a threshold does to pairs of which it is known whether they mean the same: in all, kind by kind, source by source.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::data::Labelled;
+use crate::metrics::edits::{word_distance, words};
+use crate::metrics::statistics::{median, roc_auc, share_at_least};
+use crate::study::table::{Table, names, number};
+use crate::verifier::Calibration;
+
+/// Scores of pairs, in their order, and where acceptance begins.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    /// What tables call it.
+    pub name: String,
+    /// Scores from here on are accepted.
+    pub threshold: f64,
+    /// One a pair.
+    pub scores: Vec<f64>,
+}
+
+/// What judges make of pairs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Parts of the pairs.
+    pub parts: Vec<Part>,
+    /// What each judge makes of them.
+    pub judges: Vec<Judged>,
+}
+
+/// A part of the pairs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Part {
+    /// By what it is a part.
+    pub by: By,
+    /// Its name; empty where there is one such part.
+    pub name: String,
+    /// Pairs of equal meaning in it.
+    pub accepts: usize,
+    /// Other pairs in it.
+    pub rejects: usize,
+}
+
+/// By what pairs are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// By nothing.
+    All,
+    /// By the kind of difference; pairs of equal meaning have none, and areas are taken beside all of them.
+    Category,
+    /// By source.
+    Source,
+    /// Those that a count of changed words gets wrong: pairs of equal meaning in which more words differ than in half of
+    /// them, and others in which fewer do.
+    Hard,
+    /// The rest.
+    Easy,
+}
+
+/// What a judge makes of the parts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Judged {
+    /// Its name.
+    pub name: String,
+    /// Its threshold.
+    pub threshold: f64,
+    /// One per part.
+    pub rates: Vec<Rates>,
+}
+
+/// What a judge makes of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rates {
+    /// Share of the pairs of equal meaning that is accepted.
+    pub accepted: Option<f64>,
+    /// Share of the others that is rejected.
+    pub rejected: Option<f64>,
+    /// Probability that one of the former scores above one of the latter.
+    pub auc: Option<f64>,
+}
+
+impl Report {
+    /// What `judges` make of `pairs`.
+    pub fn new(pairs: &[Labelled], judges: &[Judge]) -> Self {
+        let side = |same: bool| (0..pairs.len()).filter(move |&i| pairs[i].same() == same);
+        let (accepts, rejects): (Vec<usize>, Vec<usize>) =
+            (side(true).collect(), side(false).collect());
+        let mut parts = Vec::new();
+        let mut members: Vec<[Vec<usize>; 2]> = Vec::new();
+        let mut add = |by, name: &str, accepts: Vec<usize>, rejects: Vec<usize>| {
+            parts.push(Part {
+                by,
+                name: name.into(),
+                accepts: accepts.len(),
+                rejects: rejects.len(),
+            });
+            members.push([accepts, rejects]);
+        };
+        let of = |all: &[usize], wanted: &dyn Fn(usize) -> bool| -> Vec<usize> {
+            all.iter().copied().filter(|&i| wanted(i)).collect()
+        };
+        add(By::All, "", accepts.clone(), rejects.clone());
+        let categories: BTreeSet<&str> = (rejects.iter())
+            .filter_map(|&i| pairs[i].difference.as_ref())
+            .map(|category| category.name())
+            .collect();
+        for category in categories {
+            let is = |i: usize| {
+                pairs[i]
+                    .difference
+                    .as_ref()
+                    .is_some_and(|c| c.name() == category)
+            };
+            add(By::Category, category, Vec::new(), of(&rejects, &is));
+        }
+        let sources: BTreeSet<&str> = pairs.iter().map(|pair| &pair.source[..]).collect();
+        for &source in sources.iter().filter(|_| sources.len() > 1) {
+            let is = |i: usize| pairs[i].source == source;
+            add(By::Source, source, of(&accepts, &is), of(&rejects, &is));
+        }
+        let sizes: Vec<f64> = (pairs.iter())
+            .map(|pair| word_distance(&words(&pair.anchor), &words(&pair.text)) as f64)
+            .collect();
+        let middle = |which: &[usize]| {
+            let sizes: Vec<f64> = which.iter().map(|&i| sizes[i]).collect();
+            median(&sizes).unwrap_or_default()
+        };
+        let [accept, reject] = [middle(&accepts), middle(&rejects)];
+        let is_hard = |i: usize| match pairs[i].same() {
+            true => sizes[i] > accept,
+            false => sizes[i] < reject,
+        };
+        let name = format!(
+            "accepts of more than {accept} changed words, near-misses of fewer than {reject}"
+        );
+        add(
+            By::Hard,
+            &name,
+            of(&accepts, &is_hard),
+            of(&rejects, &is_hard),
+        );
+        let is_easy = |i: usize| !is_hard(i);
+        add(By::Easy, "", of(&accepts, &is_easy), of(&rejects, &is_easy));
+
+        let judged = judges.iter().map(|judge| {
+            let pick =
+                |which: &[usize]| -> Vec<f64> { which.iter().map(|&i| judge.scores[i]).collect() };
+            let rates = parts
+                .iter()
+                .zip(&members)
+                .map(|(part, [accepts, rejects])| {
+                    let (same, other) = (pick(accepts), pick(rejects));
+                    let share = |scores: &[f64]| {
+                        (!scores.is_empty()).then(|| share_at_least(scores, judge.threshold))
+                    };
+                    let beside = match part.by {
+                        By::Category => pick(&members[0][0]),
+                        _ => same.clone(),
+                    };
+                    Rates {
+                        accepted: share(&same),
+                        rejected: share(&other).map(|share| 1.0 - share),
+                        auc: roc_auc(&beside, &other),
+                    }
+                });
+            Judged {
+                name: judge.name.clone(),
+                threshold: judge.threshold,
+                rates: rates.collect(),
+            }
+        });
+        let judges = judged.collect();
+        Report { parts, judges }
+    }
+
+    /// A table in Markdown.
+    pub fn table(&self, title: &str) -> String {
+        let judge = |judge: &Judged| {
+            ["accepted", "rejected", "AUC"].map(|what| format!("{}: {what}", judge.name))
+        };
+        let right: Vec<String> = self.judges.iter().flat_map(judge).collect();
+        let left = names(&["pairs", "of equal meaning / near-misses"]);
+        let left: Vec<&str> = left.iter().map(String::as_str).collect();
+        let mut table = Table::new(title, &left, &right);
+        for (i, part) in self.parts.iter().enumerate() {
+            let name = match part.by {
+                By::All => "all".to_string(),
+                By::Category => part.name.clone(),
+                By::Source => format!("from {}", part.name),
+                By::Hard => "hard".to_string(),
+                By::Easy => "easy".to_string(),
+            };
+            let accepts = match part.by {
+                By::Category => "-".to_string(),
+                _ => part.accepts.to_string(),
+            };
+            let mut row = vec![name, format!("{accepts} / {}", part.rejects)];
+            for judge in &self.judges {
+                let Rates {
+                    accepted,
+                    rejected,
+                    auc,
+                } = judge.rates[i];
+                row.extend([accepted, rejected, auc].map(number));
+            }
+            table.row(&row);
+        }
+        table.text.push_str(
+            "\nAccepted: share of the pairs of equal meaning that score at least the threshold",
+        );
+        for judge in &self.judges {
+            table
+                .text
+                .push_str(&format!("; {} {:.4}", judge.name, judge.threshold));
+        }
+        table.text.push_str(". Rejected: share of the near-misses that score below it. A category's AUC is taken beside all pairs of equal meaning.");
+        if let Some(hard) = self.parts.iter().find(|part| part.by == By::Hard) {
+            table.text.push_str(&format!(" Hard: {}.", hard.name));
+        }
+        table.text.push('\n');
+        table.text
+    }
+}
+
+/// What a threshold costs, in a line.
+pub fn summary(calibration: &Calibration) -> String {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let accepted = format!(
+        "threshold {:.4}: accepts {} of {} pairs of equal meaning",
+        calibration.threshold,
+        percent(calibration.accepted),
+        calibration.accepts
+    );
+    match (calibration.rejected, calibration.auc) {
+        (Some(rejected), Some(auc)) => format!(
+            "{accepted}, rejects {} of {} near-misses (AUC {auc:.3})",
+            percent(rejected),
+            calibration.rejects
+        ),
+        _ => format!("{accepted}; what that lets in is not known, as there are no near-misses"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Category;
+
+    fn pair(anchor: &str, text: &str, difference: Option<Category>, source: &str) -> Labelled {
+        Labelled {
+            anchor: anchor.into(),
+            text: text.into(),
+            difference,
+            source: source.into(),
+        }
+    }
+
+    #[test]
+    fn parts_by_hand() {
+        let (negation, role) = (Some(Category::Negation), Some(Category::Role));
+        let pairs = [
+            // Words changed: 1, 3, 1, 2, 1.
+            pair("a b c", "a b d", None, "x"),
+            pair("a b c", "d e f", None, "y"),
+            pair("a b c", "a b d", None, "x"),
+            pair("a b c", "c b a", role, "x"),
+            pair("a b c", "a b not c", negation, "y"),
+        ];
+        let judge = |name: &str, threshold, scores: [f64; 5]| Judge {
+            name: name.into(),
+            threshold,
+            scores: scores.to_vec(),
+        };
+        let judges = [
+            judge("f4", 0.5, [0.9, 0.6, 0.4, 0.1, 0.7]),
+            judge("cosine", 0.9, [1.0; 5]),
+        ];
+        let report = Report::new(&pairs, &judges);
+        let parts: Vec<_> = (report.parts.iter())
+            .map(|part| (part.by, &part.name[..], part.accepts, part.rejects))
+            .collect();
+        let hard = "accepts of more than 1 changed words, near-misses of fewer than 1.5";
+        assert_eq!(
+            parts,
+            [
+                (By::All, "", 3, 2),
+                (By::Category, "negation", 0, 1),
+                (By::Category, "role", 0, 1),
+                (By::Source, "x", 2, 1),
+                (By::Source, "y", 1, 1),
+                (By::Hard, hard, 1, 1),
+                (By::Easy, "", 2, 1),
+            ]
+        );
+        let rates = |accepted, rejected, auc| Rates {
+            accepted,
+            rejected,
+            auc,
+        };
+        let (third, half) = (Some(2.0 / 3.0), Some(0.5));
+        assert_eq!(
+            report.judges[0].rates,
+            [
+                rates(third, half, third),
+                rates(None, Some(0.0), Some(1.0 / 3.0)),
+                rates(None, Some(1.0), Some(1.0)),
+                rates(half, Some(1.0), Some(1.0)),
+                rates(Some(1.0), Some(0.0), Some(0.0)),
+                rates(Some(1.0), Some(0.0), Some(0.0)),
+                rates(half, Some(1.0), Some(1.0)),
+            ]
+        );
+        assert!(
+            report.judges[1]
+                .rates
+                .iter()
+                .all(|r| r.rejected == Some(0.0) && r.auc == half)
+        );
+        let table = report.table("Kept aside");
+        assert!(
+            table.contains("| negation | - / 1 | - | 0.000 | 0.333 | - | 0.000 | 0.500 |"),
+            "{table}"
+        );
+        assert!(
+            table.contains("| from y | 1 / 1 |") && table.contains("| hard | 1 / 1 |"),
+            "{table}"
+        );
+        // One source is all.
+        let one = Report::new(&pairs[..1], &[judge("f4", 0.5, [0.9; 5])]);
+        assert!(one.parts.iter().all(|part| part.by != By::Source));
+    }
+
+    #[test]
+    fn a_threshold_in_a_line() {
+        let calibration = Calibration::choose(&[0.9, 0.8, 0.7, 0.6], &[0.75, 0.1], 0.75).unwrap();
+        assert_eq!(
+            summary(&calibration),
+            "threshold 0.7000: accepts 75.0 % of 4 pairs of equal meaning, rejects 50.0 % of 2 near-misses (AUC 0.750)"
+        );
+        let alone = Calibration::choose(&[0.9, 0.8], &[], 0.5).unwrap();
+        assert!(
+            summary(&alone)
+                .ends_with("what that lets in is not known, as there are no near-misses")
+        );
+    }
+}
