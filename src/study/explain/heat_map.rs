@@ -8,12 +8,19 @@ use serde::Serialize;
 
 use crate::data::write_atomically;
 use crate::error::Result;
+use crate::verifier::Verdict;
 
 /// Side of a cell of the picture, in pixels.
 const CELL: usize = 38;
 
 /// Pixels per character of a label, enough for the widest letters of a proportional font on average.
 const PER_CHARACTER: usize = 8;
+
+/// Pixels below a panel.
+const BELOW: usize = 56;
+
+/// Cells of a map that are listed as those that a score rests on.
+const LISTED: usize = 10;
 
 /// Characters of a column in a terminal.
 const COLUMN: usize = 9;
@@ -44,6 +51,27 @@ pub struct HeatMap {
     pub winners: Vec<Option<usize>>,
     /// Name and value of what scores the pair.
     pub scores: Vec<(String, f64)>,
+    /// What the score of a learned verifier rests on, if there is one.
+    pub rests: Option<Rests>,
+}
+
+/// What the score of a learned verifier rests on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rests {
+    /// Its name among the scores.
+    pub name: String,
+    /// What it says of the pair, if it has a threshold.
+    pub verdict: Option<Verdict>,
+    /// The slope of the raw score in every cosine, times the cosine, `[rows, columns]`; empty if it reads no map.
+    pub contributions: Vec<f32>,
+}
+
+impl Rests {
+    /// The largest contribution whatever its sign.
+    fn largest(&self) -> f32 {
+        let sizes = self.contributions.iter().map(|v| v.abs());
+        sizes.fold(0.0, f32::max)
+    }
 }
 
 impl HeatMap {
@@ -62,20 +90,46 @@ impl HeatMap {
         ];
         let left = longest(&self.rows) + 24;
         // Labels of columns stand at 45 degrees.
-        let top = 50 + longest(&self.columns) * 71 / 100 + 16;
-        let wide = CELL * self.columns.len() + longest(&self.columns) * 71 / 100;
-        let width = left + wide.max(longest(&caption)).max(680) + 16;
-        let height = top + CELL * self.rows.len() + 56;
-        let rows: Vec<Value> = (0..self.rows.len())
-            .map(|index| {
+        let slanted = longest(&self.columns) * 71 / 100;
+        let wide = CELL * self.columns.len() + slanted;
+        let mut height = 50;
+        let mut panel = |cells: &dyn Fn(usize) -> Vec<Value>, winners: bool, note: String| {
+            let top = height + slanted + 16;
+            height = top + CELL * self.rows.len() + BELOW;
+            let rows = (0..self.rows.len()).map(|index| {
                 context! {
                     index,
                     token => self.rows[index].clone(),
-                    winner => self.winners[index],
-                    cells => self.row(index).iter().map(|&v| cell(v)).collect::<Vec<Value>>(),
+                    winner => self.winners[index].filter(|_| winners),
+                    cells => cells(index),
                 }
-            })
-            .collect();
+            });
+            context! { top, note, rows => rows.collect::<Vec<Value>>() }
+        };
+        let cosines = |index: usize| {
+            self.row(&self.map, index)
+                .iter()
+                .map(|&v| cell(v))
+                .collect()
+        };
+        let note = "cosine from -1 to 1; outlined: the token of the second text that answers a token of the first best (MaxSim)";
+        let mut panels = vec![panel(&cosines, true, note.into())];
+        // In small letters.
+        let mut notes = 680;
+        if let Some(rests) = self.rests.as_ref().filter(|rests| rests.largest() > 0.0) {
+            let largest = rests.largest();
+            let shares = |index: usize| {
+                let row = self.row(&rests.contributions, index).iter();
+                row.map(|&v| share(v, largest)).collect()
+            };
+            let note = format!(
+                "what the score of {} rests on: its slope in the cosine times the cosine, in percent of the largest ({largest:.3e}); blue raises the score",
+                rests.name
+            );
+            notes = note.chars().count() * 6;
+            panels.push(panel(&shares, false, note));
+        }
+        let width = left + wide.max(longest(&caption)).max(notes) + 16;
         let scale: Vec<String> = (0..=40)
             .map(|i| hex(colour(i as f32 / 20.0 - 1.0)))
             .collect();
@@ -84,7 +138,7 @@ impl HeatMap {
         let template = env.template_from_str(include_str!("heat_map.svg"));
         let rendered = template.and_then(|template| {
             template.render(context! {
-                width, height, left, top, caption, rows, scale,
+                width, height, left, caption, panels, scale,
                 columns => self.columns.clone(),
                 cell => CELL,
                 query => self.texts[0].clone(),
@@ -100,6 +154,43 @@ impl HeatMap {
     /// [`Error::Io`](crate::Error::Io) naming the file.
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomically(path, |file| file.write_all(self.svg().as_bytes()))
+    }
+
+    /// Verdict of the verifier and the cells that its score rests on most, as lines.
+    fn rests_lines(&self) -> String {
+        let mut out = String::new();
+        let Some(rests) = &self.rests else {
+            return out;
+        };
+        if let Some(verdict) = rests.verdict {
+            let says = if verdict.accepted { "accept" } else { "reject" };
+            let _ = writeln!(
+                out,
+                "{}: {says} (score {:.4}, threshold {:.4})",
+                rests.name, verdict.score, verdict.threshold
+            );
+        }
+        if rests.largest() == 0.0 {
+            return out;
+        }
+        let mut cells: Vec<usize> = (0..rests.contributions.len()).collect();
+        let size = |cell: usize| rests.contributions[cell].abs();
+        cells.sort_by(|&a, &b| size(b).total_cmp(&size(a)));
+        let n = self.columns.len();
+        let _ = writeln!(
+            out,
+            "\nwhat its score rests on most (slope in the cosine, times the cosine):\n{:<16}{:<16}{:>8}{:>14}",
+            "token", "token", "cosine", "contribution"
+        );
+        for &at in cells.iter().take(LISTED) {
+            let [row, column] = [&self.rows[at / n], &self.columns[at % n]].map(|t| cut(t, 15));
+            let _ = writeln!(
+                out,
+                "{row:<16}{column:<16}{:>8.2}{:>+14.4}",
+                self.map[at], rests.contributions[at]
+            );
+        }
+        out
     }
 
     /// Lines for a terminal at most `width` characters wide, in colour if that is wanted; a winner is marked `*`.
@@ -119,7 +210,7 @@ impl HeatMap {
             for (i, token) in self.rows.iter().enumerate() {
                 let _ = write!(out, "{:>margin$}", label(token));
                 for j in shown.clone() {
-                    let value = self.row(i)[j];
+                    let value = self.row(&self.map, i)[j];
                     let mark = if self.winners[i] == Some(j) { '*' } else { ' ' };
                     let number = format!("{value:.2}{mark}");
                     if colours {
@@ -138,12 +229,13 @@ impl HeatMap {
             out.push('\n');
         }
         let _ = writeln!(out, "{}", self.score_line());
-        out
+        out + &self.rests_lines()
     }
 
-    fn row(&self, index: usize) -> &[f32] {
+    /// A row of values that are one a cell.
+    fn row<'a>(&self, values: &'a [f32], index: usize) -> &'a [f32] {
         let n = self.columns.len();
-        &self.map[index * n..(index + 1) * n]
+        &values[index * n..(index + 1) * n]
     }
 
     fn score_line(&self) -> String {
@@ -168,6 +260,17 @@ fn cell(value: f32) -> Value {
         fill => hex(fill),
         shown => format!("{value:.2}"),
         exact => format!("{value:.4}"),
+    }
+}
+
+/// A cell of contributions: in percent of the largest.
+fn share(value: f32, largest: f32) -> Value {
+    let fill = colour(value / largest);
+    context! {
+        ink => if dark(fill) { "#ffffff" } else { "#222222" },
+        fill => hex(fill),
+        shown => format!("{:.0}", 100.0 * value / largest),
+        exact => format!("{value:+.3e}"),
     }
 }
 
@@ -209,7 +312,46 @@ mod tests {
             map: vec![0.25, 0.5, -0.125, 1.0, 0.0, 0.75],
             winners: vec![Some(1), Some(0)],
             scores: vec![("f1".into(), 0.75)],
+            rests: None,
         }
+    }
+
+    #[test]
+    fn what_a_score_rests_on_is_a_panel_and_a_list() {
+        let verdict = Verdict {
+            score: 0.25,
+            threshold: 0.5,
+            accepted: false,
+        };
+        let mut map = map();
+        map.rests = Some(Rests {
+            name: "verifier f4".into(),
+            verdict: Some(verdict),
+            contributions: vec![0.1, -0.4, 0.0, 0.2, 0.05, 0.01],
+        });
+        let svg = map.svg();
+        assert_eq!(svg.matches("stroke=\"#ffffff\"").count(), 12, "cells");
+        assert_eq!(svg.matches("stroke=\"#d9480f\"").count(), 2, "winners");
+        assert!(svg.contains(">-100<") && svg.contains(">50<"), "{svg}");
+        assert!(
+            svg.contains("what the score of verifier f4 rests on"),
+            "{svg}"
+        );
+        let text = map.text(80, false);
+        assert!(
+            text.contains("verifier f4: reject (score 0.2500, threshold 0.5000)"),
+            "{text}"
+        );
+        let first = text
+            .lines()
+            .skip_while(|line| !line.starts_with("token"))
+            .nth(1);
+        let expected = "a               &                   0.50       -0.4000";
+        assert_eq!(first, Some(expected));
+        // One that reads no map has a verdict and no more.
+        map.rests.as_mut().unwrap().contributions.clear();
+        assert_eq!(map.svg().matches("stroke=\"#ffffff\"").count(), 6);
+        assert!(!map.text(80, false).contains("rests"));
     }
 
     #[test]

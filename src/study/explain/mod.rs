@@ -2,7 +2,7 @@
 
 pub mod heat_map;
 
-pub use heat_map::HeatMap;
+pub use heat_map::{HeatMap, Rests};
 
 use super::pair_scores::{POOLED, Scorers};
 use crate::encoder::Encoder;
@@ -12,6 +12,7 @@ use crate::ops::maxsim::{NO_WINNER, Reduction, maxsim};
 use crate::ops::similarity_map::similarity_map;
 use crate::ops::{MapLayout, PairList, Pairs};
 use crate::text::TextKind;
+use crate::verifier::{Scorer, Verdict, Verifier};
 
 /// Compares `texts`, the first as query and the second as candidate, on as many tokens of each as verifiers see.
 ///
@@ -20,6 +21,28 @@ use crate::text::TextKind;
 /// # Errors
 /// [`Error::Invalid`] for a text that is empty, or what encoder and verifiers report.
 pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result<HeatMap> {
+    compare(encoder, texts, scorers, None)
+}
+
+/// [`explain`] with the encoder of a verifier, and on as many tokens as that sees: its score and verdict too, and what the
+/// score rests on.
+///
+/// # Errors
+/// As [`explain`].
+pub fn explain_verifier(
+    verifier: &Verifier,
+    texts: [&str; 2],
+    scorers: &Scorers,
+) -> Result<HeatMap> {
+    compare(verifier.encoder(), texts, scorers, Some(verifier))
+}
+
+fn compare(
+    encoder: &Encoder,
+    texts: [&str; 2],
+    scorers: &Scorers,
+    verifier: Option<&Verifier>,
+) -> Result<HeatMap> {
     for (text, which) in texts.iter().zip(["first", "second"]) {
         if text.trim().is_empty() {
             return Err(Error::Invalid(format!(
@@ -29,7 +52,13 @@ pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result
     }
     let device = encoder.device();
     let mut vectors = None;
-    let limit = scorers.limit(encoder);
+    let limit = match verifier {
+        None => scorers.limit(encoder),
+        Some(verifier) => {
+            let limit = verifier.config().max_length;
+            limit.min(encoder.tokenizer().max_length())
+        }
+    };
     let keep = |_, both, _: &[f32]| {
         vectors = Some(both);
         Ok(())
@@ -66,6 +95,24 @@ pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result
         let score = verifier.score(&vectors, &vectors, &pair)?;
         scores.push((verifier.name(), f64::from(score[0])));
     }
+    let rests = verifier.map(|verifier| {
+        let scorer = verifier.scorer();
+        let score = f64::from(scorer.score(&vectors, &vectors, &pair)?[0]);
+        let name = format!("verifier {}", scorer.kind());
+        scores.push((name.clone(), score));
+        let found = scorer.contributions(&vectors, &vectors, [0, 1])?;
+        let verdict = verifier.threshold().ok().map(|threshold| Verdict {
+            score,
+            threshold,
+            accepted: score >= threshold,
+        });
+        Ok::<_, Error>(Rests {
+            name,
+            verdict,
+            contributions: found.map_or(Vec::new(), |found| found.values),
+        })
+    });
+    let rests = rests.transpose()?;
     let tokenizer = encoder.tokenizer().with_max_length(limit)?;
     let ids = tokenizer.encode_kind(&texts, TextKind::Plain)?.ids;
     let named = |ids: &[u32]| -> Vec<String> {
@@ -82,5 +129,6 @@ pub fn explain(encoder: &Encoder, texts: [&str; 2], scorers: &Scorers) -> Result
             .map(|&j| (j != NO_WINNER).then_some(j as usize))
             .collect(),
         scores,
+        rests,
     })
 }
