@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,9 +8,10 @@ use nearmiss::metrics::near_miss;
 use nearmiss::metrics::statistics::Bootstrap;
 use nearmiss::model::hub::DEFAULT_BACKBONE;
 use nearmiss::study::experiment_1::data::SHARE;
+use nearmiss::study::guard::GuardOptions;
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::plan;
-use nearmiss::verifier::{self, Penalty};
+use nearmiss::verifier::{self, Kind as VerifierKind, Penalty};
 
 /// Dense retrieval on hand-written GPU kernels: without a command, runs the whole study at its defaults.
 #[derive(Parser)]
@@ -94,12 +96,72 @@ pub enum Command {
         #[command(flatten)]
         training: Training,
     },
+    /// Train a guard: a verifier that says of two sentences whether they mean the same, and is strict with near-misses.
+    ///
+    /// A tenth of the pairs is kept aside, sentences and all. By these a threshold is chosen that accepts 95 % of the pairs of
+    /// equal meaning, and a table says what it rejects. OUT/verifier is what `verify`, `calibrate` and `explain` take.
+    #[command(
+        mut_arg("out", |arg| arg
+            .default_value("results/guard")
+            .help("Where the guard goes: OUT/verifier; checkpoints and the learning curve lie beside it, and the same command goes on where it was cut short")),
+        mut_arg("max_length", |arg| arg.help("Length limit in tokens; default: 64, or the model's own if that is lower")))]
+    TrainVerifier {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        training: GuardTraining,
+    },
+    /// Set the threshold of a guard by pairs of your own, and say what it costs.
+    Calibrate {
+        #[command(flatten)]
+        run: Run,
+        /// Folder of the guard's verifier; default: guard/verifier in the folder for results.
+        #[arg(long, value_name = "DIR")]
+        verifier: Option<PathBuf>,
+        /// Near-misses, which say what the threshold costs: CSV with columns sentence1, sentence2, category and, if there is
+        /// one, source (.gz too).
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        pairs: Vec<PathBuf>,
+        /// Sentences of equal meaning, by which it is chosen: CSV with columns sentence1, sentence2 and, if there is one, source.
+        /// Take pairs as you will meet them, and none that the guard was trained on.
+        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        paraphrases: Vec<PathBuf>,
+        /// Share of the pairs of equal meaning that is to be accepted.
+        #[arg(long, value_name = "SHARE", default_value_t = GuardOptions::default().true_accept)]
+        true_accept: f64,
+        /// Say what would be, and leave the threshold as it is.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Ask a guard whether two sentences mean the same: exit code 0 for accept, 3 for reject.
+    #[command(override_usage = "run-study verify [OPTIONS] FIRST SECOND\n       run-study verify [OPTIONS] --pairs FILE")]
+    Verify {
+        #[command(flatten)]
+        run: Run,
+        /// Folder of the guard's verifier; default: guard/verifier in the folder for results.
+        #[arg(long, value_name = "DIR")]
+        verifier: Option<PathBuf>,
+        /// Many pairs: CSV with columns sentence1 and sentence2 (.gz too), or - for standard input. Prints a line for each as
+        /// they come: verdict, score, threshold and both sentences, separated by tabs; with --json an object a line. The exit
+        /// code is 3 if any is rejected.
+        #[arg(long, value_name = "FILE", conflicts_with = "first")]
+        pairs: Option<PathBuf>,
+        /// The sentence that counts as given, as the question whose answer is stored.
+        #[arg(required_unless_present = "pairs", requires = "second")]
+        first: Option<String>,
+        /// The sentence that may mean the same, as the question that is asked.
+        second: Option<String>,
+    },
     /// Compare two sentences token by token: every score, and the similarity map in the terminal and as an SVG picture.
     Explain {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         second: Second,
+        /// Folder of a trained verifier: its verdict, and which tokens that rests on. The encoder is then its own, and so is
+        /// the length limit.
+        #[arg(long, value_name = "DIR")]
+        verifier: Option<PathBuf>,
         /// The sentence whose tokens look for an answer.
         first: String,
         /// The sentence whose tokens answer.
@@ -149,15 +211,25 @@ pub enum Command {
 /// Options that mean the same everywhere.
 #[derive(Args, Clone)]
 pub struct Common {
-    /// auto, cpu, cuda, cuda:N, wgpu, vulkan or metal.
-    #[arg(long, default_value = "auto")]
-    pub device: String,
+    #[command(flatten)]
+    pub run: Run,
     /// Encoder: a model folder, a known name (all-MiniLM-L6-v2, all-MiniLM-L12-v2, gte-small) or org/name.
     #[arg(long, default_value = DEFAULT_BACKBONE, env = "NEARMISS_BACKBONE")]
     pub backbone: String,
     /// Length limit in tokens; default: the model's own.
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<usize>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// Those of them that a command with an encoder of its own has too.
+#[derive(Args, Clone)]
+pub struct Run {
+    /// auto, cpu, cuda, cuda:N, wgpu, vulkan or metal.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
     /// Threads; default: all cores.
     #[arg(long)]
     pub threads: Option<usize>,
@@ -167,9 +239,6 @@ pub struct Common {
     /// Folder for results.
     #[arg(long, default_value = "results")]
     pub out: PathBuf,
-    /// Seed of everything random.
-    #[arg(long, default_value_t = 42)]
-    pub seed: u64,
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
@@ -182,6 +251,14 @@ pub struct Common {
     /// Time every operator by itself and print what it cost.
     #[arg(long)]
     pub profile: bool,
+}
+
+impl Deref for Common {
+    type Target = Run;
+
+    fn deref(&self) -> &Run {
+        &self.run
+    }
 }
 
 /// Options of the stages of the study.
@@ -322,6 +399,76 @@ pub struct Training {
     /// Steps between two checkpoints.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub checkpoint_every: u64,
+}
+
+/// How `train-verifier` trains.
+#[derive(Args, Clone)]
+#[group(skip)]
+pub struct GuardTraining {
+    /// Near-misses, pairs to reject: CSV with columns sentence1, sentence2, category and, if there is one, source (.gz too).
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 1..,
+        requires = "paraphrases",
+        required_unless_present = "triplets"
+    )]
+    pub pairs: Vec<PathBuf>,
+    /// Sentences of equal meaning, pairs to accept: CSV with columns sentence1, sentence2 and, if there is one, source. Pairs
+    /// of one source are set beside each other, so that its style does not tell the answer; without such a column the
+    /// file's name is the source, without an ending such as _paraphrases.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "pairs")]
+    pub paraphrases: Vec<PathBuf>,
+    /// Instead of both: CSV or JSON lines (.gz too) with anchor, positive (says the same) and negative (does not).
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["pairs", "paraphrases"])]
+    pub triplets: Vec<PathBuf>,
+    /// What is trained over the token map of two sentences: f4, a small Transformer; f0, f1, f2 and none have no weights, and
+    /// train the encoder alone.
+    #[arg(long, value_name = "NAME", default_value_t = VerifierKind::Transformer)]
+    pub verifier: VerifierKind,
+    /// Leave the encoder as it is, and train the verifier alone: quicker, and clearly weaker.
+    #[arg(long)]
+    pub frozen: bool,
+    /// What is wanted of scores: binary makes them comparable from pair to pair, as a threshold needs; pairwise sets pairs to
+    /// accept above pairs to reject; softmax tells the positive from those of the whole batch, and takes --triplets.
+    #[arg(long, value_enum, default_value_t = Wanted::Binary)]
+    pub objective: Wanted,
+    /// Steps.
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    pub steps: u64,
+    /// Rows of a step, each a pair to accept and a pair to reject.
+    #[arg(long, default_value_t = 16)]
+    pub batch: usize,
+    /// Highest learning rate of the encoder.
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value_t = 5e-5,
+        conflicts_with = "frozen"
+    )]
+    pub learning_rate: f64,
+    /// Highest learning rate of the verifier.
+    #[arg(long, value_name = "RATE", default_value_t = 3e-4)]
+    pub verifier_learning_rate: f64,
+    /// Share of the pairs of equal meaning that is to be accepted.
+    #[arg(long, value_name = "SHARE", default_value_t = GuardOptions::default().true_accept)]
+    pub true_accept: f64,
+    /// Share of the pairs that is not trained on, for the threshold and the table.
+    #[arg(long, value_name = "SHARE", default_value_t = GuardOptions::default().keep_aside)]
+    pub keep_aside: f64,
+    /// Steps between two checkpoints.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub checkpoint_every: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wanted {
+    /// Binary cross-entropy of every pair by itself.
+    Binary,
+    /// Cross-entropy of a softmax over the batch.
+    Softmax,
+    /// Logistic loss of the difference of two scores.
+    Pairwise,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -1,6 +1,6 @@
 //! The command line of `run-study`, which `gpu-check` has too.
 //!
-//! Data goes to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! Data goes to stdout, logs and progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check answered no.
 
 mod args;
 mod commands;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
+use commands::Answer;
 use nearmiss::study::progress::to_stderr;
 use nearmiss::{Result, ops};
 
@@ -29,7 +30,8 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(3),
         Err(e) => {
             to_stderr(format_args!("error: {}", hints::line(&e)));
             ExitCode::from(e.exit_code())
@@ -37,9 +39,9 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
-    use commands::{encode, explain, inspect, study, train};
-    match cli.command {
+fn run(cli: Cli) -> Result<Answer> {
+    use commands::{calibrate, encode, explain, inspect, study, train, train_verifier, verify};
+    let done = match cli.command {
         None => study::all(&cli.study, &cli.data, &cli.second, &cli.pairs),
         Some(Command::Retrieve {
             study,
@@ -65,13 +67,38 @@ fn run(cli: Cli) -> Result<()> {
             arms,
         }) => study::experiment_1(&study, &data, &in_domain, &pairs, &arms),
         Some(Command::Train { common, training }) => train::run(&common, &training),
+        Some(Command::TrainVerifier { common, training }) => {
+            train_verifier::run(&common, &training)
+        }
+        Some(Command::Calibrate {
+            run,
+            verifier,
+            pairs,
+            paraphrases,
+            true_accept,
+            dry_run,
+        }) => {
+            let files = calibrate::Files { pairs, paraphrases };
+            calibrate::run(&run, verifier, &files, true_accept, dry_run)
+        }
+        Some(Command::Verify {
+            run,
+            verifier,
+            pairs,
+            first,
+            second,
+        }) => return verify::run(&run, verifier, pairs.as_deref(), first.zip(second)),
         Some(Command::Explain {
             common,
             second,
+            verifier,
             first,
             second_text,
             svg,
-        }) => explain::run(&common, &second, [&first, &second_text], svg),
+        }) => {
+            let texts = [&first[..], &second_text];
+            explain::run(&common, &second, verifier.as_deref(), texts, svg)
+        }
         Some(Command::Encode {
             common,
             texts,
@@ -86,5 +113,6 @@ fn run(cli: Cli) -> Result<()> {
             language,
             variant,
         }) => inspect::kernel(&op, language, variant),
-    }
+    };
+    done.map(|()| Answer::Yes)
 }

@@ -1,37 +1,59 @@
 //! What `run-study` does: options become inputs of the library, results become output.
 
+pub mod calibrate;
 pub mod encode;
 pub mod explain;
 pub mod inspect;
 pub mod study;
 pub mod train;
+pub mod train_verifier;
+pub mod verify;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
+use nearmiss::model::hub::FetchOptions;
 use nearmiss::study::pair_scores::Scorers;
-use nearmiss::study::progress::to_stderr;
-use nearmiss::study::session::{Session, SessionOptions};
-use nearmiss::verifier::Penalty;
+use nearmiss::study::progress::{Progress, to_stderr};
+use nearmiss::study::session::{self, Session, SessionOptions};
+use nearmiss::verifier::{self, LoadVerifier, Penalty, Verifier};
 use nearmiss::{Error, Result};
 
-use super::args::{Common, Second};
+use super::args::{Common, Run, Second};
+
+/// What a command was asked and answers by its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It did what it was told to; what it checked is so.
+    Yes,
+    /// What it checked is not so.
+    No,
+}
 
 /// Writes data to stdout; a closed pipe (as of `| head`) is no failure.
 pub fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::io("write", "stdout", e))
-        }
-        _ => Ok(()),
+    print_open(text).map(drop)
+}
+
+/// The same; says whether there is still somebody to read.
+fn print_open(text: &str) -> Result<bool> {
+    let mut stdout = std::io::stdout();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Error::io("write", "stdout", e)),
     }
 }
 
 /// Threads per core that can be asked for: more only stand in each other's way.
 const MOST_THREADS_PER_CORE: usize = 4;
 
-/// Opens what every command with an encoder needs.
-fn open(common: &Common) -> Result<Session> {
-    if let Some(threads) = common.threads {
+/// Takes as many threads as are asked for.
+fn set_threads(run: &Run) -> Result<()> {
+    if let Some(threads) = run.threads {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = MOST_THREADS_PER_CORE * cores;
         if !(1..=most).contains(&threads) {
@@ -44,16 +66,71 @@ fn open(common: &Common) -> Result<Session> {
             .num_threads(threads)
             .build_global();
     }
+    Ok(())
+}
+
+/// Bytes for activations, if some are asked for.
+fn memory(run: &Run) -> Result<Option<u64>> {
+    run.memory.as_deref().map(parse_bytes).transpose()
+}
+
+/// Opens what every command with an encoder needs.
+fn open(common: &Common) -> Result<Session> {
+    set_threads(common)?;
     Session::open(SessionOptions {
         device: common.device.parse()?,
         backbone: common.backbone.clone(),
         max_length: common.max_length,
-        memory: common.memory.as_deref().map(parse_bytes).transpose()?,
+        memory: memory(common)?,
         offline: common.offline,
         profile: common.profile,
         quiet: common.quiet,
         out: common.out.clone(),
     })
+}
+
+/// The folder of the guard's verifier where none is named.
+fn guard(run: &Run, folder: Option<PathBuf>) -> PathBuf {
+    folder.unwrap_or_else(|| run.out.join("guard").join(nearmiss::train::pairs::VERIFIER))
+}
+
+/// Opens a verifier with its encoder.
+fn open_verifier(run: &Run, folder: &Path) -> Result<(Verifier, Progress)> {
+    set_threads(run)?;
+    let progress = Progress::new(run.quiet);
+    // Better known than the device.
+    verifier::Config::read(folder)?;
+    let device = session::open_device(run.device.parse()?, &progress)?;
+    let options = LoadVerifier {
+        fetch: FetchOptions {
+            offline: run.offline,
+            progress: progress.draws(),
+            ..FetchOptions::default()
+        },
+        memory: memory(run)?,
+    };
+    let verifier = Verifier::load_with(folder, &device, &options)?;
+    let config = verifier.config();
+    let threshold = verifier.threshold();
+    progress.log(&format!(
+        "verifier: {} of {}, {}",
+        config.verifier,
+        folder.display(),
+        threshold.map_or("without a threshold".into(), |t| format!(
+            "threshold {t:.4}"
+        ))
+    ));
+    device.set_profiling(run.profile);
+    Ok((verifier, progress))
+}
+
+/// What [`close`] says, of a verifier.
+fn close_verifier(run: &Run, verifier: &Verifier, progress: &Progress) -> Result<()> {
+    let device = verifier.encoder().device();
+    if let Some(table) = session::close(device, progress, run.profile)? {
+        to_stderr(table.trim_end());
+    }
+    Ok(())
 }
 
 /// Makes Ctrl-C, a plain kill and a terminal that is closed end a training in order; while none is under way, and when one
