@@ -47,7 +47,8 @@ fn texts_are_written_as_people_write() {
                 );
                 assert!(words.iter().all(|word| !word.is_empty()), "{text}");
                 for two in words.windows(2) {
-                    let vowel = two[1].starts_with(['a', 'e', 'i', 'o', 'A', 'E', 'I', 'O']);
+                    let next = two[1].to_lowercase();
+                    let vowel = next.starts_with(['a', 'e', 'i', 'o']) && !next.starts_with("one");
                     assert!(!two[0].eq_ignore_ascii_case("a") || !vowel, "{text}");
                     assert_ne!(two[0], two[1], "{text}");
                 }
