@@ -110,9 +110,10 @@ fn prepare(context: &Context, folder: &Path, triplets: usize) -> Result<Prepared
         objective: Objective::Softmax,
         temperature: TEMPERATURE,
         swapped: false,
-        loss_scale: match device.precision() {
-            Precision::Mixed => 1024.0,
-            Precision::F32 => 1.0,
+        loss_scale: if device.precision() == Precision::Mixed {
+            1024.0
+        } else {
+            1.0
         },
         dropout: Dropout {
             hidden: config.hidden_dropout,
