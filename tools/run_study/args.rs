@@ -134,7 +134,9 @@ pub enum Command {
         dry_run: bool,
     },
     /// Ask a guard whether two sentences mean the same: exit code 0 for accept, 3 for reject.
-    #[command(override_usage = "run-study verify [OPTIONS] FIRST SECOND\n       run-study verify [OPTIONS] --pairs FILE")]
+    #[command(
+        override_usage = "run-study verify [OPTIONS] FIRST SECOND\n       run-study verify [OPTIONS] --pairs FILE"
+    )]
     Verify {
         #[command(flatten)]
         run: Run,
@@ -422,7 +424,7 @@ pub struct GuardTraining {
     /// Instead of both: CSV or JSON lines (.gz too) with anchor, positive (says the same) and negative (does not).
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["pairs", "paraphrases"])]
     pub triplets: Vec<PathBuf>,
-    /// What is trained over the token map of two sentences: f4, a small Transformer; f0, f1, f2 and none have no weights, and
+    /// What is trained over the token map of two sentences: f4, a small Transformer, or f3, a small network of convolutions; f0, f1, f2 and none have no weights, and
     /// train the encoder alone.
     #[arg(long, value_name = "NAME", default_value_t = VerifierKind::Transformer)]
     pub verifier: VerifierKind,
@@ -456,6 +458,10 @@ pub struct GuardTraining {
     /// Share of the pairs that is not trained on, for the threshold and the table.
     #[arg(long, value_name = "SHARE", default_value_t = GuardOptions::default().keep_aside)]
     pub keep_aside: f64,
+    /// Share of the rows of a training on pairs that are built in: questions with rewordings and near-misses, so that a
+    /// guard knows more kinds of them than your pairs have. 0 leaves them out.
+    #[arg(long, value_name = "SHARE", default_value_t = GuardOptions::default().built_in)]
+    pub built_in: f64,
     /// Steps between two checkpoints.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub checkpoint_every: u64,

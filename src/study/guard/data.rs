@@ -10,7 +10,7 @@ use crate::data::pairs::{
     Filter, NearMiss, Paraphrase, contradiction, read_near_misses, read_paraphrases,
 };
 use crate::data::triplets::{self, Examples, Identical, Triplet};
-use crate::data::{Category, stem, write_atomically};
+use crate::data::{Category, questions, stem, write_atomically};
 use crate::error::{Error, Result};
 use crate::train::pairs::{Contrast, MixOptions, Mixture, mix};
 use crate::verifier::{check_true_accept, fewest_accepts};
@@ -155,6 +155,9 @@ pub struct GuardOptions {
     pub keep_aside: f64,
     /// Share of pairs of equal meaning that is to be accepted. 0.95.
     pub true_accept: f64,
+    /// Share of the rows to train on that are built in: pairs of questions, see [`questions`]. What is given is often of few
+    /// kinds, and what a guard meets is not. 0.25.
+    pub built_in: f64,
     /// How rows are made of pairs.
     pub mix: MixOptions,
 }
@@ -164,9 +167,38 @@ impl Default for GuardOptions {
         GuardOptions {
             keep_aside: 0.1,
             true_accept: 0.95,
+            built_in: 0.25,
             mix: MixOptions::default(),
         }
     }
+}
+
+/// Built-in rows that there are at most, which leaves the grammar room to write pairs that differ.
+const BUILT_IN: usize = 8_000;
+
+/// So many built-in rows, or [`BUILT_IN`]: of each question a rewording to accept and a near-miss to reject.
+///
+/// # Errors
+/// As [`questions::generate`].
+pub fn built_in_rows(seed: u64, rows: usize) -> Result<Vec<Contrast>> {
+    let rows = rows.min(BUILT_IN);
+    if rows == 0 {
+        return Ok(Vec::new());
+    }
+    let written = questions::generate(questions::Split::Train, seed, 2 * rows)?;
+    let both = |anchor: String, text: String| [anchor, text];
+    let accepts = written
+        .paraphrases()
+        .into_iter()
+        .map(|p| both(p.anchor, p.text));
+    let rejects = written
+        .near_misses()
+        .into_iter()
+        .map(|p| both(p.anchor, p.text));
+    let rows = accepts.zip(rejects);
+    Ok(rows
+        .map(|(accept, reject)| Contrast { accept, reject })
+        .collect())
 }
 
 /// Rows to train on.
@@ -239,8 +271,15 @@ impl GuardData {
         let mut notes = lists.notes;
         notes.extend(mixed(&mixture));
         notes.push(aside(&kept_aside));
+        let mut rows = mixture.rows;
+        let wanted = rows.len() as f64 * options.built_in / (1.0 - options.built_in);
+        let built_in = built_in_rows(options.mix.seed, wanted as usize)?;
+        if !built_in.is_empty() {
+            notes.push(format!("built-in rows of questions: {}", built_in.len()));
+        }
+        rows.extend(built_in);
         Ok(GuardData {
-            rows: Rows::Contrasts(mixture.rows),
+            rows: Rows::Contrasts(rows),
             kept_aside,
             notes,
         })
@@ -378,6 +417,13 @@ fn refuse_both(rows: &[(Triplet, usize)], files: &[PathBuf]) -> Result<()> {
 /// Refuses shares that cannot be.
 fn check(options: &GuardOptions) -> Result<()> {
     check_true_accept(options.true_accept)?;
+    if !(0.0..1.0).contains(&options.built_in) {
+        let share = options.built_in;
+        return Err(Error::Setting {
+            setting: "built_in",
+            message: format!("`built_in` is {share}; give a share from 0 to below 1"),
+        });
+    }
     let share = options.keep_aside;
     if share > 0.0 && share < 1.0 {
         return Ok(());
@@ -484,8 +530,21 @@ mod tests {
         GuardOptions {
             keep_aside,
             true_accept,
+            built_in: 0.0,
             mix: MixOptions::default(),
         }
+    }
+
+    #[test]
+    fn built_in_rows_are_of_one_question_each() {
+        let rows = built_in_rows(42, 60).unwrap();
+        assert_eq!(rows.len(), 60);
+        for Contrast { accept, reject } in &rows {
+            assert!(accept[0] == reject[0] && accept[1] != reject[1]);
+        }
+        assert_eq!(built_in_rows(42, 60).unwrap(), rows);
+        assert_ne!(built_in_rows(7, 60).unwrap(), rows);
+        assert!(built_in_rows(42, 0).unwrap().is_empty());
     }
 
     fn refused<T>(found: Result<T>, parts: &[&str]) {

@@ -167,6 +167,7 @@ fn data(common: &Common, training: &GuardTraining) -> Result<GuardData> {
     let options = GuardOptions {
         keep_aside: training.keep_aside,
         true_accept: training.true_accept,
+        built_in: training.built_in,
         mix: MixOptions {
             seed: common.seed,
             ..MixOptions::default()
