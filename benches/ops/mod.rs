@@ -27,6 +27,9 @@ mod grad_norm;
 mod info_nce;
 mod layer_norm;
 mod layer_norm_backward;
+mod map_features;
+mod map_features_backward;
+mod map_pool_backward;
 mod matmul;
 mod matmul_nn;
 mod matmul_tn;
@@ -40,6 +43,7 @@ mod pool;
 mod pool_backward;
 mod scatter_rows;
 mod similarity_map;
+mod similarity_map_backward;
 mod soft_alignment;
 mod train_step;
 
@@ -79,6 +83,10 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(similarity_map::cases(context));
     cases.extend(maxsim::cases(context));
     cases.extend(soft_alignment::cases(context));
+    cases.extend(map_features::cases(context));
+    cases.extend(map_features_backward::cases(context));
+    cases.extend(map_pool_backward::cases(context));
+    cases.extend(similarity_map_backward::cases(context));
     cases.extend(matmul_nn::cases(context));
     cases.extend(matmul_tn::cases(context));
     cases.extend(info_nce::cases(context));

@@ -3,7 +3,7 @@
 use half::f16;
 use nearmiss::Result;
 use nearmiss::device::{Buffer, Device};
-use nearmiss::ops::{OpSpec, PackedTexts, PairList, Rounding, Tokens};
+use nearmiss::ops::{MapLayout, OpSpec, PackedTexts, PairList, Rounding, Tokens};
 
 use super::{
     BLOCK, CHECK, Case, Context, D_MODEL, Prepared, Recorded, Scale, json, noise, offsets,
@@ -111,4 +111,22 @@ fn prepare(context: &Context, op: PairOp, n: usize, [l_q, l_c]: Lengths) -> Resu
         items: (n as f64, "pairs"),
         call: Box::new(move |i| call(i).map(drop)),
     })
+}
+
+/// Numbers of maps and their lengths, for what is done to maps: a training batch of short texts, and of long ones.
+pub fn map_shapes(scale: Scale) -> &'static [(usize, Lengths)] {
+    match scale {
+        Scale::Quick => &[(3, [11, 20])],
+        Scale::Software => &[(16, [20, 20])],
+        Scale::Cpu => &[(1056, [20, 20]), (64, [128, 128])],
+        Scale::Gpu => &[(1056, [20, 20]), (1056, [128, 128])],
+    }
+}
+
+/// `n` maps of these lengths, of as many queries and documents.
+pub fn maps(device: &Device, n: usize, [l_q, l_c]: Lengths) -> Result<MapLayout> {
+    let queries = PackedTexts::new(device, offsets(n, l_q))?;
+    let documents = PackedTexts::new(device, offsets(n, l_c))?;
+    let list = PairList::new(device, (0..n as u32).map(|i| [i, i]).collect())?;
+    MapLayout::new(device, &queries, &documents, &list)
 }

@@ -73,6 +73,11 @@ pub(super) fn products(queries: &PackedTexts, documents: &PackedTexts, pairs: Pa
 /// Copies a row-major matrix as f32.
 pub(super) fn widen<T: Float>(from: &[T], to: &mut Vec<f32>) {
     to.resize(from.len(), 0.0);
+    widen_to(from, to);
+}
+
+/// The same where there is room for it.
+pub(super) fn widen_to<T: Float>(from: &[T], to: &mut [f32]) {
     match T::TYPE {
         ElementType::F16 => {
             bytemuck::cast_slice::<T, half::f16>(from).convert_to_f32_slice(to);
@@ -147,6 +152,45 @@ pub(super) fn bounds(packing: &PackedTexts, row_bytes: usize, max_binding: u64) 
             documents,
         })
         .collect()
+}
+
+/// A buffer in which what belongs to each of a list of pairs lies one behind the other.
+#[derive(Clone, Copy)]
+pub(super) struct Packed<'a> {
+    /// Where that of each pair begins, and where the last one's ends, `[p + 1]`, in units.
+    pub offsets: &'a [u32],
+    /// Bytes of a unit.
+    pub unit: usize,
+}
+
+impl Packed<'_> {
+    /// Bytes that every view on a GPU may begin at a multiple of.
+    const ALIGNED: usize = 256;
+
+    /// The units to bind for a run of pairs; the first ones may belong to the pair before.
+    pub fn bound(&self, run: &Range<usize>) -> Range<usize> {
+        // Units that end at such a multiple.
+        let together = Self::ALIGNED >> self.unit.trailing_zeros().min(Self::ALIGNED.ilog2());
+        self.offsets[run.start] as usize / together * together..self.offsets[run.end] as usize
+    }
+
+    fn fits(&self, run: &Range<usize>, max_binding: u64) -> bool {
+        (self.bound(run).len() * self.unit) as u64 <= max_binding
+    }
+}
+
+/// Cuts a list of pairs into runs of which bindings of at most `max_binding` bytes hold what is in each of the buffers, or
+/// of one pair that is larger.
+pub(super) fn pair_runs(buffers: &[Packed<'_>], max_binding: u64) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for pair in 0..buffers.first().map_or(0, |buffer| buffer.offsets.len() - 1) {
+        let longer = runs.last().map_or(0, |run| run.start)..pair + 1;
+        match runs.last_mut() {
+            Some(run) if buffers.iter().all(|b| b.fits(&longer, max_binding)) => *run = longer,
+            _ => runs.push(pair..pair + 1),
+        }
+    }
+    runs
 }
 
 /// Where the maps of listed pairs lie in a buffer: matrices `[l_q, l_c]`, row-major, one behind the other.
@@ -248,6 +292,20 @@ impl MapLayout {
         self.on_device.slice(..self.offsets.len())
     }
 
+    /// The shapes where kernels see them.
+    pub(super) fn shapes_on_device(&self) -> Slice<'_, u32> {
+        let second = Self::second(self.shapes.len());
+        self.on_device.slice(second..second + 2 * self.shapes.len())
+    }
+
+    /// As the cutting of a buffer of all maps needs it.
+    pub(super) fn packed(&self) -> Packed<'_> {
+        Packed {
+            offsets: &self.offsets,
+            unit: size_of::<f32>(),
+        }
+    }
+
     /// Elements of all maps.
     pub fn elements(&self) -> usize {
         *self.offsets.last().expect("never empty") as usize
@@ -273,5 +331,35 @@ mod tests {
     fn runs_hold_whole_texts() {
         assert!(runs(&[0], 4).is_empty());
         assert_eq!(runs(&[0, 1, 3, 9, 9, 10], 3), [0..2, 2..3, 3..5]);
+    }
+
+    #[test]
+    fn runs_of_pairs_fit_their_bindings() {
+        let maps = Packed {
+            offsets: &[0, 100, 300, 300, 1000, 1100],
+            unit: 4,
+        };
+        assert_eq!(pair_runs(&[maps], u64::MAX).first(), Some(&(0..5)));
+        // The third run begins at a multiple of 64 elements, 44 before its first.
+        assert_eq!(pair_runs(&[maps], 1600), [0..3, 3..4, 4..5]);
+        assert_eq!(maps.bound(&(3..4)), 256..1000);
+        assert_eq!(pair_runs(&[maps], 1200), [0..3, 3..4, 4..5]);
+        assert_eq!(pair_runs(&[maps], 1199), [0..1, 1..3, 3..4, 4..5]);
+        let rows = Packed {
+            offsets: &[0, 1, 2, 3, 4, 5],
+            unit: 768,
+        };
+        assert_eq!(pair_runs(&[maps, rows], 2000), [0..2, 2..3, 3..4, 4..5]);
+        assert_eq!(rows.bound(&(1..3)), 1..3);
+        assert!(
+            pair_runs(
+                &[Packed {
+                    offsets: &[0],
+                    unit: 4
+                }],
+                16
+            )
+            .is_empty()
+        );
     }
 }

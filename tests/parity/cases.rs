@@ -30,6 +30,9 @@ mod info_nce;
 mod judge;
 mod layer_norm;
 mod layer_norm_backward;
+mod map_features;
+mod map_features_backward;
+mod map_pool_backward;
 mod matmul;
 mod matmul_nn;
 mod matmul_tn;
@@ -42,6 +45,7 @@ mod pool;
 mod pool_backward;
 mod scatter_rows;
 mod similarity_map;
+mod similarity_map_backward;
 mod soft_alignment;
 
 pub use judge::{judge, worst_ratio};
@@ -167,6 +171,10 @@ fn all() -> Vec<Case> {
     cases.extend(similarity_map::cases());
     cases.extend(maxsim::cases());
     cases.extend(soft_alignment::cases());
+    cases.extend(map_features::cases());
+    cases.extend(map_features_backward::cases());
+    cases.extend(map_pool_backward::cases());
+    cases.extend(similarity_map_backward::cases());
     cases.extend(matmul_nn::cases());
     cases.extend(matmul_tn::cases());
     cases.extend(info_nce::cases());

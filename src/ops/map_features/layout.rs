@@ -2,6 +2,7 @@
 
 use crate::device::{Buffer, Device, Slice};
 use crate::error::{Error, Result};
+use crate::ops::token_pairs::Packed;
 use crate::ops::{Checks, MapLayout, PackedTexts};
 
 /// Rows and columns of a map that windows show, at most: a map is cut there, its maxima are not.
@@ -17,6 +18,14 @@ pub enum Windows {
 }
 
 impl Windows {
+    /// As variants of kernels call them.
+    pub(in crate::ops) fn name(self) -> &'static str {
+        match self {
+            Windows::Patches => "patches",
+            Windows::Neighbours => "neighbours",
+        }
+    }
+
     /// Both.
     pub const ALL: [Windows; 2] = [Windows::Patches, Windows::Neighbours];
 
@@ -150,9 +159,10 @@ pub struct WindowLayout {
     texts: PackedTexts,
     cuts: Vec<Cut>,
     grids: Vec<[u32; 2]>,
-    winners: usize,
-    /// Elements of all maps.
-    elements: usize,
+    /// `[p + 1]`: where the winners of every map begin, and where the last ones end.
+    winners: Vec<u32>,
+    /// `[p + 1]`: the same of the maps.
+    maps: Vec<u32>,
     /// `[p, 8]`: where the map begins, its rows and columns, the first row of windows, windows down and across, how far the
     /// maxima reach (down in the lower half, across in the upper), the first winner.
     on_device: Buffer<u32>,
@@ -198,8 +208,8 @@ impl WindowLayout {
     }
 
     fn new(device: &Device, windows: Windows, maps: &MapLayout, cuts: Vec<Cut>) -> Result<Self> {
-        let (mut table, mut offsets) = (Vec::with_capacity(8 * cuts.len()), vec![0u32]);
-        let (mut rows, mut winners) = (0u64, 0u64);
+        let mut table = Vec::with_capacity(8 * cuts.len());
+        let (mut rows, mut winners) = (vec![0u32], vec![0u32]);
         let count = cuts.len();
         let number = |n: u64| {
             u32::try_from(n).map_err(|_| {
@@ -208,23 +218,25 @@ impl WindowLayout {
                 ))
             })
         };
-        for (cut, &map) in cuts.iter().zip(maps.offsets()) {
+        let next = |offsets: &[u32], count: usize| {
+            number(u64::from(offsets[offsets.len() - 1]) + count as u64)
+        };
+        for ((p, cut), &map) in cuts.iter().enumerate().zip(maps.offsets()) {
             let sizes = |sizes: [usize; 2]| sizes.map(|n| n as u32);
             let ([l_q, l_c], [down, across]) = (sizes(cut.shape), sizes(cut.grid));
             let extent = sizes(cut.extent);
-            table.extend([map, l_q, l_c, number(rows)?, down, across]);
-            table.extend([extent[0] | extent[1] << 16, number(winners)?]);
-            rows += cut.rows(windows) as u64;
-            offsets.push(number(rows)?);
-            winners += cut.winners().iter().sum::<usize>() as u64;
+            table.extend([map, l_q, l_c, rows[p], down, across]);
+            table.extend([extent[0] | extent[1] << 16, winners[p]]);
+            rows.push(next(&rows, cut.rows(windows))?);
+            winners.push(next(&winners, cut.winners().iter().sum())?);
         }
         Ok(WindowLayout {
             windows,
-            texts: PackedTexts::new(device, offsets)?,
+            texts: PackedTexts::new(device, rows)?,
             grids: cuts.iter().map(|cut| cut.grid.map(|n| n as u32)).collect(),
             cuts,
-            winners: number(winners)? as usize,
-            elements: maps.elements(),
+            winners,
+            maps: maps.offsets().to_vec(),
             on_device: device.upload(&table)?,
         })
     }
@@ -252,7 +264,7 @@ impl WindowLayout {
     /// How many winners there are: of every map one for each of its first 128 rows, then one for each of its first 128
     /// columns.
     pub fn winners(&self) -> usize {
-        self.winners
+        *self.winners.last().expect("never empty") as usize
     }
 
     /// How many maps have rows or columns that no window shows, since they are larger than 128 x 128.
@@ -268,7 +280,17 @@ impl WindowLayout {
 
     /// Elements of all maps.
     pub(in crate::ops) fn elements(&self) -> usize {
-        self.elements
+        *self.maps.last().expect("never empty") as usize
+    }
+
+    /// Maps, rows of elements of `size` bytes, and winners, as the cutting of their buffers needs them.
+    pub(in crate::ops) fn packed(&self, size: usize) -> [Packed<'_>; 3] {
+        [
+            (&self.maps[..], size_of::<f32>()),
+            (self.texts.offsets(), self.windows.width() * size),
+            (&self.winners, size_of::<u32>()),
+        ]
+        .map(|(offsets, unit)| Packed { offsets, unit })
     }
 
     /// The table where kernels see it, if that is on the device of `check`.

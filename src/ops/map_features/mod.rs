@@ -15,6 +15,7 @@
 //! maximum is not defined.
 
 mod cpu;
+mod gpu;
 mod layout;
 mod reference;
 
@@ -24,7 +25,7 @@ pub use reference::reference;
 pub(super) use layout::Cut;
 pub use layout::{LARGEST, Picture, WindowLayout, Windows};
 
-use super::OpSpec;
+use super::{OpSpec, in_every_tier};
 use crate::device::{Cost, Float, Slice, SliceMut, Target};
 use crate::error::Result;
 
@@ -33,11 +34,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "map_features",
     formula: "rows = windows over M, its row maxima and its column maxima",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::MAP_FEATURES],
+    ptx: gpu::MAP_FEATURES.ptx,
+    ptx_variants: gpu::variants,
+    wgsl: gpu::MAP_FEATURES.wgsl,
+    wgsl_variants: || in_every_tier(gpu::variants()),
 };
 
 /// The arguments after checking.
@@ -85,7 +86,7 @@ pub fn map_features<'a, A: Float>(
     let check = SPEC.checks(device);
     let elements = layout.rows() * layout.windows().width();
     check.holds("maps", &maps, layout.elements())?;
-    layout.on_device(&check)?;
+    let table = layout.on_device(&check)?;
     check.holds("rows", &rows, elements)?;
     check.optional("winners", &winners, layout.winners())?;
     let won = winners.as_ref().map_or(0, SliceMut::len);
@@ -100,7 +101,7 @@ pub fn map_features<'a, A: Float>(
             cpu::map_features(&args, rows.host(), winners);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel yet")),
+        Target::Gpu(gpu) => gpu::map_features(gpu, &args, table, rows, winners),
     })
 }
 

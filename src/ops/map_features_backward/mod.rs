@@ -9,12 +9,13 @@
 //! Numerics: sums in f32, of rows and columns first, in a fixed order.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
 pub use reference::{error_bound, reference};
 
-use super::{OpSpec, WindowLayout};
+use super::{OpSpec, WindowLayout, in_every_tier};
 use crate::device::{Cost, Slice, SliceMut, Target};
 use crate::error::Result;
 
@@ -23,11 +24,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "map_features_backward",
     formula: "dM[i, j] = sum of the gradients of all places that show M[i, j], as itself or as a maximum",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::MAP_FEATURES_BACKWARD],
+    ptx: gpu::MAP_FEATURES_BACKWARD.ptx,
+    ptx_variants: gpu::variants,
+    wgsl: gpu::MAP_FEATURES_BACKWARD.wgsl,
+    wgsl_variants: || in_every_tier(gpu::variants()),
 };
 
 /// The arguments after checking.
@@ -69,7 +70,7 @@ pub fn map_features_backward<'a>(
     let check = SPEC.checks(device);
     let elements = layout.rows() * layout.windows().width();
     check.holds("d_rows", &d_rows, elements)?;
-    layout.on_device(&check)?;
+    let table = layout.on_device(&check)?;
     check.holds("winners", &winners, layout.winners())?;
     check.holds("d_maps", &d_maps, layout.elements())?;
     let cost = Cost {
@@ -86,7 +87,7 @@ pub fn map_features_backward<'a>(
             cpu::map_features_backward(&args, d_maps.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel yet")),
+        Target::Gpu(gpu) => gpu::map_features_backward(gpu, &args, table, d_maps),
     })
 }
 

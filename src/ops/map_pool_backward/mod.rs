@@ -13,13 +13,14 @@
 //! Before [`mod@super::similarity_map_backward`].
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
 pub use reference::{error_bound, reference, score};
 
 use super::soft_alignment::Alignment;
-use super::{MapLayout, OpSpec};
+use super::{MapLayout, OpSpec, in_every_tier};
 use crate::device::{Cost, Slice, SliceMut, Target};
 use crate::error::Result;
 
@@ -28,11 +29,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "map_pool_backward",
     formula: "dM = d_score dscore / dM, score the mean of M, of its row maxima or of a soft alignment",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::MAP_POOL_BACKWARD],
+    ptx: gpu::MAP_POOL_BACKWARD.ptx,
+    ptx_variants: gpu::variants,
+    wgsl: gpu::MAP_POOL_BACKWARD.wgsl,
+    wgsl_variants: || in_every_tier(gpu::variants()),
 };
 
 /// What a score makes of a map.
@@ -54,6 +55,15 @@ pub enum MapPooling {
 }
 
 impl MapPooling {
+    /// As variants of kernels call it.
+    fn name(self) -> &'static str {
+        match self {
+            MapPooling::Mean => "mean",
+            MapPooling::Max => "max",
+            MapPooling::Soft { .. } => "soft",
+        }
+    }
+
     /// The alignment of a soft one; of others one that nothing reads.
     fn alignment(self) -> Alignment {
         match self {
@@ -134,7 +144,7 @@ pub fn map_pool_backward<'a>(
             cpu::map_pool_backward(&args, d_maps.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel yet")),
+        Target::Gpu(gpu) => gpu::map_pool_backward(gpu, &args, d_maps),
     })
 }
 

@@ -86,6 +86,9 @@ fn weights<A: Accum>(row: &[A], i: usize, pooling: MapPooling) -> Option<(Vec<(u
     Some((weights, value / total))
 }
 
+/// Columns that a device takes at least between two rescalings by a new maximum.
+const STEP: usize = 8;
+
 /// Error of the gradient of one map.
 ///
 /// Mean and maximum: two divisions and a product of counts at most, `2 division u + 2 u`, of the exact value; a device may
@@ -94,12 +97,15 @@ fn weights<A: Accum>(row: &[A], i: usize, pooling: MapPooling) -> Option<(Vec<(u
 /// Soft, with `z_j` the logits, `w_j` the exact weights before their division, `R_j = max z - z_j`, `a_j = w_j / sum w`
 /// and `r = sum a_j M_j`:
 ///
-/// * logit: off by `u (distance |i - j| + |M_j - distance |i - j||) / temperature + division u |z_j|`
+/// * logit: off by `u (distance |i - j| + |M_j - distance |i - j||) / temperature + (division + 1) u |z_j|`, since a device
+///   may multiply by the inverse of the temperature
 /// * a weight, relative: `eps_j` = that of `z_j` and of the maximum, `u R_j` for the difference, `(exp.0 + exp.1 R_j) u`
 ///   for the exponential, and `2^-125` absolute, since one below `e^-87` may be zero
-/// * their sum, relative: `e_s = sum a_j eps_j + g(l_c)`; `r`: `e_r = sum a_j eps_j |M_j - r| + 2 g(l_c + 1) sum a_j |M_j| +
-///   division u |r|`, since a common relative error of all weights cancels
-/// * `f = 1 + (M_j - r) / temperature`: `e_f = (e_r + u |M_j - r|) / temperature + division u |f - 1| + u |f|`
+/// * in the sums of a running softmax with `T` rescalings by a new maximum (one per eight columns, and eight to merge what
+///   threads have found), whose arguments add up to `R_j`: `eta_j = eps_j + T (exp.0 + 2) u + (exp.1 + 1) R_j u`
+/// * the sum of weights, relative: `e_s = sum a_j eta_j + g(l_c + T)`; `r`: `e_r = sum a_j eta_j |M_j - r| + 2 g(l_c + T + 1)
+///   sum a_j |M_j| + (division + 1) u |r|`, since a common relative error of all weights cancels
+/// * `f = 1 + (M_j - r) / temperature`: `e_f = (e_r + u |M_j - r|) / temperature + (division + 1) u |f - 1| + u |f|`
 /// * `dM = d a_j f` with `d = d_score / l_q`: `d a_j (e_f + |f| (eps_j + e_s + 2 division u + 3 u))`
 pub fn error_bound(
     map: &[f32],
@@ -144,7 +150,8 @@ pub fn error_bound(
         let distance = |j: usize| lambda * i.abs_diff(j) as f64;
         let logit = |j: usize| (row[j] - distance(j)) / tau;
         let of_logit = |j: usize| {
-            u * (distance(j) + f64::abs(row[j] - distance(j))) / tau + division * logit(j).abs()
+            u * (distance(j) + f64::abs(row[j] - distance(j))) / tau
+                + (division + u) * logit(j).abs()
         };
         let largest = weights
             .iter()
@@ -161,23 +168,31 @@ pub fn error_bound(
                 + u * range
                 + (rounding.exp.0 + rounding.exp.1 * range) * u
         };
+        let rescalings = l_c.div_ceil(STEP) + 8;
+        let eta = |j: usize| {
+            let range = largest - logit(j);
+            eps(j)
+                + rescalings as f64 * (rounding.exp.0 + 2.0) * u
+                + (rounding.exp.1 + 1.0) * range * u
+        };
         let sum =
             |f: &dyn Fn(usize, f64) -> f64| weights.iter().map(|&(j, a)| f(j, a)).sum::<f64>();
         let count = weights.len() as f64;
-        let e_s = sum(&|j, a| a * eps(j)) + rounding.g(l_c) + count * flushed;
+        let e_s = sum(&|j, a| a * eta(j)) + rounding.g(l_c + rescalings) + count * flushed;
         let spread = weights
             .iter()
             .map(|&(j, _)| f64::abs(row[j] - value))
             .fold(0.0, f64::max);
-        let e_r = sum(&|j, a| a * eps(j) * f64::abs(row[j] - value))
-            + 2.0 * rounding.g(l_c + 1) * sum(&|j, a| a * row[j].abs())
-            + division * value.abs()
+        let e_r = sum(&|j, a| a * eta(j) * f64::abs(row[j] - value))
+            + 2.0 * rounding.g(l_c + rescalings + 1) * sum(&|j, a| a * row[j].abs())
+            + (division + u) * value.abs()
             + 2.0 * count * flushed * spread;
         for &(j, a) in &weights {
             let offset = (row[j] - value) / tau;
             let f = 1.0 + offset;
-            let e_f =
-                (e_r + u * f64::abs(row[j] - value)) / tau + division * offset.abs() + u * f.abs();
+            let e_f = (e_r + u * f64::abs(row[j] - value)) / tau
+                + (division + u) * offset.abs()
+                + u * f.abs();
             let relative = eps(j) + e_s + 2.0 * division + 3.0 * u;
             let error =
                 (a + flushed) * (e_f * (1.0 + relative) + f.abs() * relative) + flushed * f.abs();

@@ -7,7 +7,7 @@ use super::Args;
 use super::partners::Partners;
 use crate::device::Float;
 use crate::ops::matmul::{Matrix, multiply};
-use crate::ops::token_pairs::widen;
+use crate::ops::token_pairs::widen_to;
 
 /// Tokens of partners that are multiplied at once, if texts are that short: with d = 384, 768 KiB of f32, which a core's
 /// second-level cache about holds.
@@ -30,15 +30,15 @@ struct Gathered {
     rows: Vec<f32>,
     /// `[tokens, l]`: the gradients of the products with the text's `l` tokens.
     gradients: Vec<f32>,
-    wide: Vec<f32>,
 }
 
 fn of_side<T: Float>(args: &Args<'_, T>, side: usize, gradient: &mut [f32]) {
     let d = args.d;
     let texts = [args.queries, args.documents];
     let (own, other) = (texts[side], texts[1 - side]);
-    let partners = Partners::of(args.pairs, side, own.packing);
-    let d_maps = args.d_maps.host();
+    let packings = texts.map(|tokens| tokens.packing);
+    let partners = Partners::of(args.pairs, args.layout, packings, side);
+    let (d_maps, rows) = (args.d_maps.host(), other.rows.host());
     let mut rest = gradient;
     let mut jobs = Vec::with_capacity(own.packing.texts());
     for text in 0..own.packing.texts() {
@@ -68,17 +68,15 @@ fn of_side<T: Float>(args: &Args<'_, T>, side: usize, gradient: &mut [f32]) {
                 gathered.rows.clear();
                 gathered.gradients.clear();
             };
-            for &pair in partners.of_text(text) {
-                let pair = pair as usize;
-                let of_pair = &d_maps[args.layout.offsets()[pair] as usize
-                    ..args.layout.offsets()[pair + 1] as usize];
-                let partner = args.pairs.pairs()[pair][1 - side];
-                widen(other.host(partner, d), &mut gathered.wide);
-                gathered.rows.extend_from_slice(&gathered.wide);
+            for partner in partners.of_text(text) {
+                let (first, n) = (partner.first as usize, partner.tokens as usize);
+                let of_pair = &d_maps[partner.map as usize..][..l * n];
+                let at = gathered.rows.len();
+                gathered.rows.resize(at + n * d, 0.0);
+                widen_to(&rows[first * d..][..n * d], &mut gathered.rows[at..]);
                 if side == 1 {
                     gathered.gradients.extend_from_slice(of_pair);
                 } else {
-                    let n = gathered.wide.len() / d;
                     let columns = |j: usize| of_pair.iter().skip(j).step_by(n.max(1));
                     gathered.gradients.extend((0..n).flat_map(columns));
                 }

@@ -7,10 +7,11 @@
 //! Comes after [`mod@super::map_features_backward`] or [`mod@super::map_pool_backward`]; before
 //! [`mod@super::normalize_rows_backward`].
 //!
-//! Numerics: products and sums in f32, f16 tokens are exact; a token's sum is in the order of the list and within a pair in
-//! that of the partner's tokens, however blocks or threads divide the work.
+//! Numerics: products and sums in f32, f16 tokens are exact; the order of a token's sum depends on the pairs of its text
+//! alone.
 
 mod cpu;
+mod gpu;
 mod partners;
 mod reference;
 
@@ -27,11 +28,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "similarity_map_backward",
     formula: "d_queries[i] = sum_j dM[i, j] c_j, d_documents[j] = sum_i dM[i, j] q_i, over all pairs of a text",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::SIMILARITY_MAP_BACKWARD],
+    ptx: gpu::SIMILARITY_MAP_BACKWARD.ptx,
+    ptx_variants: gpu::ptx_variants,
+    wgsl: gpu::SIMILARITY_MAP_BACKWARD.wgsl,
+    wgsl_variants: gpu::wgsl_variants,
 };
 
 /// The arguments after checking.
@@ -49,7 +50,10 @@ struct Args<'a, T: Float> {
 /// both.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8; a layout of other pairs).
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8; a layout of other pairs),
+/// [`Error::Unsupported`](crate::Error::Unsupported) for f32 tokens on CUDA, which
+/// [`similarity_map`](super::similarity_map::similarity_map) does not multiply there either,
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory) on GPUs, where the sorted pairs take room.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{MapLayout, PackedTexts, PairList, Tokens, similarity_map_backward}};
@@ -103,7 +107,7 @@ pub fn similarity_map_backward<'a, T: Float>(
             cpu::similarity_map_backward(&args, d_queries.host(), d_documents.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "there is no kernel yet")),
+        Target::Gpu(gpu) => gpu::similarity_map_backward(gpu, &args, [d_queries, d_documents]),
     })
 }
 

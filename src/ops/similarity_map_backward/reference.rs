@@ -34,7 +34,7 @@ pub fn reference<A: Accum, T: Copy + Into<f64>>(
     [d_queries, d_documents]
 }
 
-/// `g(2 n) sum |terms|` of a sum of `n` products, each of them rounded too where nothing is fused.
+/// `g(n + 1) sum |terms|` of a sum of `n` products in any order, each of them rounded too where nothing is fused.
 pub fn error_bound(
     rows: [&[f32]; 2],
     offsets: [&[u32]; 2],
