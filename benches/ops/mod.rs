@@ -18,11 +18,14 @@ mod attention;
 mod attention_backward;
 mod attention_pool;
 mod attention_pool_backward;
+mod batch_norm;
+mod batch_norm_backward;
 mod cosine_topk;
 mod dropout;
 mod embedding;
 mod embedding_backward;
 mod encode;
+mod fold;
 mod grad_norm;
 mod info_nce;
 mod layer_norm;
@@ -46,6 +49,7 @@ mod similarity_map;
 mod similarity_map_backward;
 mod soft_alignment;
 mod train_step;
+mod unfold;
 
 /// Width of the residual stream.
 const D_MODEL: usize = 384;
@@ -87,6 +91,10 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(map_features_backward::cases(context));
     cases.extend(map_pool_backward::cases(context));
     cases.extend(similarity_map_backward::cases(context));
+    cases.extend(unfold::cases(context));
+    cases.extend(batch_norm::cases(context));
+    cases.extend(batch_norm_backward::cases(context));
+    cases.extend(fold::cases(context));
     cases.extend(matmul_nn::cases(context));
     cases.extend(matmul_tn::cases(context));
     cases.extend(info_nce::cases(context));

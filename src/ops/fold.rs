@@ -9,9 +9,14 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::pictures::neighbour;
-use super::unfold::TAPS;
-use super::{Accum, OpSpec, Pictures};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::unfold::{TAPS, shared_block};
+use super::{
+    ALIGN, Accum, FLOATS, OpSpec, Pictures, Rounding, grid, in_every_tier, rows_per_binding,
+};
+use crate::device::template::{Source, Variant};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target,
+};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -19,11 +24,35 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "fold",
     formula: "dx[r] = sum over taps of d_out[the pixel whose tap is r, tap]",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[FOLD],
+    ptx: FOLD.ptx,
+    ptx_variants: variants,
+    wgsl: FOLD.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
+};
+
+const FOLD: Kernel = Kernel {
+    entry: "fold",
+    params: &[
+        Param::read("d_out"),
+        Param::read("neighbours"),
+        Param::write("dx"),
+        Param::u32("n").ptx(),
+        Param::u32("units"),
+        Param::u32("width").ptx(),
+        Param::u32("rows").ptx(),
+        Param::u32("first_row").wgsl(),
+        Param::u32("end_row").wgsl(),
+        Param::u32("first_seen").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "fold.ptx",
+        text: include_str!("../../kernels/fold.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "fold.wgsl",
+        text: include_str!("../../shaders/fold.wgsl"),
+    }),
 };
 
 /// Folds `d_out` `[r, 9 c]`, the gradient in the unfolded pixels of `pictures`, into that in the pixels, `dx` `[r, c]`.
@@ -65,7 +94,7 @@ pub fn fold<'a, T: Float>(
             cpu(d_out.host(), c, neighbours.host(), dx.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, d_out, c, pictures, dx),
     })
 }
 
@@ -102,6 +131,23 @@ pub fn reference<A: Accum>(
     dx
 }
 
+/// Nine numbers are added, the first to nothing: `g(8)` times the sum of their magnitudes; results are stored with `bytes`
+/// bytes.
+#[doc(hidden)]
+pub fn error_bound(
+    d_out: &[f32],
+    c: usize,
+    sizes: &[[u32; 2]],
+    bytes: usize,
+    rounding: &Rounding,
+) -> Vec<f64> {
+    let magnitudes: Vec<f32> = d_out.iter().map(|d| d.abs()).collect();
+    let values = reference::<f64>(d_out, c, sizes);
+    let sums = reference::<f64>(&magnitudes, c, sizes);
+    let bound = |(value, sum)| rounding.store(value, rounding.g(TAPS - 1) * sum, bytes);
+    values.into_iter().zip(sums).map(bound).collect()
+}
+
 fn cpu<T: Float>(d_out: &[T], c: usize, neighbours: &[u32], dx: &mut [T]) {
     dx.par_chunks_mut(c)
         .zip(neighbours)
@@ -129,6 +175,69 @@ fn add<T: Float>(sums: &mut [f32], values: &[T]) {
     for (sum, value) in sums.iter_mut().zip(values) {
         *sum += value.to_f32();
     }
+}
+
+fn variant(act: ElementType) -> Variant {
+    Variant::new().with("act", act.name())
+}
+
+fn variants() -> Vec<Variant> {
+    FLOATS.map(variant).into()
+}
+
+/// Rows beyond one binding go in turns, with those of the lines above and below beside them.
+fn gpu<T: Float>(
+    gpu: Gpu<'_>,
+    d_out: Slice<'_, T>,
+    c: usize,
+    pictures: &Pictures,
+    mut dx: SliceMut<'_, T>,
+) -> Result<()> {
+    let neighbours = pictures.neighbours();
+    let n = neighbours.len();
+    // On CUDA a unit has 16 bytes, in the shader 4 elements.
+    let (at_once, unit) = match gpu {
+        Gpu::Cuda(_) => (n.max(1), 16 / size_of::<T>()),
+        Gpu::Wgpu(_) => (rows_per_binding(gpu, TAPS * c * size_of::<T>()), 4),
+    };
+    let widths = pictures.sizes().iter().map(|size| size[1] as usize);
+    let beside = (widths.max().unwrap_or(0) + 1).next_multiple_of(ALIGN);
+    let at_once = if at_once < n {
+        at_once.saturating_sub(2 * beside).max(ALIGN)
+    } else {
+        n.max(1)
+    };
+    let units = c / unit;
+    let [width, rows] = shared_block(units);
+    for first in (0..n).step_by(at_once) {
+        let end = (first + at_once).min(n);
+        let seen = first.saturating_sub(beside)..(end + beside).min(n);
+        gpu.call(&Call {
+            kernel: &FOLD,
+            variant: variant(T::TYPE),
+            args: &[
+                d_out
+                    .slice(seen.start * TAPS * c..seen.end * TAPS * c)
+                    .into(),
+                neighbours.into(),
+                (&mut dx.slice_mut(first * c..end * c)).into(),
+                n.into(),
+                units.into(),
+                width.into(),
+                rows.into(),
+                first.into(),
+                end.into(),
+                seen.start.into(),
+            ],
+            geometry: Geometry {
+                groups: grid(((end - first) * units).div_ceil(64)),
+                grid: [n.div_ceil(rows) as u32, 1, 1],
+                threads: (width * rows) as u32,
+                shared_bytes: 0,
+            },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

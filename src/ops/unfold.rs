@@ -10,8 +10,9 @@
 use rayon::prelude::*;
 
 use super::pictures::neighbour;
-use super::{OpSpec, Pictures};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::{OpSpec, Pictures, grid, in_every_tier, rows_per_binding};
+use crate::device::template::{Source, Variant};
+use crate::device::{Call, Cost, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -19,12 +20,47 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "unfold",
     formula: "out[r] = the 3 x 3 neighbourhood of pixel r, 0 outside of its picture",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[UNFOLD],
+    ptx: UNFOLD.ptx,
+    ptx_variants: || vec![Variant::new()],
+    wgsl: UNFOLD.wgsl,
+    wgsl_variants: || in_every_tier([Variant::new()]),
 };
+
+const UNFOLD: Kernel = Kernel {
+    entry: "unfold",
+    params: &[
+        Param::read("x"),
+        Param::read("neighbours"),
+        Param::write("out"),
+        Param::u32("n").ptx(),
+        Param::u32("units"),
+        Param::u32("width").ptx(),
+        Param::u32("rows").ptx(),
+        Param::u32("first_row").wgsl(),
+        Param::u32("end_row").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "unfold.ptx",
+        text: include_str!("../../kernels/unfold.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "unfold.wgsl",
+        text: include_str!("../../shaders/unfold.wgsl"),
+    }),
+};
+
+/// Threads in a block of the PTX kernel, at most.
+const BLOCK: usize = 256;
+
+/// Bytes that a thread of it handles at a time.
+const UNIT: usize = 16;
+
+/// How rows share a block of a PTX kernel: threads of a row of so many units, and rows of a block.
+pub(super) fn shared_block(units: usize) -> [usize; 2] {
+    let width = units.min(BLOCK);
+    [width, BLOCK / width]
+}
 
 /// Pixels of a neighbourhood.
 pub const TAPS: usize = 9;
@@ -71,7 +107,7 @@ pub fn unfold<'a, T: Float>(
             cpu(x.host(), c, neighbours.host(), out.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, x, c, neighbours, out),
     })
 }
 
@@ -113,6 +149,48 @@ fn cpu<T: Float>(x: &[T], c: usize, neighbours: &[u32], out: &mut [T]) {
                 }
             }
         });
+}
+
+/// Rows of the result beyond one binding go in turns.
+fn gpu<T: Float>(
+    gpu: Gpu<'_>,
+    x: Slice<'_, T>,
+    c: usize,
+    neighbours: Slice<'_, u32>,
+    mut out: SliceMut<'_, T>,
+) -> Result<()> {
+    let n = neighbours.len();
+    let units = c * size_of::<T>() / UNIT;
+    let [width, rows] = shared_block(units);
+    let at_once = match gpu {
+        Gpu::Cuda(_) => n.max(1),
+        Gpu::Wgpu(_) => rows_per_binding(gpu, TAPS * c * size_of::<T>()),
+    };
+    for first in (0..n).step_by(at_once) {
+        let end = (first + at_once).min(n);
+        gpu.call(&Call {
+            kernel: &UNFOLD,
+            variant: Variant::new(),
+            args: &[
+                x.into(),
+                neighbours.into(),
+                (&mut out.slice_mut(first * TAPS * c..end * TAPS * c)).into(),
+                n.into(),
+                units.into(),
+                width.into(),
+                rows.into(),
+                first.into(),
+                end.into(),
+            ],
+            geometry: Geometry {
+                groups: grid(((end - first) * TAPS * units).div_ceil(64)),
+                grid: [n.div_ceil(rows) as u32, 1, 1],
+                threads: (width * rows) as u32,
+                shared_bytes: 0,
+            },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -21,10 +21,13 @@ mod attention;
 mod attention_backward;
 mod attention_pool;
 mod attention_pool_backward;
+mod batch_norm;
+mod batch_norm_backward;
 mod cosine_topk;
 mod dropout;
 mod embedding;
 mod embedding_backward;
+mod fold;
 mod grad_norm;
 mod info_nce;
 mod judge;
@@ -47,6 +50,7 @@ mod scatter_rows;
 mod similarity_map;
 mod similarity_map_backward;
 mod soft_alignment;
+mod unfold;
 
 pub use judge::{judge, worst_ratio};
 #[allow(
@@ -175,6 +179,10 @@ fn all() -> Vec<Case> {
     cases.extend(map_features_backward::cases());
     cases.extend(map_pool_backward::cases());
     cases.extend(similarity_map_backward::cases());
+    cases.extend(unfold::cases());
+    cases.extend(batch_norm::cases());
+    cases.extend(batch_norm_backward::cases());
+    cases.extend(fold::cases());
     cases.extend(matmul_nn::cases());
     cases.extend(matmul_tn::cases());
     cases.extend(info_nce::cases());

@@ -9,12 +9,15 @@
 //! Numerics: mean first, then squared deviations (never `E[x^2] - mean^2`, which cancels), all in f32, in pieces of rows.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
-pub use reference::reference;
+pub use reference::{error_bound, reference};
 
 pub(super) use cpu::ROWS;
+pub(super) use gpu::{BLOCK, piece, slabs};
+pub(super) use reference::depth;
 
 use super::OpSpec;
 use crate::device::{Cost, Float, Slice, SliceMut, Target};
@@ -25,11 +28,11 @@ use crate::error::{Error, Result};
 pub const SPEC: OpSpec = OpSpec {
     name: "batch_norm",
     formula: "mean = sum w x / W, variance = sum w (x - mean)^2 / W, by channel",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::BATCH_NORM, gpu::JOIN],
+    ptx: gpu::BATCH_NORM.ptx,
+    ptx_variants: gpu::variants,
+    wgsl: gpu::BATCH_NORM.wgsl,
+    wgsl_variants: || super::in_every_tier(gpu::variants()),
 };
 
 /// The arguments after checking.
@@ -91,7 +94,7 @@ pub fn batch_norm<'a, A: Float>(
             cpu::batch_norm(&args, mean.host(), variance.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(gpu) => gpu::batch_norm(gpu, &args, mean, variance),
     })
 }
 

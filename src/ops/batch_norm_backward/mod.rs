@@ -8,10 +8,11 @@
 //! gradients of the convolution.
 
 mod cpu;
+mod gpu;
 mod reference;
 
 #[doc(hidden)]
-pub use reference::reference;
+pub use reference::{error_bound, reference};
 
 use super::OpSpec;
 use super::batch_norm::check_total;
@@ -23,11 +24,11 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "batch_norm_backward",
     formula: "dx = gamma / s (d_y - w / W (sum d_y + z sum d_y z)), z = (x - mean) / s; d_gamma += sum d_y z, d_beta += sum d_y",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[gpu::PIECES, gpu::SUMS, gpu::BATCH_NORM_BACKWARD],
+    ptx: gpu::BATCH_NORM_BACKWARD.ptx,
+    ptx_variants: gpu::variants,
+    wgsl: gpu::BATCH_NORM_BACKWARD.wgsl,
+    wgsl_variants: || super::in_every_tier(gpu::variants()),
 };
 
 /// What was normalised, and with what.
@@ -108,7 +109,7 @@ pub fn batch_norm_backward<'a, A: Float>(
             cpu::batch_norm_backward(forward, d_y.host(), dx.host(), sums);
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(gpu) => gpu::batch_norm_backward(gpu, forward, d_y, dx, [d_gamma, d_beta]),
     })
 }
 
