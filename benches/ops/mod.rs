@@ -36,6 +36,8 @@ mod map_pool_backward;
 mod matmul;
 mod matmul_nn;
 mod matmul_tn;
+mod max_pool;
+mod max_pool_backward;
 mod maxsim;
 mod normalize_rows;
 mod normalize_rows_backward;
@@ -44,12 +46,15 @@ mod pair_step;
 mod pairs;
 mod pool;
 mod pool_backward;
+mod relu;
 mod scatter_rows;
 mod similarity_map;
 mod similarity_map_backward;
 mod soft_alignment;
 mod train_step;
 mod unfold;
+mod weighted_pool;
+mod weighted_pool_backward;
 
 /// Width of the residual stream.
 const D_MODEL: usize = 384;
@@ -95,6 +100,11 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(batch_norm::cases(context));
     cases.extend(batch_norm_backward::cases(context));
     cases.extend(fold::cases(context));
+    cases.extend(max_pool::cases(context));
+    cases.extend(max_pool_backward::cases(context));
+    cases.extend(weighted_pool::cases(context));
+    cases.extend(weighted_pool_backward::cases(context));
+    cases.extend(relu::cases(context));
     cases.extend(matmul_nn::cases(context));
     cases.extend(matmul_tn::cases(context));
     cases.extend(info_nce::cases(context));

@@ -5,12 +5,17 @@
 //! not stored; [`mod@super::max_pool_backward`] computes it again. Cost: about `3 r c` operations against `5 / 4 r c`
 //! elements: memory bound everywhere.
 //! Comes after a convolution ([`mod@super::unfold`], [`mod@super::matmul`]) and the statistics of its result.
+//!
+//! Numerics: one fma per element in f32, so that the largest is known but for one rounding; WGSL may make it two.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Accum, OpSpec, Pictures};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::{Accum, FLOATS, OpSpec, Pictures, Rounding, grid, in_every_tier};
+use crate::device::template::{Source, Variant};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target,
+};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -18,12 +23,42 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "max_pool",
     formula: "y = max over 2 x 2 pixels of relu(scale x + shift)",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[MAX_POOL],
+    ptx: MAX_POOL.ptx,
+    ptx_variants: variants,
+    wgsl: MAX_POOL.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
 };
+
+const MAX_POOL: Kernel = Kernel {
+    entry: "max_pool",
+    params: &[
+        Param::read("x"),
+        Param::read("scale"),
+        Param::read("shift"),
+        Param::read("squares"),
+        Param::write("y"),
+        Param::u32("n"),
+        Param::u32("c"),
+        Param::u32("width").ptx(),
+        Param::u32("rows").ptx(),
+        Param::u32("first_row").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "max_pool.ptx",
+        text: include_str!("../../kernels/max_pool.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "max_pool.wgsl",
+        text: include_str!("../../shaders/max_pool.wgsl"),
+    }),
+};
+
+/// Threads in a block of the PTX kernel, at most.
+const BLOCK: usize = 256;
+
+/// Bytes that a thread of the PTX kernel takes of a pixel at a time.
+const UNIT: usize = 16;
 
 /// Pools squares of 2 x 2 of the pixels `x` `[r, c]` of `pictures`, all sides even, into `y` `[r / 4, c]`, the pixels of
 /// [`Pictures::halved`]; `scale` and `shift` are `[c]`.
@@ -76,7 +111,7 @@ pub fn max_pool<'a, A: Float>(
             );
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, x, [scale, shift], pictures, squares, y),
     })
 }
 
@@ -102,6 +137,54 @@ pub fn reference<A: Accum>(
         }
     }
     y
+}
+
+/// How far the maxima, stored with `bytes` bytes, may be off. With every summand `s` between `s - e` and `s + e` (see
+/// [`affine`]), a maximum is between those of all `s - e` and of all `s + e`, and of 0. One that can only be 0 is exact.
+#[doc(hidden)]
+pub fn error_bound(
+    x: &[f32],
+    scale: &[f32],
+    shift: &[f32],
+    sizes: &[[u32; 2]],
+    bytes: usize,
+    rounding: &Rounding,
+) -> Vec<f64> {
+    let c = scale.len();
+    let mut bounds = Vec::with_capacity(x.len() / 4);
+    for rows in squares(sizes) {
+        for i in 0..c {
+            let (mut least, mut value, mut most) = (0f64, 0f64, 0f64);
+            for row in rows {
+                let (s, e) = affine(x[row * c + i], scale[i], shift[i], rounding);
+                (least, value, most) = (least.max(s - e), value.max(s), most.max(s + e));
+            }
+            bounds.push(if most == 0.0 {
+                0.0
+            } else {
+                rounding.store(value, (most - value).max(value - least), bytes)
+            });
+        }
+    }
+    bounds
+}
+
+/// `scale x + shift`, and how far it may be off: a product and a sum are rounded, `u |scale x| (1 + u) + u |scale x +
+/// shift|`, and either of them or a number that is read may be subnormal and flushed. Without a product it is `shift`.
+pub(super) fn affine(x: f32, scale: f32, shift: f32, rounding: &Rounding) -> (f64, f64) {
+    let smallest = f64::from(f32::MIN_POSITIVE);
+    let [x, scale, shift] = [x, scale, shift].map(f64::from);
+    let product = scale * x;
+    let value = product + shift;
+    let e = if product != 0.0 {
+        let u = rounding.u;
+        u * product.abs() * (1.0 + u) + u * value.abs() + (3.0 + scale.abs() + x.abs()) * smallest
+    } else if shift.abs() < smallest {
+        shift.abs()
+    } else {
+        0.0
+    };
+    (value, e)
 }
 
 /// The four rows of each square of pictures of these sizes.
@@ -145,6 +228,54 @@ fn one_square<A: Float>(lines: [&[A]; 2], scale: &[f32], shift: &[f32], y: &mut 
         }
         y[i] = A::from_f32(max);
     }
+}
+
+fn variant(act: ElementType) -> Variant {
+    Variant::new().with("act", act.name())
+}
+
+fn variants() -> Vec<Variant> {
+    FLOATS.map(variant).into()
+}
+
+fn gpu<A: Float>(
+    gpu: Gpu<'_>,
+    x: Slice<'_, A>,
+    [scale, shift]: [Slice<'_, f32>; 2],
+    pictures: &Pictures,
+    squares: Slice<'_, u32>,
+    mut y: SliceMut<'_, A>,
+) -> Result<()> {
+    let c = scale.len();
+    // Short pixels share a block of the PTX kernel.
+    let width = (c * size_of::<A>() / UNIT).min(BLOCK);
+    let at_once = BLOCK / width;
+    for (these, rows) in pictures.square_turns(gpu, c * size_of::<A>()) {
+        let n = these.len();
+        gpu.call(&Call {
+            kernel: &MAX_POOL,
+            variant: variant(A::TYPE),
+            args: &[
+                x.slice(rows.start * c..rows.end * c).into(),
+                scale.into(),
+                shift.into(),
+                squares.slice(2 * these.start..2 * these.end).into(),
+                (&mut y.slice_mut(these.start * c..these.end * c)).into(),
+                n.into(),
+                c.into(),
+                width.into(),
+                at_once.into(),
+                rows.start.into(),
+            ],
+            geometry: Geometry {
+                groups: grid((n * c / 4).div_ceil(64)),
+                grid: [n.div_ceil(at_once) as u32, 1, 1],
+                threads: (width * at_once) as u32,
+                shared_bytes: 0,
+            },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

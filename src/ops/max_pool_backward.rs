@@ -5,13 +5,19 @@
 //! elements: memory bound everywhere.
 //! Comes after [`mod@super::fold`] or [`mod@super::weighted_pool_backward`]; before [`mod@super::batch_norm_backward`],
 //! which takes `d_pre` as it is.
+//!
+//! Numerics: sums as in the forward, which decide; what is written has the bits of `d_y`. Equal pixels have equal sums on
+//! every device. Where two pixels, or one and 0, are closer than a rounding, devices may decide otherwise.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::max_pool::squares;
-use super::{Accum, OpSpec, Pictures};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::max_pool::{affine, squares};
+use super::{Accum, FLOATS, OpSpec, Pictures, Rounding, grid, in_every_tier};
+use crate::device::template::{Source, Variant};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target,
+};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -19,12 +25,43 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "max_pool_backward",
     formula: "d_pre = d_y where scale x + shift is the largest of its square and above 0, else 0",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[MAX_POOL_BACKWARD],
+    ptx: MAX_POOL_BACKWARD.ptx,
+    ptx_variants: variants,
+    wgsl: MAX_POOL_BACKWARD.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
 };
+
+const MAX_POOL_BACKWARD: Kernel = Kernel {
+    entry: "max_pool_backward",
+    params: &[
+        Param::read("x"),
+        Param::read("scale"),
+        Param::read("shift"),
+        Param::read("squares"),
+        Param::read("d_y"),
+        Param::write("d_pre"),
+        Param::u32("n"),
+        Param::u32("c"),
+        Param::u32("width").ptx(),
+        Param::u32("rows").ptx(),
+        Param::u32("first_row").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "max_pool_backward.ptx",
+        text: include_str!("../../kernels/max_pool_backward.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "max_pool_backward.wgsl",
+        text: include_str!("../../shaders/max_pool_backward.wgsl"),
+    }),
+};
+
+/// Threads in a block of the PTX kernel, at most.
+const BLOCK: usize = 256;
+
+/// Bytes that a thread of the PTX kernel takes of a pixel at a time.
+const UNIT: usize = 16;
 
 /// From `d_y` `[r / 4, c]`, the gradient in the result of [`max_pool`](super::max_pool()) with the same `x` `[r, c]`,
 /// `scale`, `shift` `[c]` and `pictures`, writes that in `scale x + shift` to `d_pre` `[r, c]`.
@@ -76,7 +113,7 @@ pub fn max_pool_backward<'a, A: Float>(
             cpu(x.host(), affine, pictures.sizes(), d_y.host(), d_pre.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, x, [scale, shift], pictures, squares, d_y, d_pre),
     })
 }
 
@@ -107,6 +144,47 @@ pub fn reference<A: Accum>(
         }
     }
     d_pre
+}
+
+/// How far the gradients, stored with `bytes` bytes, may be off. With every sum `s` between `s - e` and `s + e` (see
+/// [`affine`]), a pixel surely gets nothing if its `s + e` is not above 0 or below the `s - e` of another, or if it is equal
+/// to an earlier one; it surely gets all if its `s - e` is above 0 and the `s + e` of all others but later ones that are
+/// equal. Then nothing is rounded, and only what is subnormal may be flushed. A pixel between may get all or nothing.
+#[doc(hidden)]
+pub fn error_bound(
+    x: &[f32],
+    scale: &[f32],
+    shift: &[f32],
+    sizes: &[[u32; 2]],
+    d_y: &[f32],
+    bytes: usize,
+    rounding: &Rounding,
+) -> Vec<f64> {
+    let c = scale.len();
+    let normal = match bytes {
+        2 => rounding.tiny,
+        _ => f64::from(f32::MIN_POSITIVE),
+    };
+    let mut bounds = vec![0.0; x.len()];
+    for (rows, d_y) in squares(sizes).into_iter().zip(d_y.chunks_exact(c)) {
+        for i in 0..c {
+            let pixels = rows.map(|row| x[row * c + i]);
+            let sums = pixels.map(|x| affine(x, scale[i], shift[i], rounding));
+            let (least, most) = (sums.map(|(s, e)| s - e), sums.map(|(s, e)| s + e));
+            let equal = |j: usize, k: usize| pixels[j] == pixels[k] || scale[i] == 0.0;
+            let size = f64::from(d_y[i]).abs();
+            for (k, row) in rows.into_iter().enumerate() {
+                let loses = most[k] <= 0.0
+                    || (0..4).any(|j| least[j] > most[k])
+                    || (0..k).any(|j| equal(j, k));
+                let beaten = |j: usize| most[j] < least[k] || j > k && equal(j, k);
+                let wins = least[k] > 0.0 && (0..4).all(|j| j == k || beaten(j));
+                let open = !loses && !wins;
+                bounds[row * c + i] = if open || size < normal { size } else { 0.0 };
+            }
+        }
+    }
+    bounds
 }
 
 fn cpu<A: Float>(
@@ -155,6 +233,56 @@ fn two_lines<A: Float>(x: &[A], scale: &[f32], shift: &[f32], d_y: &[A], d_pre: 
             }
         }
     }
+}
+
+fn variant(act: ElementType) -> Variant {
+    Variant::new().with("act", act.name())
+}
+
+fn variants() -> Vec<Variant> {
+    FLOATS.map(variant).into()
+}
+
+fn gpu<A: Float>(
+    gpu: Gpu<'_>,
+    x: Slice<'_, A>,
+    [scale, shift]: [Slice<'_, f32>; 2],
+    pictures: &Pictures,
+    squares: Slice<'_, u32>,
+    d_y: Slice<'_, A>,
+    mut d_pre: SliceMut<'_, A>,
+) -> Result<()> {
+    let c = scale.len();
+    // Short pixels share a block of the PTX kernel.
+    let width = (c * size_of::<A>() / UNIT).min(BLOCK);
+    let at_once = BLOCK / width;
+    for (these, rows) in pictures.square_turns(gpu, c * size_of::<A>()) {
+        let n = these.len();
+        gpu.call(&Call {
+            kernel: &MAX_POOL_BACKWARD,
+            variant: variant(A::TYPE),
+            args: &[
+                x.slice(rows.start * c..rows.end * c).into(),
+                scale.into(),
+                shift.into(),
+                squares.slice(2 * these.start..2 * these.end).into(),
+                d_y.slice(these.start * c..these.end * c).into(),
+                (&mut d_pre.slice_mut(rows.start * c..rows.end * c)).into(),
+                n.into(),
+                c.into(),
+                width.into(),
+                at_once.into(),
+                rows.start.into(),
+            ],
+            geometry: Geometry {
+                groups: grid((n * c / 4).div_ceil(64)),
+                grid: [n.div_ceil(at_once) as u32, 1, 1],
+                threads: (width * at_once) as u32,
+                shared_bytes: 0,
+            },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Packed pictures: which pixels are beside each other.
 
-use super::PackedTexts;
-use crate::device::{Buffer, Device, Slice};
+use std::ops::Range;
+
+use super::{ALIGN, PackedTexts, rows_per_binding};
+use crate::device::{Buffer, Device, Gpu, Slice};
 use crate::error::{Error, Result};
 
 /// Packed pictures: pixels of `n` pictures one behind the other, each line by line; a pixel is a row of a matrix.
@@ -105,6 +107,42 @@ impl Pictures {
         };
         Ok(squares.as_slice())
     }
+
+    /// Squares that a launch takes at a time where a pixel has `row_bytes` bytes, and with them all rows among which theirs
+    /// are, so many that one binding holds them.
+    pub(super) fn square_turns(
+        &self,
+        gpu: Gpu<'_>,
+        row_bytes: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let at_once = match gpu {
+            Gpu::Cuda(_) => usize::MAX,
+            Gpu::Wgpu(_) => {
+                let rows = rows_per_binding(gpu, row_bytes);
+                let squares = rows.saturating_sub(2 * self.two_lines() + ALIGN) / 4;
+                (squares / ALIGN * ALIGN).max(ALIGN)
+            }
+        };
+        self.turns(at_once)
+    }
+
+    /// The same with at most `at_once` squares. Rows begin at a multiple of [`ALIGN`].
+    fn turns(&self, at_once: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let (r, beside) = (self.pixels.tokens(), self.two_lines());
+        let n = r / 4;
+        // Row 4 s is in the two lines of square s, so that its rows are no farther than two lines away.
+        (0..n).step_by(at_once).map(move |first| {
+            let end = first.saturating_add(at_once).min(n);
+            let start = (4 * first).saturating_sub(beside) / ALIGN * ALIGN;
+            (first..end, start..(4 * end + beside).min(r))
+        })
+    }
+
+    /// Pixels of two lines of the widest picture.
+    fn two_lines(&self) -> usize {
+        let widths = self.sizes.iter().filter(|size| size[0] > 0);
+        2 * widths.map(|size| size[1]).max().unwrap_or(0) as usize
+    }
 }
 
 /// The row beside row `r` in the direction of `tap`, line by line from above left, 4 being `r` itself; `None` if it is
@@ -154,6 +192,26 @@ mod tests {
             error.to_string(),
             "shape mismatch in pictures: pictures: expected even sides, got 1 x 2"
         );
+    }
+
+    #[test]
+    fn turns_have_all_rows_of_their_squares() {
+        let cpu = Device::cpu();
+        let sizes = [[20, 4], [0, 90], [2, 64], [64, 2], [18, 20]];
+        let pictures = Pictures::new(&cpu, &sizes).unwrap();
+        let squares = crate::ops::max_pool::squares(&sizes);
+        for at_once in [1, 7, 128, usize::MAX] {
+            let mut next = 0;
+            for (these, rows) in pictures.turns(at_once) {
+                assert_eq!(these.start, next);
+                assert!(these.len() <= at_once && rows.start.is_multiple_of(ALIGN));
+                assert!(rows.len() <= 4 * these.len() + 2 * 2 * 64 + ALIGN);
+                let mut all = squares[these.clone()].iter().flatten();
+                assert!(all.all(|row| rows.contains(row)));
+                next = these.end;
+            }
+            assert_eq!(next, squares.len());
+        }
     }
 
     #[test]

@@ -7,8 +7,11 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::OpSpec;
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::{FLOATS, OpSpec, grid, in_every_tier, rows_per_binding};
+use crate::device::template::{Source, Variant};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target,
+};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -16,12 +19,35 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "relu",
     formula: "x = x where gate > 0, else 0",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[RELU],
+    ptx: RELU.ptx,
+    ptx_variants: variants,
+    wgsl: RELU.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
 };
+
+const RELU: Kernel = Kernel {
+    entry: "relu",
+    params: &[
+        Param::write("x"),
+        Param::read("gate").optional(),
+        Param::u32("n"),
+    ],
+    ptx: Some(Source {
+        file: "relu.ptx",
+        text: include_str!("../../kernels/relu.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "relu.wgsl",
+        text: include_str!("../../shaders/relu.wgsl"),
+    }),
+};
+
+/// Threads in a block of the PTX kernel.
+const BLOCK: usize = 256;
+
+/// Bytes that a thread takes.
+const UNIT: usize = 16;
 
 /// Sets to 0 what is not above 0 in `gate`, or in `x` itself without one; `x` holds a multiple of 8 elements, and `gate` as
 /// many.
@@ -56,7 +82,7 @@ pub fn relu<'a, T: Float>(x: impl Into<SliceMut<'a, T>>, gate: Option<Slice<'_, 
             cpu(x.host(), gate.map(|gate| gate.host()));
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, x, gate),
     })
 }
 
@@ -106,6 +132,42 @@ fn by_itself<T: Float>(x: &mut [T]) {
             T::from_f32(0.0)
         };
     }
+}
+
+fn variant(act: ElementType, gated: bool) -> Variant {
+    Variant::new().with("act", act.name()).with("gated", gated)
+}
+
+fn variants() -> Vec<Variant> {
+    let of = |act| [false, true].map(|gated| variant(act, gated));
+    FLOATS.map(of).concat()
+}
+
+/// What is beyond one binding goes in turns.
+fn gpu<T: Float>(gpu: Gpu<'_>, mut x: SliceMut<'_, T>, gate: Option<Slice<'_, T>>) -> Result<()> {
+    let unit = UNIT / size_of::<T>();
+    let units = x.len() / unit;
+    let at_once = rows_per_binding(gpu, UNIT);
+    for first in (0..units).step_by(at_once) {
+        let end = (first + at_once).min(units);
+        let elements = first * unit..end * unit;
+        gpu.call(&Call {
+            kernel: &RELU,
+            variant: variant(T::TYPE, gate.is_some()),
+            args: &[
+                (&mut x.slice_mut(elements.clone())).into(),
+                gate.map(|gate| gate.slice(elements)).into(),
+                (end - first).into(),
+            ],
+            geometry: Geometry {
+                groups: grid((end - first).div_ceil(64)),
+                grid: [(end - first).div_ceil(BLOCK) as u32, 1, 1],
+                threads: BLOCK as u32,
+                shared_bytes: 0,
+            },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,12 +3,17 @@
 //! The mean of the pixels of each picture, where a pixel may stand for many alike. A picture without pixels, or whose
 //! weights are all zero, gives zeros. Cost: `2 r c` operations against one read of `x`: memory bound.
 //! Comes after the last [`mod@super::max_pool`] of a network of convolutions; before [`mod@super::matmul`].
+//!
+//! Numerics: two sums in f32 in a fixed order, which depends on the picture alone, and one division.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Accum, OpSpec, PackedTexts};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::{Accum, FLOATS, OpSpec, PackedTexts, Rounding, grid, in_every_tier};
+use crate::device::template::{Source, Variant};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target,
+};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -16,12 +21,43 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "weighted_pool",
     formula: "out = sum w x / sum w, over the pixels of each picture",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[WEIGHTED_POOL],
+    ptx: WEIGHTED_POOL.ptx,
+    ptx_variants: variants,
+    wgsl: WEIGHTED_POOL.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
 };
+
+const WEIGHTED_POOL: Kernel = Kernel {
+    entry: "weighted_pool",
+    params: &[
+        Param::read("x"),
+        Param::read("weights"),
+        Param::read("offsets"),
+        Param::write("out"),
+        Param::u32("c"),
+        Param::u32("chunks").ptx(),
+        Param::u32("pieces").wgsl(),
+        Param::u32("pictures").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "weighted_pool.ptx",
+        text: include_str!("../../kernels/weighted_pool.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "weighted_pool.wgsl",
+        text: include_str!("../../shaders/weighted_pool.wgsl"),
+    }),
+};
+
+/// Threads in a block of the PTX kernel.
+const BLOCK: usize = 256;
+
+/// Bytes of a pixel that one block of the PTX kernel adds up.
+const CHUNK: usize = 64;
+
+/// Channels that one workgroup of the WGSL kernel adds up.
+const PIECE: usize = 16;
 
 /// The weighted means of the pixels `x` `[r, c]` of each picture of `pixels`, with weights `[r]`, none of them negative, into
 /// `out` `[n, c]`.
@@ -65,7 +101,7 @@ pub fn weighted_pool<'a, A: Float>(
             cpu(x.host(), c, weights.host(), pixels.offsets(), out.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, x, c, weights, pixels, out),
     })
 }
 
@@ -96,6 +132,54 @@ pub fn reference<A: Accum>(
     out
 }
 
+/// How far the means, stored with `bytes` bytes, may be off. With `l` pixels, `W` the sum of their weights and `M = sum w |x|
+/// / W`:
+///
+/// * a term of the sum of products passes through one product and at most `l` additions, in whatever order, and any of them
+///   may be subnormal and flushed: `g(l + 1) M + 2 l 2^-126 / W`, as a part of `W`
+/// * the sum of the weights, none negative, is off by `e = g(l) + 2 l 2^-126 / W`, relative, so that with the division a mean
+///   is off by `t = (e + division u) / (1 - e)`, relative
+/// * both: `(g(l + 1) M + 2 l 2^-126 / W) (1 + t) + |out| t`
+#[doc(hidden)]
+pub fn error_bound(
+    x: &[f32],
+    c: usize,
+    weights: &[f32],
+    offsets: &[u32],
+    bytes: usize,
+    rounding: &Rounding,
+) -> Vec<f64> {
+    let mut bounds = Vec::with_capacity((offsets.len() - 1) * c);
+    for span in offsets.windows(2) {
+        let rows = span[0] as usize..span[1] as usize;
+        let l = rows.len();
+        let Some((total, t)) = share_error(&weights[rows.clone()], rounding) else {
+            bounds.extend(std::iter::repeat_n(0.0, c));
+            continue;
+        };
+        let flushed = 2.0 * l as f64 * f64::from(f32::MIN_POSITIVE) / total;
+        for i in 0..c {
+            let (mut mean, mut size) = (0.0, 0.0);
+            for r in rows.clone() {
+                let part = f64::from(weights[r]) / total * f64::from(x[r * c + i]);
+                mean += part;
+                size += part.abs();
+            }
+            let e = (rounding.g(l + 1) * size + flushed) * (1.0 + t) + mean.abs() * t;
+            bounds.push(rounding.store(mean, e, bytes));
+        }
+    }
+    bounds
+}
+
+/// The sum of these weights, and `t`, the relative error of a division by it (see [`error_bound`]); `None` if it is 0.
+pub(super) fn share_error(weights: &[f32], rounding: &Rounding) -> Option<(f64, f64)> {
+    let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+    let l = weights.len();
+    let e = rounding.g(l) + 2.0 * l as f64 * f64::from(f32::MIN_POSITIVE) / total;
+    (total > 0.0).then(|| (total, (e + rounding.division * rounding.u) / (1.0 - e)))
+}
+
 fn cpu<A: Float>(x: &[A], c: usize, weights: &[f32], offsets: &[u32], out: &mut [A]) {
     out.par_chunks_mut(c)
         .zip(offsets.par_windows(2))
@@ -124,6 +208,47 @@ fn add_up<A: Float>(x: &[A], weights: &[f32], sums: &mut [f32]) -> f32 {
         }
     }
     total
+}
+
+fn variant(act: ElementType) -> Variant {
+    Variant::new().with("act", act.name())
+}
+
+fn variants() -> Vec<Variant> {
+    FLOATS.map(variant).into()
+}
+
+fn gpu<A: Float>(
+    gpu: Gpu<'_>,
+    x: Slice<'_, A>,
+    c: usize,
+    weights: Slice<'_, f32>,
+    pixels: &PackedTexts,
+    mut out: SliceMut<'_, A>,
+) -> Result<()> {
+    let n = pixels.texts();
+    let chunks = (c * size_of::<A>()).div_ceil(CHUNK);
+    let pieces = c.div_ceil(PIECE);
+    gpu.call(&Call {
+        kernel: &WEIGHTED_POOL,
+        variant: variant(A::TYPE),
+        args: &[
+            x.into(),
+            weights.into(),
+            pixels.on_device().into(),
+            (&mut out).into(),
+            c.into(),
+            chunks.into(),
+            pieces.into(),
+            n.into(),
+        ],
+        geometry: Geometry {
+            groups: grid(n * pieces),
+            grid: [(n * chunks) as u32, 1, 1],
+            threads: BLOCK as u32,
+            shared_bytes: 0,
+        },
+    })
 }
 
 #[cfg(test)]

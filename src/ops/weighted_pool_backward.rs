@@ -3,12 +3,19 @@
 //! The gradient of [`mod@super::weighted_pool`]; zeros where the weights of a picture are all zero. Cost: one write of
 //! `dx`: memory bound.
 //! Comes after [`mod@super::matmul_nn`]; before [`mod@super::max_pool_backward`].
+//!
+//! Numerics: one sum in f32 in a fixed order, which depends on the picture alone, one division per pixel and one product per
+//! element.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Accum, OpSpec, PackedTexts};
-use crate::device::{Cost, Float, Slice, SliceMut, Target};
+use super::weighted_pool::share_error;
+use super::{Accum, FLOATS, OpSpec, PackedTexts, Rounding, grid, in_every_tier};
+use crate::device::template::{Source, Variant};
+use crate::device::{
+    Call, Cost, ElementType, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target,
+};
 use crate::error::Result;
 
 /// Everything under this operator's name.
@@ -16,12 +23,44 @@ use crate::error::Result;
 pub const SPEC: OpSpec = OpSpec {
     name: "weighted_pool_backward",
     formula: "dx = w / sum w d_out of the pixel's picture",
-    kernels: &[],
-    ptx: None,
-    ptx_variants: Vec::new,
-    wgsl: None,
-    wgsl_variants: Vec::new,
+    kernels: &[WEIGHTED_POOL_BACKWARD],
+    ptx: WEIGHTED_POOL_BACKWARD.ptx,
+    ptx_variants: variants,
+    wgsl: WEIGHTED_POOL_BACKWARD.wgsl,
+    wgsl_variants: || in_every_tier(variants()),
 };
+
+const WEIGHTED_POOL_BACKWARD: Kernel = Kernel {
+    entry: "weighted_pool_backward",
+    params: &[
+        Param::read("d_out"),
+        Param::read("weights"),
+        Param::read("offsets"),
+        Param::write("dx"),
+        Param::u32("c"),
+        Param::u32("width").ptx(),
+        Param::u32("groups").ptx(),
+        Param::u32("chunks"),
+        Param::u32("pictures").wgsl(),
+    ],
+    ptx: Some(Source {
+        file: "weighted_pool_backward.ptx",
+        text: include_str!("../../kernels/weighted_pool_backward.ptx"),
+    }),
+    wgsl: Some(Source {
+        file: "weighted_pool_backward.wgsl",
+        text: include_str!("../../shaders/weighted_pool_backward.wgsl"),
+    }),
+};
+
+/// Threads in a block of the PTX kernel.
+const BLOCK: usize = 256;
+
+/// Pixels of a picture that one block or workgroup writes.
+const CHUNK: usize = 64;
+
+/// Bytes that a thread of the PTX kernel takes of a pixel at a time.
+const UNIT: usize = 16;
 
 /// From `d_out` `[n, c]`, the gradient in the weighted means of the pixels of each picture of `pixels`, writes that in the
 /// pixels to `dx` `[r, c]`; `weights` `[r]` are those of the forward.
@@ -64,7 +103,7 @@ pub fn weighted_pool_backward<'a, A: Float>(
             cpu(d_out.host(), c, weights.host(), pixels.offsets(), dx.host());
             Ok(())
         }
-        Target::Gpu(_) => Err(SPEC.unsupported(device, "it has no kernel")),
+        Target::Gpu(on) => gpu(on, d_out, c, weights, pixels, dx),
     })
 }
 
@@ -96,6 +135,37 @@ pub fn reference<A: Accum>(
     dx
 }
 
+/// How far the gradients, stored with `bytes` bytes, may be off: a share `w / sum w` by `t`, relative, as in the forward
+/// (`share_error`), and by 2^-126 if it is flushed; then a product is rounded: `|dx| (t + u + t u) + 2^-126 |d_out|`.
+#[doc(hidden)]
+pub fn error_bound(
+    d_out: &[f32],
+    c: usize,
+    weights: &[f32],
+    offsets: &[u32],
+    bytes: usize,
+    rounding: &Rounding,
+) -> Vec<f64> {
+    let mut bounds = Vec::with_capacity(weights.len() * c);
+    for (span, d_out) in offsets.windows(2).zip(d_out.chunks_exact(c)) {
+        let weights = &weights[span[0] as usize..span[1] as usize];
+        let Some((total, t)) = share_error(weights, rounding) else {
+            bounds.extend(std::iter::repeat_n(0.0, weights.len() * c));
+            continue;
+        };
+        let relative = t + rounding.u + t * rounding.u;
+        for &w in weights {
+            bounds.extend(d_out.iter().map(|&g| {
+                let g = f64::from(g);
+                let dx = f64::from(w) / total * g;
+                let flushed = f64::from(f32::MIN_POSITIVE) * g.abs();
+                rounding.store(dx, relative * dx.abs() + flushed, bytes)
+            }));
+        }
+    }
+    bounds
+}
+
 fn cpu<A: Float>(d_out: &[A], c: usize, weights: &[f32], offsets: &[u32], mut dx: &mut [A]) {
     // The pixels of each picture.
     let mut jobs = Vec::with_capacity(offsets.len() - 1);
@@ -118,6 +188,48 @@ fn spread<A: Float>(weights: &[f32], d_out: &[A], dx: &mut [A]) {
             *dx = A::from_f32(share * g.to_f32());
         }
     }
+}
+
+fn variant(act: ElementType) -> Variant {
+    Variant::new().with("act", act.name())
+}
+
+fn variants() -> Vec<Variant> {
+    FLOATS.map(variant).into()
+}
+
+fn gpu<A: Float>(
+    gpu: Gpu<'_>,
+    d_out: Slice<'_, A>,
+    c: usize,
+    weights: Slice<'_, f32>,
+    pixels: &PackedTexts,
+    mut dx: SliceMut<'_, A>,
+) -> Result<()> {
+    let n = pixels.texts();
+    let width = (c * size_of::<A>() / UNIT).min(BLOCK);
+    let chunks = pixels.longest().div_ceil(CHUNK);
+    gpu.call(&Call {
+        kernel: &WEIGHTED_POOL_BACKWARD,
+        variant: variant(A::TYPE),
+        args: &[
+            d_out.into(),
+            weights.into(),
+            pixels.on_device().into(),
+            (&mut dx).into(),
+            c.into(),
+            width.into(),
+            (BLOCK / width).into(),
+            chunks.into(),
+            n.into(),
+        ],
+        geometry: Geometry {
+            groups: grid(n * chunks),
+            grid: [(n * chunks) as u32, 1, 1],
+            threads: BLOCK as u32,
+            shared_bytes: 0,
+        },
+    })
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ mod map_pool_backward;
 mod matmul;
 mod matmul_nn;
 mod matmul_tn;
+mod max_pool;
+mod max_pool_backward;
 mod maxsim;
 mod normalize_rows;
 mod normalize_rows_backward;
@@ -46,11 +48,14 @@ mod outputs;
 mod pair_dot;
 mod pool;
 mod pool_backward;
+mod relu;
 mod scatter_rows;
 mod similarity_map;
 mod similarity_map_backward;
 mod soft_alignment;
 mod unfold;
+mod weighted_pool;
+mod weighted_pool_backward;
 
 pub use judge::{judge, worst_ratio};
 #[allow(
@@ -183,6 +188,11 @@ fn all() -> Vec<Case> {
     cases.extend(batch_norm::cases());
     cases.extend(batch_norm_backward::cases());
     cases.extend(fold::cases());
+    cases.extend(max_pool::cases());
+    cases.extend(max_pool_backward::cases());
+    cases.extend(weighted_pool::cases());
+    cases.extend(weighted_pool_backward::cases());
+    cases.extend(relu::cases());
     cases.extend(matmul_nn::cases());
     cases.extend(matmul_tn::cases());
     cases.extend(info_nce::cases());
