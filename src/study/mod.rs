@@ -8,15 +8,19 @@
 //! * [`geometry`] measures what embeddings are made of and the space they fill.
 //! * [`experiment_1`] trains an encoder with and without near-misses as negatives, and measures what that changes.
 //! * [`guard`] trains and calibrates verifiers that say of two sentences whether they mean the same.
+//! * [`training`] is what stages that train have in common: rows, progress, the end; [`measured`] keeps what was measured of a
+//!   model; [`changes`] sets models beside others, and [`verdict`] says so in words.
 //! * [`explain`] compares two sentences token by token, and draws that.
 //! * [`pair_scores`] scores pairs of sentences, encoding every text once; [`table`] writes tables, [`progress`] shows
 //!   how far a stage is, [`interrupt`] ends a training in order, [`profile`] says what each operator cost on the device.
 
+pub mod changes;
 pub mod experiment_1;
 pub mod explain;
 pub mod geometry;
 pub mod guard;
 pub mod interrupt;
+pub mod measured;
 pub mod near_miss;
 pub mod pair_scores;
 pub mod plan;
@@ -27,6 +31,8 @@ pub mod retrieve;
 pub mod session;
 pub mod stage;
 pub mod table;
+pub mod training;
+pub mod verdict;
 
 #[cfg(test)]
 mod tests;

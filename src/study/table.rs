@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::metrics::near_miss::Estimate;
+use crate::metrics::statistics::Summary;
+
 /// A Markdown table.
 pub struct Table {
     /// The heading and the rows so far.
@@ -34,4 +37,28 @@ pub fn names(list: &[&str]) -> Vec<String> {
 /// A number with three decimals; `-` if there is none.
 pub fn number(value: Option<f64>) -> String {
     value.map_or("-".into(), |v| format!("{v:.3}"))
+}
+
+/// A number that may go either way, with its interval.
+pub fn signed(estimate: &Estimate, digits: usize) -> String {
+    let value = format!("{:+.digits$}", estimate.value);
+    match estimate.interval {
+        Some([low, high]) => format!("{value} [{low:+.digits$}, {high:+.digits$}]"),
+        None => value,
+    }
+}
+
+/// Mean over seeds; with several of them, the standard deviation beside it.
+pub fn over_seeds(values: &[f64]) -> String {
+    let found = Summary::of(values);
+    match values.len() {
+        0 => "-".into(),
+        1 => format!("{:.4}", found.mean),
+        _ => format!("{:.4} ± {:.4}", found.mean, found.std),
+    }
+}
+
+/// `before -> after` of a change.
+pub fn arrow(before: &str, after: &str) -> String {
+    format!("{before} → {after}")
 }

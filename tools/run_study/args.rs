@@ -7,11 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nearmiss::metrics::near_miss;
 use nearmiss::metrics::statistics::Bootstrap;
 use nearmiss::model::hub::DEFAULT_BACKBONE;
-use nearmiss::study::experiment_1::data::SHARE;
 use nearmiss::study::guard::GuardOptions;
+use nearmiss::verifier::{self, Kind as VerifierKind, Penalty};
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::plan;
-use nearmiss::verifier::{self, Kind as VerifierKind, Penalty};
+use nearmiss::study::training::data::SHARE;
 
 /// Dense retrieval on hand-written GPU kernels: without a command, runs the whole study at its defaults.
 #[derive(Parser)]

@@ -1,36 +1,26 @@
 //! Everything that is measured of one model, kept in a file so that it is measured once.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::Experiment1;
-use super::models::{Job, Model, TrainConfig, Training};
+use super::models::{Job, Model, TrainConfig};
 use crate::data::beir::Collection;
 use crate::data::triplets::Triplet;
 use crate::encoder::Encoder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::geometry::{Space, drift, space};
-use crate::metrics::ranking::{Evaluation, RankingMetrics};
 use crate::metrics::statistics::Summary;
 use crate::study::geometry::Sentences;
-use crate::study::near_miss::{Examples, Triplets, compare_triplets, digest};
+use crate::study::measured::{Record, SetMetrics, pairs_of};
+use crate::study::near_miss::{Triplets, compare_triplets, digest};
 use crate::study::pair_scores::{Scorers, score_pairs};
 use crate::study::progress::Progress;
-use crate::study::results::{PromptConfig, ResultFolder, Setup, collection_sha256, id};
+use crate::study::results::{PromptConfig, Setup, collection_sha256};
 use crate::study::retrieve::{RetrieveOptions, retrieve};
 use crate::study::session::Session;
-
-/// A collection that models are compared on.
-#[derive(Clone, Debug)]
-pub struct RetrievalSet {
-    /// Passages, questions and judgements.
-    pub collection: Arc<Collection>,
-    /// Whether training rows are about the same things: no zero-shot set then.
-    pub in_domain: bool,
-}
+use crate::study::training::Training;
 
 /// What a model's numbers depend on beside the model.
 #[derive(Clone, Debug, Serialize)]
@@ -82,22 +72,6 @@ struct MeasureConfig<'a> {
     /// The encoder that it was trained from, or is.
     #[serde(flatten)]
     setup: &'a Setup,
-}
-
-/// The metrics of a model's rankings on a collection.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SetMetrics {
-    /// Per query, in the order of ids.
-    pub per_query: Vec<(String, RankingMetrics)>,
-    /// The mean with documents left out whose id is the query's own; `None` if no ranking has one.
-    pub without_identical: Option<RankingMetrics>,
-}
-
-impl SetMetrics {
-    /// The mean over the queries.
-    pub fn mean(&self) -> RankingMetrics {
-        RankingMetrics::mean_of(self.per_query.iter().map(|(_, m)| m)).unwrap_or_default()
-    }
 }
 
 /// Cosines of the training domain's held-out rows.
@@ -180,27 +154,16 @@ pub(super) fn measured(
     job: Option<&Job<'_>>,
     before: &mut Before<'_>,
 ) -> Result<(Measured, Times)> {
-    const FILE: &str = "measured.json";
     let config = MeasureConfig {
         stage: "measure",
         inputs,
         training: job.map(|job| &job.config),
         setup,
     };
-    let name = format!(
-        "measure-{}-{}-{}",
-        session.backbone.name,
-        model.group().replace(['(', ')'], "-").trim_end_matches('-'),
-        id(&config)
-    );
-    let folder = ResultFolder::new(&session.out, &name);
-    let path = folder.path().join(FILE);
-    if path.exists() {
-        session.progress.log(&format!(
-            "{model}: measured before, see {}",
-            folder.path().display()
-        ));
-        return Ok((read(&path)?, Times::default()));
+    let group = model.group().replace(['(', ')'], "-");
+    let record = Record::of(session, group.trim_end_matches('-'), &config);
+    if let Some(found) = record.read(session, &model.to_string())? {
+        return Ok((found, Times::default()));
     }
     let (encoder, training, time) = match job {
         None => {
@@ -224,19 +187,7 @@ pub(super) fn measured(
         training_s: time.as_secs_f64(),
         measuring_s: start.elapsed().as_secs_f64(),
     };
-    folder.json("config.json", &config)?;
-    folder.json(FILE, &found)?;
-    Ok((read(&path)?, times))
-}
-
-fn read(path: &Path) -> Result<Measured> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).map_err(|e| {
-        Error::input(
-            path,
-            format!("not what was measured of a model ({e}); remove it to measure again"),
-        )
-    })
+    Ok((record.keep(&config, &found)?, times))
 }
 
 fn measure(
@@ -257,11 +208,7 @@ fn measure(
         )?;
         truncated[0] += found.documents.truncated;
         truncated[1] += found.queries.truncated;
-        let Evaluation { per_query, .. } = found.evaluation;
-        retrieval.push(SetMetrics {
-            per_query,
-            without_identical: found.without_identical.map(|e| e.mean),
-        });
+        retrieval.push(SetMetrics::of(found.evaluation, found.without_identical));
     }
     let pooled = Scorers {
         verifiers: Vec::new(),
@@ -309,11 +256,6 @@ fn measure(
         drift,
         truncated,
     })
-}
-
-fn pairs_of(set: &Examples) -> Vec<[&str; 2]> {
-    let items = set.items.iter();
-    items.map(|item| [&item.anchor[..], &item.text]).collect()
 }
 
 fn held_out_triplets(rows: &[Triplet], sample: usize, seed: u64) -> Triplets {

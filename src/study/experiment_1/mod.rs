@@ -11,31 +11,30 @@
 //! that is there is not trained again, what was measured is not measured again, and a training that was cut short goes on
 //! from its last checkpoint.
 //!
-//! * [`data`] is what is trained on, [`models`] the training of one model, [`measure`] what is measured of it.
+//! * [`models`] is the training of one model, [`measure`] what is measured of it.
 //! * [`compare`] sets arms beside each other.
 
 pub mod compare;
-pub mod data;
 pub mod measure;
 pub mod models;
 mod report;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use compare::{Compared, Comparisons};
-use data::TrainingData;
-use measure::{Before, Inputs, Measured, RetrievalSet, Times, measured};
+use measure::{Before, Inputs, Measured, Times, measured};
 use models::{Job, Model, TrainConfig};
 
+use super::measured::{RetrievalSet, notes_of, seen};
 use super::near_miss::Examples;
 use super::pair_scores::Scorers;
 use super::results::Setup;
 use super::session::Session;
 use super::stage::{Report, Stage};
+use super::training::data::TrainingData;
 use crate::error::Result;
 use crate::metrics::near_miss::Options;
 use crate::train::arms::Arm;
@@ -156,50 +155,10 @@ impl Experiment1 {
             grammar: self.data.grammar,
         }
     }
-
-    /// What of the test data is among the rows to train on.
-    fn seen(&self) -> Vec<String> {
-        let data = &self.data;
-        let retrieval = data.retrieval.iter();
-        let retrieval = retrieval.flat_map(|row| [&row.anchor, &row.positive, &row.negative]);
-        let used = self.arms.iter().any(|arm| *arm != Arm::A);
-        let structural = data.structural.iter().filter(|_| used).flat_map(|row| {
-            [&row.anchor, &row.near_miss]
-                .into_iter()
-                .chain(&row.paraphrase)
-        });
-        let trained: HashSet<&str> = retrieval.chain(structural).map(|text| &text[..]).collect();
-        let mut notes = Vec::new();
-        for set in &self.sets {
-            let queries = set.collection.queries.iter();
-            let seen = queries
-                .filter(|query| trained.contains(query.text.trim()))
-                .count();
-            if seen > 0 {
-                let name = &set.collection.name;
-                notes.push(format!("queries of {name} that training rows hold: {seen}"));
-            }
-        }
-        for set in &self.near_misses {
-            let items = set.items.iter();
-            let seen = items
-                .filter(|item| {
-                    trained.contains(&item.anchor[..]) || trained.contains(&item.text[..])
-                })
-                .count();
-            if seen > 0 {
-                let name = &set.name;
-                notes.push(format!(
-                    "pairs of {name} with a sentence that training rows hold: {seen}"
-                ));
-            }
-        }
-        notes
-    }
 }
 
 /// What is odd about an arm's rows.
-fn notes_of(job: &Job<'_>) -> Vec<String> {
+fn notes_of_rows(job: &Job<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     let structural = job.config.structural;
     if job.repeated > 0 {
@@ -274,8 +233,10 @@ impl Stage for Experiment1 {
         }
         session.progress.log("comparing models");
         let comparisons = self.compared(&models, &all).compare()?;
-        let mut notes: Vec<String> = jobs.iter().flat_map(notes_of).collect();
-        notes.extend(self.seen());
+        let mut notes: Vec<String> = jobs.iter().flat_map(notes_of_rows).collect();
+        let structural = self.arms.iter().any(|arm| *arm != Arm::A);
+        let trained = self.data.texts(structural);
+        notes.extend(seen(&trained, &self.sets, &self.near_misses));
         Ok(Found {
             comparisons,
             models,
@@ -288,19 +249,7 @@ impl Stage for Experiment1 {
     fn notes(&self, found: &Found) -> Vec<String> {
         let mut notes = self.data.notes.clone();
         notes.extend(found.notes.iter().cloned());
-        for set in &self.near_misses {
-            notes.extend(set.notes.iter().map(|note| format!("{}: {note}", set.name)));
-        }
-        for set in &self.sets {
-            let name = &set.collection.name;
-            notes.extend(
-                set.collection
-                    .notes
-                    .lines()
-                    .into_iter()
-                    .map(|n| format!("{name}: {n}")),
-            );
-        }
+        notes.extend(notes_of(&self.sets, &self.near_misses));
         for (model, measured) in found.models.iter().zip(&found.measured) {
             let [documents, queries, pairs] = measured.truncated;
             if model.arm.is_none() && documents + queries + pairs > 0 {

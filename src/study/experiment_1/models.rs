@@ -1,20 +1,17 @@
 //! The models of the experiment, and the training of one.
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::data::TrainingData;
 use crate::encoder::Encoder;
-use crate::error::{Error, Result};
-use crate::study::progress::{Progress, Task};
+use crate::error::Result;
 use crate::study::results::{Setup, id};
 use crate::study::session::Session;
-use crate::train::arms::{Arm, Mixed, mix};
-use crate::train::curve::{self, CURVE, Point};
-use crate::train::trainer::MODEL;
+use crate::study::training::data::TrainingData;
+use crate::study::training::{Training, model_folder, stopped};
+use crate::train::arms::Arm;
 use crate::train::{Length, Plan, TrainOptions, Trainer};
 
 /// A model that is evaluated.
@@ -80,7 +77,7 @@ impl<'a> Job<'a> {
         session: &Session,
         setup: &Setup,
     ) -> Result<Self> {
-        let mixed = mixed(arm, data, model.seed)?;
+        let mixed = data.mixed(arm, model.seed)?;
         let options = TrainOptions {
             seed: model.seed,
             length: match options.length {
@@ -125,7 +122,7 @@ impl<'a> Job<'a> {
     pub fn run(&self, session: &Session) -> Result<(Encoder, Training, Duration)> {
         let folder = session.out.join(self.folder(session));
         let mut task = Training::task(session, &self.model.to_string(), self.config.plan.steps);
-        let rows = mixed(self.arm, self.data, self.model.seed)?;
+        let rows = self.data.mixed(self.arm, self.model.seed)?;
         let listening = session.interrupt.listen();
         // With its own limit: the training's is written into the model, for all that read it.
         let limit = session.encoder.tokenizer().max_length();
@@ -147,149 +144,5 @@ impl<'a> Job<'a> {
         let limit = Some(self.config.setup.max_length);
         let encoder = session.load(&model_folder(&folder), limit)?;
         Ok((encoder, training, time))
-    }
-}
-
-fn mixed(arm: Arm, data: &TrainingData, seed: u64) -> Result<Mixed> {
-    mix(
-        arm,
-        &data.retrieval,
-        &data.structural,
-        Some(data.share),
-        seed,
-    )
-}
-
-/// What is said of a training that was told to stop.
-pub fn stopped(step: u64, steps: u64, folder: &Path) -> Error {
-    Error::Stopped(format!(
-        "stopped after step {step} of {steps}; the checkpoint is in {}, and the same command goes on from there",
-        folder.display()
-    ))
-}
-
-/// How a training went.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Training {
-    /// Steps done.
-    pub steps: u64,
-    /// Those without an update, whose gradients overflowed.
-    pub skipped: u64,
-    /// Mean loss of the first tenth of the steps and of the last; `None` if the curve has not all of them.
-    pub loss: Option<[f64; 2]>,
-}
-
-impl Training {
-    /// How the training in `folder` went.
-    ///
-    /// # Errors
-    /// As [`curve::read`].
-    pub fn of(folder: &Path, steps: u64, skipped: u64) -> Result<Self> {
-        let points = curve::read(&folder.join(CURVE))?;
-        let whole = (1..=steps).eq(points.iter().map(|point| point.step));
-        Ok(Training {
-            steps,
-            skipped,
-            loss: whole.then(|| ends(&points)),
-        })
-    }
-
-    /// Both losses as they are shown.
-    pub fn losses(&self) -> [String; 2] {
-        let shown = |loss: [f64; 2]| loss.map(|loss| format!("{loss:.3}"));
-        self.loss.map_or(["-", "-"].map(String::from), shown)
-    }
-
-    /// Shows how far a training is.
-    pub fn task(session: &Session, what: &str, steps: u64) -> TrainingTask {
-        session
-            .progress
-            .log(&format!("training {what}: {steps} steps"));
-        TrainingTask {
-            task: session.progress.task("training", steps as usize),
-            progress: session.progress,
-            begun: false,
-        }
-    }
-}
-
-/// A training's progress as it is shown.
-pub struct TrainingTask {
-    task: Task,
-    progress: Progress,
-    begun: bool,
-}
-
-impl TrainingTask {
-    /// A step is done.
-    pub fn step(&mut self, progress: &crate::train::Progress) {
-        let done = progress.point.step as usize;
-        if !std::mem::replace(&mut self.begun, true) && done > 1 {
-            self.progress
-                .log(&format!("going on after step {}", done - 1));
-            self.task.begin_at(done - 1);
-        }
-        let draws = self.progress.draws();
-        self.task.at_with(done, || {
-            let loss = format!("loss {:.3}", progress.point.loss);
-            // A bar says that of itself.
-            match draws {
-                true => loss,
-                false => format!("{loss}, {} left", shown(progress.seconds_left)),
-            }
-        });
-    }
-
-    /// Ends it; the time that it took.
-    pub fn finish(self) -> Duration {
-        self.task.finish()
-    }
-}
-
-/// Seconds as a person says them.
-fn shown(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s} s"),
-        (h, m, _) => format!("{h} h {m} min"),
-    }
-}
-
-/// The model folder in a training's folder.
-pub fn model_folder(folder: &Path) -> std::path::PathBuf {
-    folder.join(MODEL)
-}
-
-/// Mean loss of the first tenth of the steps and of the last.
-fn ends(points: &[Point]) -> [f64; 2] {
-    let n = points.len().div_ceil(10);
-    let mean = |points: &[Point]| {
-        points.iter().map(|p| f64::from(p.loss)).sum::<f64>() / points.len().max(1) as f64
-    };
-    [mean(&points[..n]), mean(&points[points.len() - n..])]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn losses_of_both_ends() {
-        let point = |step: u64| Point {
-            step,
-            loss: step as f32,
-            gradient_norm: 1.0,
-            scale: 1.0,
-            learning_rate: 0.1,
-            tokens_per_second: 1.0,
-        };
-        let points: Vec<Point> = (1..=20).map(point).collect();
-        assert_eq!(ends(&points), [1.5, 19.5]);
-        assert_eq!(ends(&points[..1]), [1.0, 1.0]);
-        assert_eq!(
-            [shown(9.4), shown(61.0), shown(7300.0)],
-            ["9 s", "1 min 1 s", "2 h 1 min"]
-        );
     }
 }

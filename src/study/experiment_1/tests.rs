@@ -11,6 +11,7 @@ use crate::device::DeviceChoice;
 use crate::study::plan::Preset;
 use crate::study::results::id;
 use crate::study::session::SessionOptions;
+use crate::study::training::data;
 
 fn session(max_length: Option<usize>) -> Session {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-2x64");

@@ -9,13 +9,13 @@ use nearmiss::data::triplets::{Identical, SplitBy};
 use nearmiss::metrics::near_miss::Options;
 use nearmiss::metrics::statistics::Bootstrap;
 use nearmiss::study::experiment_1::Experiment1;
-use nearmiss::study::experiment_1::data::{DataOptions, SHARE, TrainingData, TrainingFiles};
-use nearmiss::study::experiment_1::measure::RetrievalSet;
 use nearmiss::study::geometry::{GeometryOptions, GeometryStage};
+use nearmiss::study::measured::RetrievalSet;
 use nearmiss::study::near_miss::{Examples, FileOptions, NearMissStage, Triplets};
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::plan::{Plan, Preset};
 use nearmiss::study::retrieve::{RetrieveOptions, RetrieveStage, subset};
+use nearmiss::study::training::data::{DataOptions, SHARE, TrainingData, TrainingFiles};
 use nearmiss::train::arms::Arm;
 use nearmiss::{Error, Result};
 

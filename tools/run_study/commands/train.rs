@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nearmiss::data::triplets::{Examples, Identical, Pair, Triplet, TripletNotes, read};
-use nearmiss::study::experiment_1::models::{self, model_folder, stopped};
 use nearmiss::study::session::Session;
+use nearmiss::study::training::{self, model_folder, stopped};
 use nearmiss::train::checkpoint::CHECKPOINT;
 use nearmiss::train::{FolderLock, Length, Negatives, Sampler, TrainOptions, Trainer};
 use nearmiss::{Error, Result};
@@ -60,7 +60,7 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     let limit = encoder.tokenizer().max_length();
     let plan = options.plan(session.encoder.config(), limit, &triplets, &[])?;
     let n = triplets.len();
-    let mut task = models::Training::task(&session, &to.display().to_string(), plan.steps);
+    let mut task = training::Training::task(&session, &to.display().to_string(), plan.steps);
     let listening = session.interrupt.listen();
     let options = session.training_options(options, &encoder);
     let trained = Trainer::new(encoder, options)
@@ -83,7 +83,7 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
     // Whoever removes the model can train again.
     let checkpoint = folder.join(CHECKPOINT);
     fs::remove_file(&checkpoint).map_err(|e| Error::io("remove", &checkpoint, e))?;
-    let found = models::Training::of(&folder, trained.steps, trained.skipped)?;
+    let found = training::Training::of(&folder, trained.steps, trained.skipped)?;
     if common.json {
         let value = json!({
             "model": to.display().to_string(),

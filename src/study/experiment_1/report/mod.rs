@@ -13,10 +13,7 @@ use near_miss::{
 };
 use retrieval::{retrieval_changes, retrieval_table, set_changes};
 
-use super::compare::Group;
 use super::{Experiment1, Found};
-use crate::metrics::near_miss::Estimate;
-use crate::metrics::statistics::Summary;
 use crate::study::stage::Report;
 use crate::study::table::{Table, names, number};
 
@@ -25,30 +22,6 @@ const SHOWN: [&str; 4] = ["ndcg@10", "mrr@10", "accuracy@1", "accuracy@10"];
 
 /// Models below which a rank correlation says nothing.
 const FEWEST_RANKED: usize = 5;
-
-/// A number that may go either way, with its interval.
-fn signed(estimate: &Estimate, digits: usize) -> String {
-    let value = format!("{:+.digits$}", estimate.value);
-    match estimate.interval {
-        Some([low, high]) => format!("{value} [{low:+.digits$}, {high:+.digits$}]"),
-        None => value,
-    }
-}
-
-/// Mean over seeds; with several of them, the standard deviation beside it.
-fn over_seeds(values: &[f64]) -> String {
-    let found = Summary::of(values);
-    match values.len() {
-        0 => "-".into(),
-        1 => format!("{:.4}", found.mean),
-        _ => format!("{:.4} ± {:.4}", found.mean, found.std),
-    }
-}
-
-/// `before -> after` of a change.
-fn arrow(before: &str, after: &str) -> String {
-    format!("{before} → {after}")
-}
 
 /// The result as Markdown: what the terminal shows.
 pub(super) fn summary(stage: &Experiment1, report: &Report<Experiment1>) -> String {
@@ -154,12 +127,6 @@ fn training_table(report: &Report<Experiment1>) -> Table {
         ]);
     }
     table
-}
-
-/// The mean over a group's models of what each has; `None` if one has not.
-fn group_mean(group: &Group, of: impl Fn(usize) -> Option<f64>) -> Option<f64> {
-    let values: Option<Vec<f64>> = group.models.iter().map(|&model| of(model)).collect();
-    Some(Summary::of(&values?).mean)
 }
 
 fn held_out_table(found: &Found) -> Option<Table> {

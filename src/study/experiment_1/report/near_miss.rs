@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::{arrow, group_mean, signed};
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation};
 use crate::metrics::statistics::Summary;
-use crate::study::experiment_1::compare::{
-    NearMissChange, TestName, TestSet, Transferred, Verdict,
-};
+use crate::study::changes::NearMissChange;
+use crate::study::experiment_1::compare::{TestSet, Transferred};
 use crate::study::experiment_1::{Experiment1, Found};
-use crate::study::table::{Table, names, number};
+use crate::study::table::{Table, arrow, names, number, signed};
+use crate::study::verdict::{TestName, Verdict};
 
 fn rejection_of(evaluation: &CategoryReport) -> Option<f64> {
     let points = evaluation.separation.value()?.rejection.value()?;
@@ -33,7 +32,7 @@ pub(super) fn rejection_table(found: &Found) -> Table {
         };
         let cells = groups.iter().map(|group| {
             let mean = |of: &dyn Fn(&CategoryReport) -> Option<f64>| {
-                number(group_mean(group, |model| of(all(model))))
+                number(group.mean(|model| of(all(model))))
             };
             format!(
                 "{} ({}; {} / {})",
@@ -136,7 +135,7 @@ pub(super) fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> T
         let mut cells = vec![name, report.near_misses.n.to_string()];
         for group in groups {
             let of = |value: &dyn Fn(&Summary) -> f64| {
-                group_mean(group, |model| Some(value(&all[model][i].near_misses)))
+                group.mean(|model| Some(value(&all[model][i].near_misses)))
             };
             let (mean, std) = (of(&|s| s.mean), of(&|s| s.std));
             cells.push(format!("{} ± {}", number(mean), number(std)));
@@ -157,9 +156,7 @@ pub(super) fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> T
     ];
     for group in groups {
         let of = |value: &dyn Fn(&Summary) -> f64| {
-            group_mean(group, |model| {
-                Some(value(&test.evaluations[model].all.accepts))
-            })
+            group.mean(|model| Some(value(&test.evaluations[model].all.accepts)))
         };
         accepts.push(format!(
             "{} ± {}",
@@ -181,7 +178,7 @@ pub(super) fn transferred_table(found: &Found) -> Table {
     for test in &found.comparisons.tests {
         let cells = groups.iter().map(|group| {
             let of = |what: &dyn Fn(Transferred) -> f64| {
-                number(group_mean(group, |model| test.transferred[model].map(what)))
+                number(group.mean(|model| test.transferred[model].map(what)))
             };
             format!("{} / {}", of(&|t| t.rejection), of(&|t| t.true_accept))
         });

@@ -1,11 +1,10 @@
 //! Tables of rankings.
 
-use super::{arrow, over_seeds, signed};
 use crate::metrics::ranking::RankingMetrics;
 use crate::metrics::statistics::Summary;
-use crate::study::experiment_1::compare::{Group, RetrievalChange, kinds};
+use crate::study::changes::{Group, RetrievalChange, kinds};
 use crate::study::experiment_1::{Experiment1, Found};
-use crate::study::table::{Table, names};
+use crate::study::table::{Table, arrow, names, over_seeds, signed};
 
 /// A metric of every group on every collection, with the means.
 pub(super) fn retrieval_table(stage: &Experiment1, found: &Found, metric: &str) -> Table {

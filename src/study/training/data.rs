@@ -1,5 +1,6 @@
 //! What models are trained on: rows for retrieval and structural rows, built in or of files.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::data::edits::{self, EditSet};
@@ -10,7 +11,7 @@ use crate::data::{Category, negatives, stem};
 use crate::error::{Error, Result};
 use crate::metrics::near_miss::Kind;
 use crate::random::Stream;
-use crate::train::arms::Structural;
+use crate::train::arms::{Arm, Mixed, Structural, mix};
 
 /// Share of structural rows in the protocol's training set: 23,856 of 123,856.
 pub const SHARE: f64 = 0.193;
@@ -119,6 +120,27 @@ impl TrainingData {
             grammar: files.structural.is_empty(),
             notes,
         })
+    }
+
+    /// The rows of an arm, by a seed of its own.
+    ///
+    /// # Errors
+    /// As [`mix`].
+    pub fn mixed(&self, arm: Arm, seed: u64) -> Result<Mixed> {
+        let share = Some(self.share);
+        mix(arm, &self.retrieval, &self.structural, share, seed)
+    }
+
+    /// Every text that is trained on, with or without those of structural rows.
+    pub fn texts(&self, structural: bool) -> HashSet<&str> {
+        let rows = self.retrieval.iter();
+        let texts = rows.flat_map(|row| [&row.anchor, &row.positive, &row.negative]);
+        let rows = self.structural.iter().filter(|_| structural);
+        let of_structural = rows.flat_map(|row| {
+            let sentences = [&row.anchor, &row.near_miss].into_iter();
+            sentences.chain(&row.paraphrase)
+        });
+        texts.chain(of_structural).map(|text| &text[..]).collect()
     }
 
     /// Kinds of near-misses that are trained on.
@@ -262,8 +284,6 @@ fn read_structural(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
     use crate::study::plan::Preset;
 
