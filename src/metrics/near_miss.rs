@@ -21,6 +21,7 @@
 //! Intervals are 95 % bootstrap intervals over anchors; the threshold is held fixed in them.
 
 mod change;
+mod hard;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -28,6 +29,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use change::{Change, compare, compare_runs};
+pub use hard::{Hard, hard};
 
 use super::edits::{Edit, Sensitivity, sensitivity};
 use super::statistics::{

@@ -158,9 +158,9 @@ pub(super) struct Ranking {
 }
 
 #[derive(Clone, Copy)]
-struct Item {
+pub(super) struct Item {
     score: f64,
-    accept: bool,
+    pub(super) accept: bool,
     /// Place in the list it came from.
     place: usize,
 }
@@ -184,7 +184,7 @@ impl Ranking {
     }
 
     /// Runs of equal scores.
-    fn groups(&self) -> impl Iterator<Item = &[Item]> {
+    pub(super) fn groups(&self) -> impl Iterator<Item = &[Item]> {
         self.items.chunk_by(|a, b| a.score == b.score)
     }
 
