@@ -91,6 +91,8 @@ pub struct Verifier {
 pub struct LoadVerifier {
     /// Where an encoder that is not in the folder may come from.
     pub fetch: FetchOptions,
+    /// How the encoder is loaded.
+    pub encoder: LoadOptions,
     /// Bytes for activations of the encoder; `None` takes what suits the device.
     pub memory: Option<u64>,
 }
@@ -134,10 +136,6 @@ impl Verifier {
         let path = folder.join(CONFIG);
         let config = Config::read(folder)?;
         let refuse = |what: String| Err(Error::input(&path, what));
-        let kind: Kind = config
-            .verifier
-            .parse()
-            .map_err(|e: Error| Error::input(&path, e.to_string()))?;
         let own = folder.join(ENCODER);
         let (encoder_folder, found) = if config.encoder.name == ENCODER {
             let found = sha256(&own)?;
@@ -155,12 +153,10 @@ impl Verifier {
                 short(&found)
             ));
         }
-        let budget = options.memory;
-        let budget = budget.map(|bytes| token_budget(&encoder_folder, device, bytes));
-        let load = LoadOptions {
-            token_budget: budget.transpose()?,
-            ..LoadOptions::default()
-        };
+        let mut load = options.encoder;
+        if let Some(bytes) = options.memory {
+            load.token_budget = Some(token_budget(&encoder_folder, device, bytes)?);
+        }
         let encoder = Encoder::load(&encoder_folder, device, load)?;
         if encoder.width() != config.width {
             return refuse(format!(
@@ -170,9 +166,7 @@ impl Verifier {
                 encoder.width()
             ));
         }
-        let checkpoint = Checkpoint::open_file(folder.join(WEIGHTS))?;
-        let scorer = Learned::load(kind, config.width, &checkpoint, device)?;
-        let scorer = scorer.with_padding(config.padded);
+        let scorer = config.scorer(folder, device)?;
         Ok(Verifier {
             config,
             encoder,
@@ -373,6 +367,18 @@ impl Config {
             ));
         }
         Ok(config)
+    }
+
+    /// The scorer of the verifier in that folder alone, for token vectors of its encoder that are at hand.
+    ///
+    /// # Errors
+    /// As [`Verifier::load`] of the scorer.
+    pub fn scorer(&self, folder: &Path, device: &Device) -> Result<Learned> {
+        let kind: Kind = (self.verifier.parse())
+            .map_err(|e: Error| Error::input(folder.join(CONFIG), e.to_string()))?;
+        let checkpoint = Checkpoint::open_file(folder.join(WEIGHTS))?;
+        let scorer = Learned::load(kind, self.width, &checkpoint, device)?;
+        Ok(scorer.with_padding(self.padded))
     }
 
     /// Writes it there, in one go.

@@ -5,6 +5,7 @@
 
 mod mix;
 mod objective;
+mod protocol;
 mod step;
 
 use std::path::{Path, PathBuf};
@@ -175,7 +176,7 @@ impl PairOptions {
         Schedule {
             peak: rates.learning_rate,
             steps: self.steps,
-            warm_up: (self.steps as f64 * self.warmup) as u64,
+            warm_up: self.warmup_steps(),
         }
     }
 }
@@ -332,6 +333,12 @@ impl<'a> PairTrainer<'a> {
             rows: std::marker::PhantomData::<R>,
         };
         let outcome = course.run(&mut learner, |learner| {
+            // How often it is saved, and how much is on the device at a time, no number depends on.
+            let options = PairOptions {
+                token_budget: None,
+                checkpoint_every: PairOptions::default().checkpoint_every,
+                ..options.clone()
+            };
             let plan = Plan {
                 verifier: kind.name(),
                 width: learner.step.encoder.width(),
