@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::measured::{RetrievalSet, SetMetrics};
 use crate::error::{Error, Result};
-use crate::metrics::near_miss::{Change, Estimate};
-use crate::metrics::statistics::Bootstrap;
+use crate::metrics::near_miss::{Change, Estimate, Kind, ScoredPair, Split};
+use crate::metrics::statistics::{Bootstrap, share_at_least};
 
 /// Models that differ by their seeds alone.
 #[derive(Clone, Debug, Serialize)]
@@ -94,6 +94,30 @@ pub struct NearMissChange {
     pub after: String,
     /// Per category, then over all.
     pub changes: Vec<Change>,
+}
+
+/// What a threshold that was chosen elsewhere does on the test half of some pairs.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AtThreshold {
+    /// Share of the near-misses that it keeps out.
+    pub rejection: f64,
+    /// Share of the accepts that it lets in.
+    pub true_accept: f64,
+}
+
+/// What a threshold does on the test half.
+pub(super) fn at_threshold(pairs: &[ScoredPair<'_>], limit: f64) -> Option<AtThreshold> {
+    let of = |wanted: &dyn Fn(Kind) -> bool| -> Vec<f64> {
+        let tested = pairs
+            .iter()
+            .filter(|p| p.split == Split::Test && wanted(p.kind));
+        tested.map(|p| p.score).collect()
+    };
+    let (near_misses, accepts) = (of(&|kind| kind == Kind::NearMiss), of(&Kind::is_accept));
+    (!near_misses.is_empty() && !accepts.is_empty()).then(|| AtThreshold {
+        rejection: 1.0 - share_at_least(&near_misses, limit),
+        true_accept: share_at_least(&accepts, limit),
+    })
 }
 
 /// The rankings of some models that differ by their seeds alone: per model, one entry per collection.

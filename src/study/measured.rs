@@ -114,9 +114,10 @@ pub(super) fn pairs_of(set: &Examples) -> Vec<[&str; 2]> {
     items.map(|item| [&item.anchor[..], &item.text]).collect()
 }
 
-/// What of the test data is among the sentences that were trained on.
+/// What of the test data is among the sentences that were trained on, which `rows` names.
 pub(super) fn seen(
     trained: &HashSet<&str>,
+    rows: &str,
     sets: &[RetrievalSet],
     near_misses: &[Arc<Examples>],
 ) -> Vec<String> {
@@ -126,7 +127,7 @@ pub(super) fn seen(
         let seen = queries.filter(|query| trained.contains(query.text.trim()));
         let (seen, name) = (seen.count(), &set.collection.name);
         if seen > 0 {
-            notes.push(format!("queries of {name} that training rows hold: {seen}"));
+            notes.push(format!("queries of {name} that {rows} hold: {seen}"));
         }
     }
     for set in near_misses {
@@ -136,7 +137,7 @@ pub(super) fn seen(
         let (seen, name) = (seen.count(), &set.name);
         if seen > 0 {
             notes.push(format!(
-                "pairs of {name} with a sentence that training rows hold: {seen}"
+                "pairs of {name} with a sentence that {rows} hold: {seen}"
             ));
         }
     }

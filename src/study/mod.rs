@@ -8,6 +8,7 @@
 //! * [`geometry`] measures what embeddings are made of and the space they fill.
 //! * [`experiment_1`] trains an encoder with and without near-misses as negatives, and measures what that changes.
 //! * [`guard`] trains and calibrates verifiers that say of two sentences whether they mean the same.
+//! * [`experiment_2`] compares second stages, as they are and trained, with and without their encoder; it leaves a guard.
 //! * [`training`] is what stages that train have in common: rows, progress, the end; [`measured`] keeps what was measured of a
 //!   model; [`changes`] sets models beside others, and [`verdict`] says so in words.
 //! * [`explain`] compares two sentences token by token, and draws that.
@@ -16,6 +17,7 @@
 
 pub mod changes;
 pub mod experiment_1;
+pub mod experiment_2;
 pub mod explain;
 pub mod geometry;
 pub mod guard;

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::experiment_2::models::{Cell, Mode, Positives};
+use super::retrieve::RetrieveOptions;
 use super::session::Session;
 use super::stage::Job;
 use crate::data::beir::Collection;
@@ -10,6 +12,8 @@ use crate::data::generated::{BuiltIn, COLLECTIONS};
 use crate::error::Result;
 use crate::train::TrainOptions;
 use crate::train::options::PROTOCOL_BATCH;
+use crate::train::pairs::{Objective, PairOptions, Rates};
+use crate::verifier::{Kind, MAX_LENGTH};
 
 /// How much of the built-in data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -95,6 +99,79 @@ impl Preset {
         }
     }
 
+    /// How much experiment 2 trains and measures.
+    pub fn experiment_2(self) -> Experiment2Size {
+        let guard = |steps| PairOptions {
+            objective: Objective::Binary,
+            batch: 16,
+            steps,
+            encoder: Some(Rates {
+                learning_rate: 5e-5,
+                weight_decay: 0.005,
+            }),
+            verifier: Rates {
+                learning_rate: 3e-4,
+                weight_decay: 0.01,
+            },
+            swap: true,
+            max_length: 64,
+            ..PairOptions::default()
+        };
+        let cell = |verifier, mode, positives: &[Positives]| Cell {
+            verifier,
+            mode,
+            positives: positives.to_vec(),
+        };
+        const BOTH: [Positives; 2] = [Positives::Identity, Positives::Paraphrase];
+        use Kind::{MaxSim, Transformer};
+        match self {
+            Preset::Smoke => Experiment2Size {
+                rows: 80,
+                batch: Some(4),
+                steps: Some(3),
+                seeds: 1,
+                cells: vec![
+                    cell(Transformer, Mode::Frozen, &BOTH),
+                    cell(Transformer, Mode::EndToEnd, &BOTH[..1]),
+                    cell(MaxSim, Mode::EndToEnd, &BOTH[..1]),
+                ],
+                checkpoint_every: 2,
+                scorer_length: 32,
+                depth: 10,
+                guard: guard(3),
+                guard_anchors: 8,
+            },
+            Preset::Small => Experiment2Size {
+                rows: 1_000,
+                batch: Some(16),
+                steps: Some(150),
+                seeds: 1,
+                cells: vec![
+                    cell(Transformer, Mode::Frozen, &BOTH),
+                    cell(MaxSim, Mode::EndToEnd, &BOTH[..1]),
+                    cell(Transformer, Mode::EndToEnd, &BOTH),
+                ],
+                checkpoint_every: 50,
+                scorer_length: 48,
+                depth: 100,
+                guard: guard(200),
+                guard_anchors: 150,
+            },
+            Preset::Full => Experiment2Size {
+                rows: 100_000,
+                batch: None,
+                steps: None,
+                seeds: 3,
+                cells: Cell::all(&Kind::ALL),
+                checkpoint_every: 250,
+                scorer_length: MAX_LENGTH,
+                depth: RetrieveOptions::default().depth,
+                guard: guard(2_000),
+                guard_anchors: 500,
+            },
+        }
+    }
+
     /// Scenes that conditions are counted on.
     pub fn scenes(self) -> usize {
         match self {
@@ -120,6 +197,31 @@ pub struct Experiment1Size {
     pub sentences: usize,
     /// How it is trained.
     pub training: TrainOptions,
+}
+
+/// How much experiment 2 does.
+#[derive(Clone, Debug)]
+pub struct Experiment2Size {
+    /// Built-in rows for retrieval, those held out included.
+    pub rows: usize,
+    /// Rows of a step; `None` for the protocol's.
+    pub batch: Option<usize>,
+    /// Steps of a training; `None` for the protocol's.
+    pub steps: Option<u64>,
+    /// Seeds of every training.
+    pub seeds: u64,
+    /// What is trained.
+    pub cells: Vec<Cell>,
+    /// Steps between two checkpoints.
+    pub checkpoint_every: u64,
+    /// Tokens that scorers see of a text.
+    pub scorer_length: usize,
+    /// Candidates that a second stage re-ranks.
+    pub depth: usize,
+    /// How the guard is trained.
+    pub guard: PairOptions,
+    /// Built-in anchors of every kind that it is trained on.
+    pub guard_anchors: usize,
 }
 
 /// Jobs to be done one after the other.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::hub::{Backbone, FetchOptions, find_backbone};
 use crate::train::TrainOptions;
 use crate::train::pairs::PairOptions;
+use crate::verifier::{LoadVerifier, Verifier};
 
 /// What a session is opened with.
 #[derive(Clone, Debug)]
@@ -107,20 +108,41 @@ impl Session {
 
     /// How `encoder` is trained by `options` within this session's memory for activations.
     pub fn training_options(&self, options: TrainOptions, encoder: &Encoder) -> TrainOptions {
-        let within = self.memory.map(|memory| encoder.training_tokens(memory));
         TrainOptions {
-            token_budget: options.token_budget.or(within),
+            token_budget: options.token_budget.or(self.training_tokens(encoder)),
             ..options
         }
     }
 
     /// How a scorer over `encoder` is trained by `options` within this session's memory for activations.
     pub fn pair_options(&self, options: PairOptions, encoder: &Encoder) -> PairOptions {
-        let within = self.memory.map(|memory| encoder.training_tokens(memory));
+        let within = self.training_tokens(encoder);
         PairOptions {
             token_budget: options.token_budget.or(within),
             ..options
         }
+    }
+
+    /// Most tokens that a training of `encoder` has on the device at a time within this session's memory for activations;
+    /// `None` for what suits the device.
+    pub fn training_tokens(&self, encoder: &Encoder) -> Option<usize> {
+        self.memory.map(|memory| encoder.training_tokens(memory))
+    }
+
+    /// The verifier of a folder with its encoder, which has this length limit or the folder's own.
+    ///
+    /// # Errors
+    /// As [`Verifier::load`].
+    pub fn load_verifier(&self, folder: &Path, max_length: Option<usize>) -> Result<Verifier> {
+        let load = LoadOptions {
+            max_length,
+            ..self.load
+        };
+        let options = LoadVerifier {
+            encoder: load,
+            ..LoadVerifier::default()
+        };
+        Verifier::load_with(folder, self.encoder.device(), &options)
     }
 
     /// What numbers of its encoder and of `scorers` depend on.

@@ -5,12 +5,12 @@ use serde::Serialize;
 use super::measure::Measured;
 use super::models::Model;
 use crate::error::Result;
-use crate::metrics::near_miss::{
-    Evaluation, Kind, Options, ScoredPair, Split, compare_runs, evaluate,
-};
+use crate::metrics::near_miss::{Evaluation, Options, ScoredPair, compare_runs, evaluate};
 use crate::metrics::ranking::RankingMetrics;
-use crate::metrics::statistics::{share_at_least, spearman};
-use crate::study::changes::{Group, NearMissChange, Rankings, RetrievalChange};
+use crate::metrics::statistics::spearman;
+use crate::study::changes::{
+    AtThreshold, Group, NearMissChange, Rankings, RetrievalChange, at_threshold,
+};
 use crate::study::measured::RetrievalSet;
 use crate::study::near_miss::{Examples, of_part, scored};
 
@@ -37,15 +37,6 @@ pub fn contrasts(groups: &[Group]) -> Vec<[usize; 2]> {
     all
 }
 
-/// What the published encoder's threshold does to another model.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Transferred {
-    /// Share of the test half's near-misses that it keeps out.
-    pub rejection: f64,
-    /// Share of the accepts that it lets in.
-    pub true_accept: f64,
-}
-
 /// A near-miss test set, and every model on it.
 #[derive(Clone, Debug, Serialize)]
 pub struct TestSet {
@@ -56,7 +47,7 @@ pub struct TestSet {
     /// One per model.
     pub evaluations: Vec<Evaluation>,
     /// What the published encoder's 95 % threshold does, one per model.
-    pub transferred: Vec<Option<Transferred>>,
+    pub transferred: Vec<Option<AtThreshold>>,
     /// Between kinds of models.
     pub changes: Vec<NearMissChange>,
 }
@@ -188,7 +179,7 @@ impl Compared<'_> {
                 own: set.built_in && self.grammar && part == 0,
                 transferred: of_models
                     .iter()
-                    .map(|pairs| transferred(pairs, limit?))
+                    .map(|pairs| at_threshold(pairs, limit?))
                     .collect(),
                 evaluations,
                 changes,
@@ -232,21 +223,6 @@ impl Compared<'_> {
             .collect();
         RankingMetrics::mean_of(&means)
     }
-}
-
-/// What a threshold does on the test half.
-fn transferred(pairs: &[ScoredPair<'_>], limit: f64) -> Option<Transferred> {
-    let of = |wanted: &dyn Fn(Kind) -> bool| -> Vec<f64> {
-        let tested = pairs
-            .iter()
-            .filter(|p| p.split == Split::Test && wanted(p.kind));
-        tested.map(|p| p.score).collect()
-    };
-    let (near_misses, accepts) = (of(&|kind| kind == Kind::NearMiss), of(&Kind::is_accept));
-    (!near_misses.is_empty() && !accepts.is_empty()).then(|| Transferred {
-        rejection: 1.0 - share_at_least(&near_misses, limit),
-        true_accept: share_at_least(&accepts, limit),
-    })
 }
 
 #[cfg(test)]

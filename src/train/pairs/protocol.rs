@@ -66,27 +66,39 @@ fn column(kind: Kind) -> usize {
     }
 }
 
-fn options(column: usize, parameters: usize, end_to_end: bool) -> PairOptions {
+fn options(
+    column: usize,
+    parameters: usize,
+    end_to_end: bool,
+    batch: Option<usize>,
+) -> PairOptions {
     let [.., last] = &CLASSES;
     let class = CLASSES.iter().find(|class| parameters < class.below);
     let class = class.unwrap_or(last);
-    let batch = BATCHES[column];
+    let batch = batch.unwrap_or(BATCHES[column]);
     let throughput = match end_to_end {
         true => class.end_to_end[column],
         false => class.frozen[column],
     };
     PairOptions {
         batch,
-        steps: 60 * MINUTES * throughput / batch as u64,
+        // A batch of none is refused where the options are checked.
+        steps: 60 * MINUTES * throughput / batch.max(1) as u64,
         encoder: end_to_end.then_some(class.encoder),
         ..PairOptions::default()
     }
 }
 
 impl PairOptions {
-    /// The protocol's training of a scorer over an encoder of this size, frozen or end to end.
-    pub fn protocol(config: &BertConfig, kind: Kind, end_to_end: bool) -> Self {
-        options(column(kind), config.parameters(), end_to_end)
+    /// The protocol's training of a scorer over an encoder of this size, frozen or end to end, by the protocol's batches or
+    /// others.
+    pub fn protocol(
+        config: &BertConfig,
+        kind: Kind,
+        end_to_end: bool,
+        batch: Option<usize>,
+    ) -> Self {
+        options(column(kind), config.parameters(), end_to_end, batch)
     }
 
     /// Steps in which learning rates rise.
@@ -108,7 +120,7 @@ mod tests {
             (2, 32, (1500, 150), (1125, 112)),
         ] {
             for (whole, steps) in [(false, frozen), (true, end_to_end)] {
-                let found = options(column, 33_360_000, whole);
+                let found = options(column, 33_360_000, whole, None);
                 assert_eq!(found.batch, batch);
                 assert_eq!((found.steps, found.warmup_steps()), steps, "{column}");
                 assert_eq!(found.encoder, whole.then_some(rates(1.5e-5, 0.005)));
@@ -121,12 +133,14 @@ mod tests {
 
     #[test]
     fn larger_encoders_take_fewer_and_smaller_steps() {
-        let of = |parameters| options(2, parameters, true);
+        let of = |parameters| options(2, parameters, true, None);
         let sizes = [22_713_216, 33_360_000, 109_000_000, 149_014_272];
         assert_eq!(sizes.map(|n| of(n).steps), [1125, 1125, 600, 300]);
         let encoders = sizes.map(|n| of(n).encoder.unwrap());
         let expected = [(2e-5, 0.001), (1.5e-5, 0.005), (1e-5, 0.01), (5e-6, 0.01)];
         assert_eq!(encoders, expected.map(|(rate, decay)| rates(rate, decay)));
-        assert_eq!(options(0, usize::MAX, false).steps, 281);
+        assert_eq!(options(0, usize::MAX, false, None).steps, 281);
+        let halved = options(2, 33_360_000, true, Some(16));
+        assert_eq!((halved.batch, halved.steps), (16, 2250));
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation};
 use crate::metrics::statistics::Summary;
-use crate::study::changes::NearMissChange;
-use crate::study::experiment_1::compare::{TestSet, Transferred};
+use crate::study::changes::{AtThreshold, NearMissChange};
+use crate::study::experiment_1::compare::TestSet;
 use crate::study::experiment_1::{Experiment1, Found};
 use crate::study::table::{Table, arrow, names, number, signed};
 use crate::study::verdict::{TestName, Verdict};
@@ -177,7 +177,7 @@ pub(super) fn transferred_table(found: &Found) -> Table {
     let mut table = Table::new(title, &["test set"], &columns);
     for test in &found.comparisons.tests {
         let cells = groups.iter().map(|group| {
-            let of = |what: &dyn Fn(Transferred) -> f64| {
+            let of = |what: &dyn Fn(AtThreshold) -> f64| {
                 number(group.mean(|model| test.transferred[model].map(what)))
             };
             format!("{} / {}", of(&|t| t.rejection), of(&|t| t.true_accept))

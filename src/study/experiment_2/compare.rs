@@ -1,0 +1,478 @@
+//! Scorers beside each other: how each ranks and what it rejects, over seeds, and what training changed.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::measure::{Measured, OfEncoder};
+use super::models::{Model, Positives, Recipe};
+use crate::error::Result;
+use crate::metrics::cache::CacheAreas;
+use crate::metrics::near_miss::{
+    Evaluation, Hard, Kind as PairKind, Options, ScoredPair, Split, compare_runs, evaluate, hard,
+};
+use crate::study::changes::{
+    AtThreshold, Group, NearMissChange, Rankings, RetrievalChange, at_threshold,
+};
+use crate::study::measured::{RetrievalSet, SetMetrics};
+use crate::study::near_miss::{Examples, of_part, scored};
+use crate::study::pair_scores::POOLED;
+use crate::verifier::Kind;
+
+/// A scorer of pairs, and its models of several seeds: a verifier, or an encoder's own cosine.
+#[derive(Clone, Debug, Serialize)]
+pub struct Scoring {
+    /// What tables call it.
+    pub name: String,
+    /// Whether its scores are cosines.
+    pub cosine: bool,
+    /// Places of its models, in the order of their seeds.
+    pub models: Vec<usize>,
+    /// Whether it is the models' encoders, and not their scorers, that score.
+    pub encoder: bool,
+    /// The place of the scoring whose rankings it re-ranks; `None` for an encoder, which ranks by itself.
+    pub first_stage: Option<usize>,
+}
+
+/// The scorings of models: of every kind of model its encoder's, if it has one of its own, then its scorer's.
+pub fn scorings(models: &[Model]) -> Vec<Scoring> {
+    let mut all: Vec<Scoring> = Vec::new();
+    for Group { name, models: of } in Group::by_name(models.iter().map(Model::group)) {
+        let model = &models[of[0]];
+        let mut encoder = 0;
+        if model.own_encoder() || model.recipe == Recipe::Pooled {
+            encoder = all.len();
+            all.push(Scoring {
+                name: match model.recipe {
+                    Recipe::Pooled => POOLED.into(),
+                    _ => format!("{POOLED} of {name}"),
+                },
+                cosine: true,
+                models: of.clone(),
+                encoder: true,
+                first_stage: None,
+            });
+        }
+        if let Some(kind) = model.verifier() {
+            all.push(Scoring {
+                name,
+                cosine: kind == Kind::MeanCosine,
+                models: of,
+                encoder: false,
+                first_stage: Some(encoder),
+            });
+        }
+    }
+    all
+}
+
+/// Two scorings that are set beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Beside {
+    /// The place of the one.
+    pub before: usize,
+    /// That of the other.
+    pub after: usize,
+    /// Whether they differ by the positives of their rows, and not by having been trained.
+    pub positives: bool,
+}
+
+/// Which scorings are set beside which: what is trained beside what it was before (a scorer without weights beside itself as
+/// it is, everything else beside the published encoder's cosine), and paraphrases as positives beside identity.
+pub fn contrasts(models: &[Model], scorings: &[Scoring]) -> Vec<Beside> {
+    let recipe = |scoring: &Scoring| models[scoring.models[0]].recipe;
+    let find = |wanted: Recipe, encoder: bool| {
+        let mut places = 0..scorings.len();
+        places.find(|&i| scorings[i].encoder == encoder && recipe(&scorings[i]) == wanted)
+    };
+    let mut all = Vec::new();
+    for (after, scoring) in scorings.iter().enumerate() {
+        let own = recipe(scoring);
+        let itself = match own {
+            Recipe::Pooled | Recipe::Untrained(_) => continue,
+            Recipe::Trained { verifier, .. } if !scoring.encoder => {
+                find(Recipe::Untrained(verifier), false)
+            }
+            _ => None,
+        };
+        let before = itself.or_else(|| find(Recipe::Pooled, true));
+        all.extend(before.map(|before| Beside {
+            before,
+            after,
+            positives: false,
+        }));
+    }
+    for (after, scoring) in scorings.iter().enumerate() {
+        if let Recipe::Trained {
+            verifier,
+            mode,
+            positives: Positives::Paraphrase,
+            objective,
+        } = recipe(scoring)
+        {
+            let identity = Recipe::Trained {
+                verifier,
+                mode,
+                positives: Positives::Identity,
+                objective,
+            };
+            let before = find(identity, scoring.encoder);
+            all.extend(before.map(|before| Beside {
+                before,
+                after,
+                positives: true,
+            }));
+        }
+    }
+    all
+}
+
+/// What a scoring does on a near-miss test set, model by model.
+#[derive(Clone, Debug, Serialize)]
+pub struct OnTest {
+    /// Separation, rejection and so on.
+    pub evaluations: Vec<Evaluation>,
+    /// Pairs whose wording says the opposite of their meaning.
+    pub hard: Vec<Hard>,
+    /// What a cache would make of it, on the test half.
+    pub cache: Vec<Option<CacheAreas>>,
+}
+
+impl OnTest {
+    /// The mean over the models of what each has; `None` if one has not.
+    pub(super) fn mean<T>(items: &[T], of: impl Fn(&T) -> Option<f64>) -> Option<f64> {
+        let values: Option<Vec<f64>> = items.iter().map(of).collect();
+        crate::metrics::statistics::mean(&values?)
+    }
+
+    /// Rejection at 95 % true accept.
+    pub(super) fn rejection(&self) -> Option<f64> {
+        Self::mean(&self.evaluations, |e| {
+            let points = e.all.separation.value()?.rejection.value()?;
+            Some(points[1].rejection.value)
+        })
+    }
+
+    /// Area under the ROC curve.
+    pub(super) fn auc(&self) -> Option<f64> {
+        Self::mean(&self.evaluations, |e| {
+            Some(e.all.separation.value()?.auc.value)
+        })
+    }
+}
+
+/// A near-miss test set, and every scoring on it.
+#[derive(Clone, Debug, Serialize)]
+pub struct TestSet {
+    /// The set of pairs, and the part of it.
+    pub name: String,
+    /// Whether structural rows are made of the same templates and words.
+    pub own: bool,
+    /// One per scoring.
+    pub scorings: Vec<OnTest>,
+    /// One per contrast.
+    pub changes: Vec<NearMissChange>,
+    /// What the guard's own threshold does.
+    pub guard: Option<AtThreshold>,
+}
+
+/// What was found by comparing scorers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparisons {
+    /// The scorings, in the order in which others name them.
+    pub scorings: Vec<Scoring>,
+    /// Which of them are set beside which.
+    pub contrasts: Vec<Beside>,
+    /// What each second stage makes of its first.
+    pub reranking: Vec<RetrievalChange>,
+    /// What training changed in what encoders find by themselves.
+    pub encoders: Vec<RetrievalChange>,
+    /// The best second stage beside the next best, of those over the published encoder.
+    pub best: Option<RetrievalChange>,
+    /// Near-misses.
+    pub tests: Vec<TestSet>,
+}
+
+/// What is compared.
+pub(super) struct Compared<'a> {
+    pub models: &'a [Model],
+    pub measured: &'a [Measured],
+    pub sets: &'a [RetrievalSet],
+    pub near_misses: &'a [Arc<Examples>],
+    pub options: &'a Options,
+    /// Whether structural rows come from the built-in edit sets' grammar.
+    pub grammar: bool,
+    /// The guard's threshold.
+    pub threshold: Option<f64>,
+}
+
+impl<'a> Compared<'a> {
+    /// Compares.
+    ///
+    /// # Errors
+    /// What metrics report, and [`crate::Error::Invalid`] for models that were measured on other queries.
+    pub fn compare(&self) -> Result<Comparisons> {
+        let scorings = scorings(self.models);
+        let between = |before: usize, after: usize| {
+            let [before, after] = [before, after].map(|i| self.rankings(&scorings[i]));
+            RetrievalChange::between(&before, &after, self.sets, self.options.bootstrap)
+        };
+        let (mut reranking, mut encoders) = (Vec::new(), Vec::new());
+        for (i, scoring) in scorings.iter().enumerate() {
+            match scoring.first_stage {
+                Some(first) => reranking.push(between(first, i)?),
+                None if i > 0 => encoders.push(between(0, i)?),
+                None => {}
+            }
+        }
+        let best = match self.best_two(&scorings) {
+            Some([best, next]) => Some(between(next, best)?),
+            None => None,
+        };
+        let contrasts = contrasts(self.models, &scorings);
+        let mut tests = Vec::new();
+        for at in 0..self.near_misses.len() {
+            self.on_set(at, &scorings, &contrasts, &mut tests)?;
+        }
+        Ok(Comparisons {
+            scorings,
+            contrasts,
+            reranking,
+            encoders,
+            best,
+            tests,
+        })
+    }
+
+    fn of_encoder(&self, model: usize) -> Option<&'a OfEncoder> {
+        self.measured[model].encoder.as_ref()
+    }
+
+    fn rankings<'b>(&'b self, scoring: &'b Scoring) -> Rankings<'b> {
+        let of = |&model: &usize| rankings_of(scoring, &self.measured[model]);
+        Rankings {
+            name: &scoring.name,
+            models: scoring.models.iter().map(of).collect(),
+        }
+    }
+
+    /// The two second stages over the published encoder that rank best, by mean nDCG@10.
+    fn best_two(&self, scorings: &[Scoring]) -> Option<[usize; 2]> {
+        let mut order: Vec<(f64, usize)> = (0..scorings.len())
+            .filter(|&i| scorings[i].first_stage == Some(0))
+            .map(|i| (mean_ndcg(&scorings[i], self.measured), i))
+            .collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        match order[..] {
+            [(_, best), (_, next), ..] => Some([best, next]),
+            _ => None,
+        }
+    }
+
+    fn on_set(
+        &self,
+        at: usize,
+        scorings: &[Scoring],
+        contrasts: &[Beside],
+        tests: &mut Vec<TestSet>,
+    ) -> Result<()> {
+        let set = &self.near_misses[at];
+        // Words are looked at once, for all scorings.
+        let blank = scored(&set.items, &vec![0.0; set.items.len()]);
+        let with = |scores: &[f64]| -> Vec<ScoredPair<'_>> {
+            let pairs = blank.iter().zip(scores);
+            pairs
+                .map(|(pair, &score)| ScoredPair { score, ..*pair })
+                .collect()
+        };
+        let runs_of = |scoring: &Scoring, part: usize| -> Vec<Vec<ScoredPair<'_>>> {
+            let run = |&model: &usize| {
+                let scores = match scoring.encoder {
+                    true => self.of_encoder(model).map(|e| &e.near_misses[at]),
+                    false => self.measured[model]
+                        .scorer
+                        .as_ref()
+                        .map(|s| &s.near_misses[at]),
+                };
+                let all = with(scores.map_or(&[], |scores| &scores[..]));
+                of_part(&set.items, &all, part)
+            };
+            scoring.models.iter().map(run).collect()
+        };
+        for (part, name) in set.parts.iter().enumerate() {
+            let runs: Vec<_> = scorings.iter().map(|s| runs_of(s, part)).collect();
+            let mut found = Vec::with_capacity(scorings.len());
+            for (scoring, runs) in scorings.iter().zip(&runs) {
+                let options = self.options_for(scoring.cosine);
+                let each = |run: &Vec<ScoredPair<'_>>| evaluate(run, &options);
+                found.push(OnTest {
+                    evaluations: runs.iter().map(each).collect::<Result<_>>()?,
+                    hard: runs
+                        .iter()
+                        .map(|run| hard(run, &options))
+                        .collect::<Result<_>>()?,
+                    cache: runs.iter().map(|run| cache_of(run)).collect(),
+                });
+            }
+            let mut changes = Vec::with_capacity(contrasts.len());
+            for &Beside { before, after, .. } in contrasts {
+                let sides = [before, after].map(|i| {
+                    let runs = runs[i].iter();
+                    runs.map(|run| &run[..]).collect::<Vec<_>>()
+                });
+                let cosine = scorings[before].cosine && scorings[after].cosine;
+                let options = self.options_for(cosine);
+                changes.push(NearMissChange {
+                    before: scorings[before].name.clone(),
+                    after: scorings[after].name.clone(),
+                    changes: compare_runs(&sides[0], &sides[1], &options)?,
+                });
+            }
+            let guard = self.models.iter().position(|m| m.recipe == Recipe::Guard);
+            let of_guard = scorings
+                .iter()
+                .position(|s| Some(s.models[0]) == guard && !s.encoder);
+            let guard = of_guard.zip(self.threshold);
+            tests.push(TestSet {
+                guard: guard.and_then(|(at, limit)| at_threshold(&runs[at][0], limit)),
+                name: format!("{}, {name}", set.name),
+                own: set.built_in && self.grammar && part == 0,
+                scorings: found,
+                changes,
+            });
+        }
+        Ok(())
+    }
+
+    fn options_for(&self, cosine: bool) -> Options {
+        Options {
+            cosine,
+            ..*self.options
+        }
+    }
+}
+
+/// The rankings of a scoring's model.
+pub(super) fn rankings_of<'a>(scoring: &Scoring, measured: &'a Measured) -> &'a [SetMetrics] {
+    let found = match scoring.encoder {
+        true => measured.encoder.as_ref().map(|e| &e.retrieval),
+        false => measured.scorer.as_ref().map(|s| &s.retrieval),
+    };
+    found.map_or(&[], |sets| &sets[..])
+}
+
+/// Mean nDCG@10 over collections and seeds.
+fn mean_ndcg(scoring: &Scoring, measured: &[Measured]) -> f64 {
+    let values: Vec<f64> = scoring
+        .models
+        .iter()
+        .flat_map(|&model| rankings_of(scoring, &measured[model]))
+        .map(|set| set.mean().ndcg_at_10)
+        .collect();
+    crate::metrics::statistics::mean(&values).unwrap_or_default()
+}
+
+fn cache_of(pairs: &[ScoredPair<'_>]) -> Option<CacheAreas> {
+    let of = |wanted: &dyn Fn(PairKind) -> bool| -> Vec<f64> {
+        let tested = pairs
+            .iter()
+            .filter(|p| p.split == Split::Test && wanted(p.kind));
+        tested.map(|p| p.score).collect()
+    };
+    CacheAreas::of(
+        &of(&PairKind::is_accept),
+        &of(&|kind| kind == PairKind::NearMiss),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::models::{Cell, Choice, Mode};
+    use super::*;
+    use crate::train::pairs::Objective;
+
+    #[test]
+    fn what_is_trained_stands_beside_what_it_was() {
+        let cells = [Kind::MaxSim, Kind::Transformer].map(|kind| Cell::all(&[kind]));
+        let choice = Choice {
+            verifiers: vec![Kind::MeanCosine, Kind::MaxSim, Kind::Transformer],
+            cells: cells.concat(),
+            objectives: vec![Objective::Softmax],
+            seeds: vec![1, 2],
+        };
+        let mut models = choice.models();
+        models.push(Model {
+            recipe: Recipe::Guard,
+            seed: 1,
+        });
+        let scorings = scorings(&models);
+        let names: Vec<&str> = scorings.iter().map(|s| &s.name[..]).collect();
+        assert_eq!(
+            names,
+            [
+                "pooled",
+                "none",
+                "f1",
+                "pooled of f1 end-to-end, identity",
+                "f1 end-to-end, identity",
+                "pooled of f1 end-to-end, paraphrase",
+                "f1 end-to-end, paraphrase",
+                "f4 frozen, identity",
+                "f4 frozen, paraphrase",
+                "pooled of f4 end-to-end, identity",
+                "f4 end-to-end, identity",
+                "pooled of f4 end-to-end, paraphrase",
+                "f4 end-to-end, paraphrase",
+                "pooled of guard",
+                "guard",
+            ]
+        );
+        assert_eq!(scorings[4].models, [3, 4]);
+        let firsts: Vec<Option<usize>> = scorings.iter().map(|s| s.first_stage).collect();
+        assert_eq!(firsts[..5], [None, Some(0), Some(0), None, Some(3)]);
+        assert_eq!(
+            (firsts[7], firsts[10], firsts[14]),
+            (Some(0), Some(9), Some(13))
+        );
+        let cosines: Vec<bool> = scorings.iter().map(|s| s.cosine).collect();
+        assert_eq!(cosines[..5], [true, true, false, true, false]);
+        let pairs = contrasts(&models, &scorings);
+        let of = |after: &str| -> Vec<&str> {
+            let found = pairs.iter().filter(|pair| names[pair.after] == after);
+            found.map(|pair| names[pair.before]).collect()
+        };
+        assert_eq!(of("f1 end-to-end, identity"), ["f1"]);
+        assert_eq!(
+            of("f1 end-to-end, paraphrase"),
+            ["f1", "f1 end-to-end, identity"]
+        );
+        assert_eq!(
+            of("f4 frozen, paraphrase"),
+            ["pooled", "f4 frozen, identity"]
+        );
+        let encoder = "pooled of f4 end-to-end, paraphrase";
+        assert_eq!(of(encoder), ["pooled", "pooled of f4 end-to-end, identity"]);
+        assert_eq!(
+            (of("guard"), of("pooled of guard")),
+            (vec!["pooled"], vec!["pooled"])
+        );
+        assert!(of("pooled").is_empty() && of("f1").is_empty());
+        // Without the scorer as it is, the published cosine takes its place.
+        let few = Choice {
+            verifiers: vec![Kind::Transformer],
+            cells: Cell::all(&[Kind::MaxSim]),
+            ..choice
+        };
+        let models = few.models();
+        let scorings = super::scorings(&models);
+        let first = contrasts(&models, &scorings)[1];
+        assert_eq!((first.before, first.after, first.positives), (0, 2, false));
+        assert!(matches!(
+            models[1].recipe,
+            Recipe::Trained {
+                mode: Mode::EndToEnd,
+                ..
+            }
+        ));
+    }
+}

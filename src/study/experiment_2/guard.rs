@@ -1,0 +1,379 @@
+//! The guard: a scorer for use, trained to say of any two sentences whether they mean the same, with its threshold.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::models::{TrainConfig, contrasts_sha256};
+use crate::data::Fingerprint;
+use crate::data::edits::{self, EditSet, Split};
+use crate::data::groups::{connected, split};
+use crate::data::pairs::{Filter, NearMiss, Paraphrase, read_near_misses, read_paraphrases};
+use crate::data::stem;
+use crate::data::triplets::TRAINING_SHARE;
+use crate::error::{Error, Result};
+use crate::metrics::near_miss::Kind;
+use crate::study::results::{ResultFolder, id};
+use crate::study::session::Session;
+use crate::study::training::data::TrainingFiles;
+use crate::train::pairs::{Contrast, MixOptions, PairOptions, mix};
+use crate::verifier::{Calibration, Config, fewest_accepts};
+
+/// The folder of the verifier in that of the guard.
+pub const VERIFIER: &str = "verifier";
+
+/// Share of the accepts kept aside that the guard's threshold lets in.
+pub const TRUE_ACCEPT: f64 = 0.95;
+
+/// What the guard is trained on, and what it is calibrated on.
+#[derive(Clone, Debug)]
+pub struct GuardRows {
+    /// Where they are from.
+    pub name: String,
+    /// To be trained on.
+    pub rows: Vec<Contrast>,
+    /// Pairs of equal meaning kept aside.
+    pub accepts: Vec<[String; 2]>,
+    /// Near-misses kept aside.
+    pub rejects: Vec<[String; 2]>,
+    /// What was left out, or is odd.
+    pub notes: Vec<String>,
+}
+
+/// Near-misses and pairs of equal meaning.
+type Lists = (Vec<NearMiss>, Vec<Paraphrase>);
+
+impl GuardRows {
+    /// From files that give both near-misses and sentences of equal meaning, a tenth of which is kept aside, no sentence
+    /// being on both sides; without them from the built-in edit sets, so many anchors of every kind of edit.
+    ///
+    /// # Errors
+    /// What readers, the grammar and [`mix`] report; [`Error::Invalid`] for too few accepts to be kept aside.
+    pub fn new(files: &TrainingFiles, seed: u64, per_category: usize) -> Result<Self> {
+        let mut notes = Vec::new();
+        let given = !files.structural.is_empty() && !files.positives.is_empty();
+        let (name, train, aside) = match given {
+            true => {
+                let lists = read(files, &mut notes)?;
+                let (train, aside) = divided(lists, seed)?;
+                let names = files.structural.iter().chain(&files.positives);
+                let names: Vec<String> = names.map(|file| stem(file)).collect();
+                (names.join("+"), train, aside)
+            }
+            false => {
+                let of = |split: Split| -> Result<Lists> {
+                    let set = edits::generate(&edits::Options {
+                        seed,
+                        per_category,
+                        splits: vec![split],
+                        ..edits::Options::default()
+                    })?;
+                    Ok(lists_of(&set))
+                };
+                ("edits".into(), of(Split::Train)?, of(Split::Calibration)?)
+            }
+        };
+        let options = MixOptions {
+            seed,
+            ..MixOptions::default()
+        };
+        let mixture = mix(&train.0, &train.1, &options)?;
+        let alone = mixture
+            .sources
+            .iter()
+            .filter(|(_, sides)| sides.accepts == 0);
+        let alone: Vec<&str> = alone.map(|(source, _)| &source[..]).collect();
+        if !alone.is_empty() {
+            notes.push(format!(
+                "sources of which every pair of the guard's rows is to be rejected: {}",
+                alone.join(", ")
+            ));
+        }
+        let (near_misses, paraphrases) = aside;
+        let fewest = fewest_accepts(TRUE_ACCEPT);
+        if paraphrases.len() < fewest {
+            return Err(Error::Invalid(format!(
+                "{} pairs of equal meaning are left to calibrate the guard on, and it takes {fewest}; give more",
+                paraphrases.len()
+            )));
+        }
+        Ok(GuardRows {
+            name,
+            rows: mixture.rows,
+            accepts: paraphrases
+                .into_iter()
+                .map(|p| [p.anchor, p.text])
+                .collect(),
+            rejects: near_misses
+                .into_iter()
+                .map(|p| [p.anchor, p.text])
+                .collect(),
+            notes,
+        })
+    }
+
+    /// Every text that it is trained on.
+    pub(super) fn texts(&self) -> HashSet<&str> {
+        let pairs = self.rows.iter().flat_map(|row| [&row.accept, &row.reject]);
+        pairs.flatten().map(String::as_str).collect()
+    }
+
+    /// SHA-256 over everything.
+    fn sha256(&self) -> String {
+        let mut hash = Fingerprint::default();
+        hash.field(&contrasts_sha256(&self.rows));
+        for pairs in [&self.accepts, &self.rejects] {
+            hash.field(&pairs.len().to_string());
+            pairs.iter().flatten().for_each(|text| hash.field(text));
+        }
+        hash.finish()
+    }
+}
+
+/// The near-misses of an edit set, and its anchors beside what means the same.
+fn lists_of(set: &EditSet) -> Lists {
+    let (mut near_misses, mut paraphrases) = (Vec::new(), Vec::new());
+    for anchor in &set.anchors {
+        for variant in &anchor.variants {
+            let [of, text] = [&anchor.text, &variant.text].map(String::clone);
+            let source = anchor.domain.to_string();
+            if variant.kind == Kind::NearMiss {
+                near_misses.push(NearMiss {
+                    anchor: of,
+                    text,
+                    category: anchor.category.clone(),
+                    source,
+                });
+            } else if variant.kind.is_accept() {
+                paraphrases.push(Paraphrase {
+                    anchor: of,
+                    text,
+                    source,
+                });
+            }
+        }
+    }
+    (near_misses, paraphrases)
+}
+
+/// Both lists of files, without what is called a near-miss and of equal meaning.
+fn read(files: &TrainingFiles, notes: &mut Vec<String>) -> Result<Lists> {
+    let (mut near_misses, mut paraphrases) = (Vec::new(), Vec::new());
+    for file in &files.structural {
+        near_misses.extend(read_near_misses(file, Filter::Corrected)?.0);
+    }
+    for file in &files.positives {
+        paraphrases.extend(read_paraphrases(file)?.0);
+    }
+    let different: HashSet<[&str; 2]> = near_misses
+        .iter()
+        .flat_map(|p| [[&p.anchor[..], &p.text], [&p.text, &p.anchor]])
+        .collect();
+    let before = paraphrases.len();
+    paraphrases.retain(|p: &Paraphrase| !different.contains(&[&p.anchor[..], &p.text]));
+    if paraphrases.len() < before {
+        notes.push(format!(
+            "pairs of equal meaning that are near-misses too, not among the guard's rows: {}",
+            before - paraphrases.len()
+        ));
+    }
+    Ok((near_misses, paraphrases))
+}
+
+/// Nine tenths of all pairs and the rest; pairs that share a sentence, even by way of others, stay together.
+fn divided((near_misses, paraphrases): Lists, seed: u64) -> Result<(Lists, Lists)> {
+    let of_near = near_misses.iter().map(|p| [&p.anchor[..], &p.text]);
+    let of_equal = paraphrases.iter().map(|p| [&p.anchor[..], &p.text]);
+    let groups = connected(of_near.chain(of_equal));
+    let n = near_misses.len();
+    let found = split(&groups, TRAINING_SHARE, seed)?;
+    let pick = |numbers: &[usize]| -> Lists {
+        let mut numbers = numbers.to_vec();
+        numbers.sort_unstable();
+        let at = numbers.partition_point(|&i| i < n);
+        let (near, equal) = numbers.split_at(at);
+        (
+            near.iter().map(|&i| near_misses[i].clone()).collect(),
+            equal.iter().map(|&i| paraphrases[i - n].clone()).collect(),
+        )
+    };
+    Ok((pick(&found.train), pick(&found.held_out)))
+}
+
+/// The guard with its rows, and how it is trained.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// What it is trained and calibrated on.
+    pub rows: GuardRows,
+    /// How, but for the seed.
+    pub options: PairOptions,
+}
+
+/// What a guard depends on, apart from the code.
+#[derive(Clone, Debug, Serialize)]
+struct GuardConfig<'a> {
+    stage: &'static str,
+    /// SHA-256 over its rows and what is kept aside.
+    rows_sha256: String,
+    true_accept: f64,
+    training: &'a TrainConfig,
+}
+
+impl Guard {
+    /// SHA-256 over its rows and what is kept aside.
+    pub(super) fn sha256(&self) -> String {
+        self.rows.sha256()
+    }
+
+    /// The calibration of the guard in the folder for results, if it is the one of this training.
+    pub(super) fn left(&self, session: &Session, training: &TrainConfig) -> Option<Calibration> {
+        let folder = session.out.join(FOLDER);
+        let wanted = id(&self.config(training));
+        let found = fs::read_to_string(folder.join(ID)).ok()?;
+        let config = Config::read(&folder.join(VERIFIER)).ok()?;
+        config.calibration.filter(|_| found.trim() == wanted)
+    }
+
+    /// Leaves the trained verifier as `guard/verifier` in the folder for results, in place of what is there, with its
+    /// threshold.
+    ///
+    /// # Errors
+    /// As [`Calibration::choose`]; what the device and the file system report.
+    pub(super) fn leave(
+        &self,
+        session: &Session,
+        trained: &Path,
+        training: &TrainConfig,
+    ) -> Result<Calibration> {
+        let folder = ResultFolder::new(&session.out, FOLDER);
+        let [part, last] = ["verifier.part", VERIFIER].map(|name| folder.path().join(name));
+        remove(&part)?;
+        copy(trained, &part)?;
+        let mut verifier = session.load_verifier(&part, None)?;
+        let accepts = verifier.score(&self.rows.accepts)?;
+        let rejects = verifier.score(&self.rows.rejects)?;
+        let calibration = Calibration::choose(&accepts, &rejects, TRUE_ACCEPT)?;
+        verifier.set_calibration(&part, calibration)?;
+        drop(verifier);
+        // Until the id is there again, what is in the folder is nobody's.
+        let id_file = folder.path().join(ID);
+        remove(&id_file)?;
+        remove(&last)?;
+        fs::rename(&part, &last).map_err(|e| Error::io("write", &last, e))?;
+        let config = self.config(training);
+        folder.json("config.json", &config)?;
+        folder.text(ID, &format!("{}\n", id(&config)))?;
+        session
+            .progress
+            .log(&format!("the guard: {}", last.display()));
+        let calibration = Config::read(&last)?.calibration;
+        calibration.ok_or_else(|| Error::input(&last, "the threshold is gone"))
+    }
+
+    fn config<'a>(&self, training: &'a TrainConfig) -> GuardConfig<'a> {
+        GuardConfig {
+            stage: "guard",
+            rows_sha256: self.sha256(),
+            true_accept: TRUE_ACCEPT,
+            training,
+        }
+    }
+}
+
+/// The guard's folder in that for results.
+pub const FOLDER: &str = "guard";
+
+/// The file in it that says which guard this is.
+const ID: &str = "id";
+
+/// Removes a file or a folder, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    let removed = match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+    match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(|e| Error::io("create folder", to, e))?;
+    let entries = fs::read_dir(from).map_err(|e| Error::io("read", from, e))?;
+    for entry in entries {
+        let from = entry.map_err(|e| Error::io("read", from, e))?.path();
+        let Some(name) = from.file_name() else {
+            continue;
+        };
+        let to = to.join(name);
+        match from.is_dir() {
+            true => copy(&from, &to)?,
+            false => drop(fs::copy(&from, &to).map_err(|e| Error::io("write", &to, e))?),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All sentences of some pairs.
+    fn sentences<'a>(pairs: impl IntoIterator<Item = &'a [String; 2]>) -> HashSet<&'a str> {
+        pairs.into_iter().flatten().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn what_is_kept_aside_is_not_trained_on() {
+        let rows = GuardRows::new(&TrainingFiles::default(), 42, 8).unwrap();
+        let aside = sentences(rows.accepts.iter().chain(&rows.rejects));
+        assert!(rows.texts().is_disjoint(&aside));
+        // 5 kinds of 8 anchors, with two controls and a synonym where there is one.
+        assert_eq!(rows.rejects.len(), 40);
+        assert!((80..=120).contains(&rows.accepts.len()));
+        assert!(rows.rows.len() >= rows.accepts.len() / 2 && rows.notes.is_empty());
+        let again = GuardRows::new(&TrainingFiles::default(), 42, 8).unwrap();
+        assert_eq!(again.sha256(), rows.sha256());
+        let other = GuardRows::new(&TrainingFiles::default(), 7, 8).unwrap();
+        assert_ne!(other.sha256(), rows.sha256());
+    }
+
+    #[test]
+    fn files_are_divided_and_what_contradicts_itself_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, head: &str, row: &dyn Fn(usize) -> String, n: usize| {
+            let path = dir.path().join(name);
+            let rows: String = (0..n).map(row).collect();
+            fs::write(&path, format!("{head}\n{rows}")).unwrap();
+            path
+        };
+        let near = |i: usize| format!("dog {i} sees,dog {i} is seen,role\n");
+        let equal = |i: usize| match i {
+            0 => "dog 5 is seen,dog 5 sees\n".to_string(),
+            i => format!("dog {i} sees,what dog {i} does is see\n"),
+        };
+        let files = |n: usize| TrainingFiles {
+            structural: vec![file("near.csv", "sentence1,sentence2,category", &near, n)],
+            positives: vec![file("same.csv", "sentence1,sentence2", &equal, n)],
+            ..TrainingFiles::default()
+        };
+        let rows = GuardRows::new(&files(300), 1, 8).unwrap();
+        assert_eq!(rows.name, "near+same");
+        let aside = sentences(rows.accepts.iter().chain(&rows.rejects));
+        assert!(rows.texts().is_disjoint(&aside));
+        // A tenth of 599 pairs, by anchors that have both.
+        assert!((59..=62).contains(&(rows.accepts.len() + rows.rejects.len())));
+        let said = rows.notes.join("; ");
+        assert!(
+            said.contains("near-misses too, not among the guard's rows: 1"),
+            "{said}"
+        );
+        assert!(said.contains("to be rejected: near"), "{said}");
+        let error = GuardRows::new(&files(30), 1, 8).unwrap_err();
+        assert!(error.to_string().contains("it takes 20"), "{error}");
+    }
+}
