@@ -8,10 +8,11 @@ use nearmiss::metrics::near_miss;
 use nearmiss::metrics::statistics::Bootstrap;
 use nearmiss::model::hub::DEFAULT_BACKBONE;
 use nearmiss::study::guard::GuardOptions;
-use nearmiss::verifier::{self, Kind as VerifierKind, Penalty};
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::plan;
 use nearmiss::study::training::data::SHARE;
+use nearmiss::train::pairs;
+use nearmiss::verifier::{self, Kind as VerifierKind, Penalty};
 
 /// Dense retrieval on hand-written GPU kernels: without a command, runs the whole study at its defaults.
 #[derive(Parser)]
@@ -84,6 +85,29 @@ pub enum Command {
         pairs: PairFiles,
         #[command(flatten)]
         arms: Arms,
+        #[command(flatten)]
+        rows: TrainingRows,
+    },
+    /// Compare second-stage scorers as they are and trained, frozen and end to end: how each re-ranks, and which tells
+    /// near-misses apart. Trains a guard, too, and leaves it calibrated in OUT/guard/verifier.
+    #[command(name = "experiment-2",
+        mut_arg("max_length", |arg| arg.help("Length limit of the first stage in tokens; default: the model's own")),
+        mut_arg("mode", |arg| arg.help("corrected, or paper: divides rows one by one whatever their anchors, keeps rows of two equal texts, and \
+             leaves out near-misses of 20 characters or fewer, as the paper's code does")))]
+    Experiment2 {
+        #[command(flatten)]
+        study: Study,
+        #[command(flatten)]
+        data: Data,
+        /// Names of the collections that training rows are about: not zero-shot, averaged apart.
+        #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+        in_domain: Vec<String>,
+        #[command(flatten)]
+        pairs: PairFiles,
+        #[command(flatten)]
+        trained: TrainedScorers,
+        #[command(flatten)]
+        rows: TrainingRows,
     },
     /// Train the encoder on your own rows, and write a model folder that sentence-transformers loads.
     #[command(mut_arg("out", |arg| arg
@@ -342,6 +366,50 @@ pub struct Arms {
     /// Highest learning rate; default: the protocol's for the encoder's size.
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<f64>,
+}
+
+/// Which scorers experiment 2 compares, and how it trains them.
+#[derive(Args, Clone)]
+pub struct TrainedScorers {
+    /// Scorers; those without weights are looked at as they are, too. Default: all, of which the small presets train f4 frozen
+    /// and end to end and f1 end to end.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    pub verifiers: Vec<String>,
+    /// Trainings: frozen, end-to-end; default: both. A scorer without weights has the second alone.
+    #[arg(long, value_name = "HOW", value_delimiter = ',', num_args = 1..)]
+    pub training: Vec<String>,
+    /// Positives of structural rows: identity (the sentence itself, arm B), paraphrase (arm B-para); default: both.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', num_args = 1..)]
+    pub positives_as: Vec<String>,
+    /// What is wanted of scores: softmax over the batch (the paper's), pairwise, binary.
+    #[arg(long, value_name = "OBJECTIVE", value_enum, value_delimiter = ',', num_args = 1.., default_values_t = [Objective::Softmax])]
+    pub objective: Vec<Objective>,
+    /// Seeds of every training; default: --seed alone, with --preset full that and the two after it.
+    #[arg(long, value_name = "SEED", value_delimiter = ',', num_args = 1..)]
+    pub seeds: Vec<u64>,
+    /// Steps of a training; default: 150, with --preset smoke 3, with --preset full the protocol's for scorer and encoder.
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Rows of a step; default: 16, with --preset smoke 4, with --preset full the protocol's.
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Tokens that scorers see of a text, in training too; default: 48, with --preset smoke 32, with --preset full 128.
+    #[arg(long, value_name = "TOKENS")]
+    pub verifier_length: Option<usize>,
+    /// Candidates that a second stage re-ranks; default: 100, with --preset smoke 10.
+    #[arg(long, value_name = "N")]
+    pub depth: Option<usize>,
+    /// Steps of the guard; default: 200, with --preset smoke 3, with --preset full 2,000.
+    #[arg(long, value_name = "STEPS", conflicts_with = "no_guard")]
+    pub guard_steps: Option<u64>,
+    /// Train no guard.
+    #[arg(long)]
+    pub no_guard: bool,
+}
+
+/// Rows that an experiment trains on.
+#[derive(Args, Clone)]
+pub struct TrainingRows {
     /// Rows for retrieval: CSV or JSON lines (.gz too) with anchor, positive and, if there is one, negative; default: built in.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub triplets: Vec<PathBuf>,
@@ -351,7 +419,7 @@ pub struct Arms {
     /// Near-misses to train on: CSV with columns sentence1, sentence2 and category; default: built in.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub structural: Vec<PathBuf>,
-    /// Sentences of equal meaning for arms with paraphrases as positives: CSV with columns sentence1 and sentence2.
+    /// Sentences of equal meaning for positives that are paraphrases: CSV with columns sentence1 and sentence2.
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "structural")]
     pub positives: Vec<PathBuf>,
     /// Share of structural rows.
@@ -510,6 +578,13 @@ pub struct Second {
     pub penalty_weight: f64,
 }
 
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Objective {
+    Softmax,
+    Pairwise,
+    Binary,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Preset {
     Smoke,
@@ -535,6 +610,16 @@ impl From<Preset> for plan::Preset {
             Preset::Smoke => plan::Preset::Smoke,
             Preset::Small => plan::Preset::Small,
             Preset::Full => plan::Preset::Full,
+        }
+    }
+}
+
+impl From<Objective> for pairs::Objective {
+    fn from(objective: Objective) -> Self {
+        match objective {
+            Objective::Softmax => pairs::Objective::Softmax,
+            Objective::Pairwise => pairs::Objective::Pairwise,
+            Objective::Binary => pairs::Objective::Binary,
         }
     }
 }

@@ -40,7 +40,9 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Answer> {
-    use commands::{calibrate, encode, explain, inspect, study, train, train_verifier, verify};
+    use commands::{
+        calibrate, encode, experiments, explain, inspect, study, train, train_verifier, verify,
+    };
     let done = match cli.command {
         None => study::all(&cli.study, &cli.data, &cli.second, &cli.pairs),
         Some(Command::Retrieve {
@@ -65,7 +67,16 @@ fn run(cli: Cli) -> Result<Answer> {
             in_domain,
             pairs,
             arms,
-        }) => study::experiment_1(&study, &data, &in_domain, &pairs, &arms),
+            rows,
+        }) => experiments::experiment_1(&study, &data, &in_domain, &pairs, &arms, &rows),
+        Some(Command::Experiment2 {
+            study,
+            data,
+            in_domain,
+            pairs,
+            trained,
+            rows,
+        }) => experiments::experiment_2(&study, &data, &in_domain, &pairs, &trained, &rows),
         Some(Command::Train { common, training }) => train::run(&common, &training),
         Some(Command::TrainVerifier { common, training }) => {
             train_verifier::run(&common, &training)

@@ -236,7 +236,12 @@ impl Stage for Experiment1 {
         let mut notes: Vec<String> = jobs.iter().flat_map(notes_of_rows).collect();
         let structural = self.arms.iter().any(|arm| *arm != Arm::A);
         let trained = self.data.texts(structural);
-        notes.extend(seen(&trained, "training rows", &self.sets, &self.near_misses));
+        notes.extend(seen(
+            &trained,
+            "training rows",
+            &self.sets,
+            &self.near_misses,
+        ));
         Ok(Found {
             comparisons,
             models,

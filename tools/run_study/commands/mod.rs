@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod encode;
+pub mod experiments;
 pub mod explain;
 pub mod inspect;
 pub mod study;
