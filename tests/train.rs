@@ -1,4 +1,4 @@
-//! `run-study train` and `experiment-1` through the command line: what they refuse, what a kill costs, what is there at
+//! `run-study train` and the experiments through the command line: what they refuse, what a kill costs, what is there at
 //! the end.
 
 use std::fs;
@@ -479,15 +479,7 @@ fn an_experiment_goes_on_where_it_was_and_does_nothing_twice() {
     };
     let first = run(&[]);
     succeeds(&first);
-    let files = |prefix: &str| -> Vec<PathBuf> {
-        let all = fs::read_dir(s.path("out")).unwrap();
-        let all = all.map(|entry| entry.unwrap().path());
-        let mut kept: Vec<PathBuf> = all
-            .filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with(prefix))
-            .collect();
-        kept.sort();
-        kept
-    };
+    let files = |prefix: &str| folders(&s, prefix);
     assert_eq!(
         [
             files("train-").len(),
@@ -549,6 +541,134 @@ fn an_experiment_goes_on_where_it_was_and_does_nothing_twice() {
         .map(|model| model["model"].as_str().unwrap())
         .collect();
     assert_eq!(models, ["Base", "A, seed 42", "B, seed 42"]);
+}
+
+/// The folders of results that begin so, in the order of their names.
+fn folders(s: &Scratch, prefix: &str) -> Vec<PathBuf> {
+    let all = fs::read_dir(s.path("out")).unwrap();
+    let all = all.map(|entry| entry.unwrap().path());
+    let begins = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(prefix)
+    };
+    let mut kept: Vec<PathBuf> = all.filter(begins).collect();
+    kept.sort();
+    kept
+}
+
+/// Experiment 2 at its smallest.
+fn second_experiment(s: &Scratch, more: &[&str]) -> Output {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-bert-3x96");
+    let mut command = s.command("experiment-2");
+    command.arg("--backbone").arg(model);
+    command.args(["--preset", "smoke", "--resamples", "50", "--minimum", "5"]);
+    command.args(["--out", "out", "--json"]);
+    command.args(more).output().unwrap()
+}
+
+#[test]
+fn second_stages_are_trained_once_and_the_guard_is_left() {
+    let s = Scratch::new();
+    let first = second_experiment(&s, &[]);
+    succeeds(&first);
+    let count = |prefix: &str| folders(&s, prefix).len();
+    // f4 frozen on two kinds of positives, f4 and f1 with their encoder, the guard; the cosine and scorers as they are.
+    let counts = || ["train-", "measure-", "experiment-2-"].map(count);
+    assert_eq!(counts(), [5, 10, 1]);
+    let found: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    let found = &found[0];
+    assert_eq!(found["stage"], "experiment-2");
+    let models: Vec<&str> = found["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["model"].as_str().unwrap())
+        .collect();
+    assert_eq!(models[..3], ["pooled", "none", "f0"]);
+    assert_eq!(models.last(), Some(&"guard, seed 42"));
+    let config = fs::read_to_string(s.path("out/guard/verifier/verifier.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let threshold = &config["calibration"]["threshold"];
+    assert!(threshold.is_f64() && *threshold == found["guard"]["threshold"]);
+    let report = folders(&s, "experiment-2-")[0].join("report.md");
+    let report = fs::read_to_string(report).unwrap();
+    for title in [
+        "## Re-ranking",
+        "## Rejection of near-misses",
+        "## Positives of structural rows",
+        "## Findings",
+        "## The guard",
+        "## Hard pairs",
+        "## As a semantic cache",
+    ] {
+        assert!(report.contains(title), "{title}");
+    }
+    // The same again trains and measures nothing.
+    let modified = || -> Vec<_> {
+        let curves = folders(&s, "train-")
+            .into_iter()
+            .map(|path| path.join(CURVE));
+        let files = curves.chain([s.path("out/guard/verifier/verifier.json")]);
+        files
+            .map(|file| fs::metadata(file).unwrap().modified().unwrap())
+            .collect()
+    };
+    let before = modified();
+    let second = second_experiment(&s, &[]);
+    succeeds(&second);
+    assert_eq!(
+        (&second.stdout, modified()),
+        (&first.stdout, before.clone())
+    );
+    assert!(stderr(&second).contains("guard, seed 42: measured before"));
+    // What others have in common with it is there already, too.
+    let part = ["--verifiers", "f1,f4", "--training", "frozen", "--no-guard"];
+    succeeds(&second_experiment(&s, &part));
+    assert_eq!((counts(), modified()), ([5, 10, 2], before));
+    // A measurement that is gone is made again, of the model that is there.
+    let measured = folders(&s, "measure-");
+    let frozen = measured
+        .iter()
+        .find(|p| p.to_str().unwrap().contains("-f4-frozen-identity-"));
+    fs::remove_dir_all(frozen.unwrap()).unwrap();
+    let third = second_experiment(&s, &[]);
+    succeeds(&third);
+    assert_eq!((third.stdout, counts()), (first.stdout, [5, 10, 2]));
+}
+
+#[test]
+fn second_experiments_that_cannot_be() {
+    let s = Scratch::new();
+    for (more, needles) in [
+        (
+            &["--verifiers", "f9"][..],
+            &["there is no verifier `f9`"][..],
+        ),
+        (
+            &["--training", "frosen"],
+            &["there is no training `frosen`", "end-to-end"],
+        ),
+        (
+            &["--positives-as", "x"],
+            &["there is no kind of positives `x`"],
+        ),
+        (&["--verifiers", "f1,f1"], &["--verifiers names f1 twice"]),
+        (
+            &["--objective", "binary,binary"],
+            &["--objective names binary twice"],
+        ),
+        (&["--seeds", "1,1"], &["--seeds names 1 twice"]),
+        (&["--depth", "0"], &["--depth 0"]),
+    ] {
+        fails(&second_experiment(&s, more), 2, needles);
+    }
+    let refused = second_experiment(&s, &["--batch", "400"]);
+    fails(
+        &refused,
+        1,
+        &["training rows are fewer than a batch of 400"],
+    );
+    assert!(!s.path("out/guard").exists());
 }
 
 #[test]
