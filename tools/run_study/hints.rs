@@ -18,6 +18,7 @@ pub fn line(error: &Error) -> String {
             "learning_rate" => "--learning-rate, --verifier-learning-rate",
             "true_accept" => "--true-accept",
             "keep_aside" => "--keep-aside",
+            "built_in" => "--built-in",
             "scale" => "--scale",
             "checkpoint_every" => "--checkpoint-every",
             _ => return error.to_string(),
