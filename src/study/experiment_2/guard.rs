@@ -11,10 +11,11 @@ use crate::data::Fingerprint;
 use crate::data::edits::{self, EditSet, Split};
 use crate::data::groups::{connected, split};
 use crate::data::pairs::{Filter, NearMiss, Paraphrase, read_near_misses, read_paraphrases};
-use crate::data::stem;
 use crate::data::triplets::TRAINING_SHARE;
+use crate::data::{questions, stem};
 use crate::error::{Error, Result};
 use crate::metrics::near_miss::Kind;
+use crate::study::guard::built_in_rows;
 use crate::study::results::{ResultFolder, id};
 use crate::study::session::Session;
 use crate::study::training::data::TrainingFiles;
@@ -47,7 +48,9 @@ type Lists = (Vec<NearMiss>, Vec<Paraphrase>);
 
 impl GuardRows {
     /// From files that give both near-misses and sentences of equal meaning, a tenth of which is kept aside, no sentence
-    /// being on both sides; without them from the built-in edit sets, so many anchors of every kind of edit.
+    /// being on both sides; without them from the built-in edit sets, so many anchors of every kind of edit. Built-in
+    /// questions come to either: a quarter of the rows beside files, half of them beside edit sets, which are then half of
+    /// what is kept aside too.
     ///
     /// # Errors
     /// What readers, the grammar and [`mix`] report; [`Error::Invalid`] for too few accepts to be kept aside.
@@ -72,7 +75,13 @@ impl GuardRows {
                     })?;
                     Ok(lists_of(&set))
                 };
-                ("edits".into(), of(Split::Train)?, of(Split::Calibration)?)
+                let mut aside = of(Split::Calibration)?;
+                let n = aside.0.len() + aside.1.len();
+                let split = questions::Split::UnseenTemplates;
+                let questions = questions::generate(split, seed, n.max(2))?;
+                aside.0.extend(questions.near_misses());
+                aside.1.extend(questions.paraphrases());
+                ("edits+questions".into(), of(Split::Train)?, aside)
             }
         };
         let options = MixOptions {
@@ -91,6 +100,9 @@ impl GuardRows {
                 alone.join(", ")
             ));
         }
+        let mut rows = mixture.rows;
+        let beside = if given { rows.len() / 3 } else { rows.len() };
+        rows.extend(built_in_rows(seed, beside)?);
         let (near_misses, paraphrases) = aside;
         let fewest = fewest_accepts(TRUE_ACCEPT);
         if paraphrases.len() < fewest {
@@ -101,7 +113,7 @@ impl GuardRows {
         }
         Ok(GuardRows {
             name,
-            rows: mixture.rows,
+            rows,
             accepts: paraphrases
                 .into_iter()
                 .map(|p| [p.anchor, p.text])

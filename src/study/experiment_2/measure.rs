@@ -245,14 +245,15 @@ fn measure(
         near_misses: Vec::new(),
         truncated: [0; 2],
     };
-    let empty = |verifier: &Box<dyn Scorer>| OfScorer {
-        parameters: verifier.parameters(),
+    let empty = |parameters| OfScorer {
+        parameters,
         retrieval: Vec::new(),
         near_misses: Vec::new(),
         truncated: [0; 3],
         cut: 0,
     };
-    let mut of_scorers: Vec<OfScorer> = scorers.verifiers.iter().map(empty).collect();
+    let verifiers = scorers.verifiers.iter();
+    let mut of_scorers: Vec<OfScorer> = verifiers.map(|v| empty(v.parameters())).collect();
     let (mut seconds, mut candidates) = (vec![0.0; of_scorers.len()], 0);
     for set in &stage.sets {
         let first = retrieve(encoder, &set.collection, stage.retrieve, progress)?;

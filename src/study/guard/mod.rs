@@ -7,7 +7,7 @@
 pub mod data;
 pub mod report;
 
-pub use data::{GuardData, GuardOptions, Labelled, Lists, Rows};
+pub use data::{GuardData, GuardOptions, Labelled, Lists, Rows, built_in_rows};
 pub use report::{Judge, Report, summary};
 
 use super::progress::Progress;

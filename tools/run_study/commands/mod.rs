@@ -109,6 +109,7 @@ fn open_verifier(run: &Run, folder: &Path) -> Result<(Verifier, Progress)> {
             ..FetchOptions::default()
         },
         memory: memory(run)?,
+        ..LoadVerifier::default()
     };
     let verifier = Verifier::load_with(folder, &device, &options)?;
     let config = verifier.config();

@@ -1,12 +1,12 @@
 //! `train-verifier`: a guard of the user's own pairs.
 
 use nearmiss::metrics::statistics::threshold;
-use nearmiss::study::experiment_1::models::{self, stopped};
 use nearmiss::study::guard::{
     GuardData, GuardOptions, Judge, Labelled, Report, Rows, score, summary,
 };
 use nearmiss::study::pair_scores::{Scorers, score_pairs};
 use nearmiss::study::session::Session;
+use nearmiss::study::training::{self, stopped};
 use nearmiss::train::FolderLock;
 use nearmiss::train::pairs::{
     MixOptions, Objective, PairOptions, PairRow, PairTrainer, Rates, TrainedPair, VERIFIER,
@@ -60,7 +60,7 @@ pub fn run(common: &Common, training: &GuardTraining) -> Result<()> {
         _ => common.backbone.clone(),
     };
 
-    let mut task = models::Training::task(&session, &folder.display().to_string(), options.steps);
+    let mut task = training::Training::task(&session, &folder.display().to_string(), options.steps);
     let listening = session.interrupt.listen();
     let trainer = PairTrainer::new(encoder, kind, options.clone())
         .encoder_name(name)
@@ -83,7 +83,7 @@ pub fn run(common: &Common, training: &GuardTraining) -> Result<()> {
     if !trained.finished {
         return Err(stopped(trained.steps, options.steps, folder));
     }
-    let found = models::Training::of(folder, trained.steps, trained.skipped)?;
+    let found = training::Training::of(folder, trained.steps, trained.skipped)?;
     let truncated = trained.truncated;
     drop(trained);
 
