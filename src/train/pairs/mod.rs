@@ -75,6 +75,8 @@ pub struct PairOptions {
     pub max_length: usize,
     /// Share of the values dropped in the verifier. 0.1.
     pub dropout: f64,
+    /// Whether `f3` has the reference's habit of [`Learned::with_padding`]. No.
+    pub padded: bool,
     /// Of batches, masks and first weights. 42.
     pub seed: u64,
     /// Most tokens of a chunk of texts; `None` takes what suits the device.
@@ -102,6 +104,7 @@ impl Default for PairOptions {
             swap: false,
             max_length: 128,
             dropout: 0.1,
+            padded: false,
             seed: 42,
             token_budget: None,
             checkpoint_every: 100,
@@ -307,6 +310,7 @@ impl<'a> PairTrainer<'a> {
         let config = encoder.config();
         let dropout = [config.hidden_dropout, config.attention_dropout];
         let verifier = Learned::start(kind, encoder.width(), options.seed, &device)?;
+        let verifier = verifier.with_padding(options.padded);
         let end_to_end = options.encoder.is_some();
         let step = PairStep::new(encoder, verifier, end_to_end)?;
         let packing = Packing {

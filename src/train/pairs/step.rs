@@ -117,7 +117,14 @@ impl PairStep {
     /// [`Error::OutOfMemory`] if there is no room for a text or a pair; as [`Encoder::hidden_states`].
     pub fn gradients<R: PairRow>(&mut self, batch: &TextBatch, task: &Task) -> Result<Vec<f32>> {
         const LEAST: usize = 1 << 16;
+        // What is begun again has left no trace.
+        let running: Vec<Vec<f32>> = (self.verifier.trainable().1.iter())
+            .map(|(_, values)| values.to_vec())
+            .collect();
         loop {
+            for ((_, values), before) in self.verifier.trainable().1.into_iter().zip(&running) {
+                values.copy_from_slice(before);
+            }
             let chunks = divided(&batch.chunks, self.chunk.unwrap_or(usize::MAX));
             let bytes = self.pair_memory.unwrap_or(PAIR_MEMORY);
             let divisible = chunks.iter().filter(|chunk| chunk.n_texts() > 1);
