@@ -350,6 +350,7 @@ mod tests {
             sampler: Position { epoch: 2, batch: 7 },
             scale,
             chunk: step.is_multiple_of(2).then_some(4096),
+            pairs: None,
         }
     }
 

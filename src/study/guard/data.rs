@@ -627,10 +627,13 @@ mod tests {
                 .collect();
             all.into_iter().collect()
         };
-        assert_eq!(sources(&[near.clone()], &[same.clone()]), ["near"]);
+        assert_eq!(
+            sources(std::slice::from_ref(&near), std::slice::from_ref(&same)),
+            ["near"]
+        );
         let named = files.put("near_paraphrases.csv", "sentence1,sentence2\na,b\n");
         assert_eq!(
-            sources(&[near.clone()], &[same.clone(), named]),
+            sources(std::slice::from_ref(&near), &[same.clone(), named]),
             ["near", "same"]
         );
         let with = files.put("x.csv", "sentence1,sentence2,source\na,b,web\n");

@@ -175,11 +175,11 @@ mod tests {
     }
 
     fn said(best: &str, next: &str, lead: [f64; 2]) -> String {
-        let scoring = |name: &str, first_stage| Scoring {
+        let scoring = |name: &str, first_stage: Option<usize>| Scoring {
             name: name.into(),
             cosine: false,
             models: vec![0],
-            encoder: first_stage == None,
+            encoder: first_stage.is_none(),
             first_stage,
         };
         let comparisons = Comparisons {
