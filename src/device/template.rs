@@ -98,9 +98,11 @@ impl Variant {
     /// This variant with the values of `other` added.
     #[must_use]
     pub fn extended(self, other: &Variant) -> Self {
-        other
-            .iter()
-            .fold(self, |variant, (name, value)| variant.with(name, value))
+        let mut variant = self;
+        for (name, value) in other.iter() {
+            variant = variant.with(name, value);
+        }
+        variant
     }
 
     /// The value of `name`, if set.

@@ -143,11 +143,11 @@ impl<A: Float> Backward<'_, A> {
         let forward = Forward {
             x: saved.x.as_slice(),
             weights: inputs.multiplicities[norm].as_slice(),
-            // Statistics from elsewhere do not move with these pixels.
+            // Statistics from elsewhere do not move with these pixels, which are nothing among so many.
             total: if saved.own {
                 inputs.total(norm) as f32
             } else {
-                f32::INFINITY
+                f32::MAX
             },
             mean: saved.mean.as_slice(),
             variance: saved.variance.as_slice(),

@@ -21,7 +21,7 @@ use crate::study::stage::Report;
 use crate::study::table::{Table, names};
 
 /// What is to be kept in mind wherever scores of different scorers stand in one table.
-const SCALES: &str = "Scores have scales of their own: cosines (pooled, none), a mean of cosines (f0), of their maxima (f1), of aligned ones (f2), a tanh (f4 and the guard). A scorer's near-misses are to be compared with its own accepts, and every threshold is its own.";
+const SCALES: &str = "Scores have scales of their own: cosines (pooled, none), a mean of cosines (f0), of their maxima (f1), of aligned ones (f2), a tanh (f3, f4 and the guard). A scorer's near-misses are to be compared with its own accepts, and every threshold is its own.";
 
 /// The result as Markdown: what the terminal shows.
 pub(super) fn summary(stage: &Experiment2, report: &Report<Experiment2>) -> String {
