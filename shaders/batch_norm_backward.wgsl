@@ -7,8 +7,7 @@ enable f16;
 //            sqrt(variance + eps), G = sum over rows of d_y z, B = sum of d_y, W = total; d_gamma += G, d_beta += B, all by
 //            channel
 // Twins      src/ops/batch_norm_backward/ (definition, reference), kernels/batch_norm_backward.ptx
-// Entry      in this order: variant `stage` = pieces: batch_norm_backward_pieces; sums: batch_norm_backward_sums; rows:
-//            batch_norm_backward
+// Entry      by variant `stage`, in this order: batch_norm_backward_pieces, batch_norm_backward_sums, batch_norm_backward
 //
 // Shapes     x, d_y, dx [n, c] f16 or f32 (variant `act`); weights [n], mean, variance, gamma, d_gamma, d_beta [c] f32; sums
 //            [pieces, 2, c] f32, scratch: of each piece of 64 rows the sums of d_y z and of d_y; totals [2, c] f32, scratch:

@@ -113,7 +113,7 @@ pub enum Filter {
 /// Reads near-misses.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) for a file that cannot be read; [`Error::Input`](crate::Error::Input) with the line for
+/// [`Error::Io`] for a file that cannot be read; [`Error::Input`] with the line for
 /// one that is damaged or not UTF-8, that lacks a column, whose quotes swallow rows, or that holds no usable pair.
 pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, PairNotes)> {
     let mut notes = PairNotes::default();
@@ -196,7 +196,7 @@ pub const STANDARD_INPUT: &str = "-";
 /// there: `-` reads standard input, which somebody may be writing to. Nothing is left out.
 ///
 /// # Errors
-/// As [`read_near_misses`], but for a file without pairs; [`Error::Input`](crate::Error::Input) for an empty sentence; and
+/// As [`read_near_misses`], but for a file without pairs; [`Error::Input`] for an empty sentence; and
 /// what `take` reports.
 pub fn each_pair(path: &Path, mut take: impl FnMut(usize, [&str; 2]) -> Result<()>) -> Result<()> {
     const WANTED: [&str; 2] = ["sentence1", "sentence2"];

@@ -59,7 +59,7 @@ const SIMILARITY_MAP: Kernel = Kernel {
 /// Computes the maps of `pairs` from token vectors `[t, d]` into `maps`, laid out by `layout`.
 ///
 /// # Errors
-/// [`Error::Shape`] for sizes that do not fit (`d` a multiple of 8; a layout of other pairs), [`Error::Unsupported`] for
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8; a layout of other pairs), [`Error::Unsupported`](crate::Error::Unsupported) for
 /// f32 tokens on CUDA, whose tensor cores multiply f16.
 ///
 /// ```

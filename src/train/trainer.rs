@@ -134,8 +134,8 @@ impl<'a> Trainer<'a> {
     /// Trains on `rows`.
     ///
     /// # Errors
-    /// As [`TrainOptions::plan`], [`FolderLock::take`] and [`Snapshot::open`]; [`Error::Input`] for a folder with a model
-    /// that is not this training's; [`Error::Invalid`] for a loss that is not finite, with the rows of its batch; what
+    /// As [`TrainOptions::plan`], [`FolderLock::take`](super::FolderLock::take) and [`Snapshot::open`](super::Snapshot::open); [`Error::Input`](crate::Error::Input) for a folder with a model
+    /// that is not this training's; [`Error::Invalid`](crate::Error::Invalid) for a loss that is not finite, with the rows of its batch; what
     /// the device reports.
     pub fn run(self, rows: impl Into<Arc<[Triplet]>>) -> Result<Trained> {
         let rows = rows.into();

@@ -11,7 +11,7 @@ pub const LARGEST: u32 = 128;
 /// What the windows are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Windows {
-    /// Squares of 8 x 8 side by side, and in front of those of each map one row of zeros, the place of [CLS].
+    /// Squares of 8 x 8 side by side, and in front of those of each map one row of zeros, the place of `[CLS]`.
     Patches,
     /// The 3 x 3 around every pixel of a picture; outside there are zeros.
     Neighbours,

@@ -253,7 +253,7 @@ impl Stage for Experiment2 {
         let pairs = self.near_misses.iter().map(|set| &set.name);
         json!({
             "training": self.data.names,
-            "guard": self.guard.as_ref().map(|guard| &guard.rows.name),
+            "guard_rows": self.guard.as_ref().map(|guard| &guard.rows.name),
             "collections": collections.collect::<Vec<_>>(),
             "pairs": pairs.collect::<Vec<_>>(),
         })

@@ -176,7 +176,7 @@ impl Default for GuardOptions {
 /// Built-in rows that there are at most, which leaves the grammar room to write pairs that differ.
 const BUILT_IN: usize = 8_000;
 
-/// So many built-in rows, or [`BUILT_IN`]: of each question a rewording to accept and a near-miss to reject.
+/// So many built-in rows, at most 8,000: of each question a rewording to accept and a near-miss to reject.
 ///
 /// # Errors
 /// As [`questions::generate`].

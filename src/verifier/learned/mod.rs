@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The way back ends at the hidden states of the encoder: the gradient in the maps, in the unit vectors of both sides
-//! ([`similarity_map_backward()`]), and through the normalisation.
+//! ([`similarity_map_backward`](mod@crate::ops::similarity_map_backward)), and through the normalisation.
 
 mod kind;
 #[cfg(test)]
