@@ -20,7 +20,7 @@ use nearmiss::train::{Position, TextBatch};
 use nearmiss::verifier::{Kind, Learned};
 
 use super::encode::{bound, models};
-use super::{Case, Context, Prepared, Recorded, Scale, bits, json};
+use super::{Case, Context, Prepared, Recorded, Scale, bits, json, worst_ratio};
 
 /// What a step runs besides an encoder's forward and backward.
 const STEP: &[&ops::OpSpec] = &[
@@ -134,17 +134,9 @@ fn prepare(context: &Context, folder: &Path, triplets: usize) -> Result<Prepared
     let want = step()?.gradients::<Triplet>(&parts, &task)?;
     let mut step = step()?;
     let losses = step.gradients::<Triplet>(&whole, &task)?;
-    let ratios = losses
-        .iter()
-        .zip(&want)
-        .map(|(got, want)| f64::from(got - want).abs() / bound);
-    let worst = ratios.fold(0.0, |worst, ratio| {
-        if ratio.is_finite() {
-            f64::max(worst, ratio)
-        } else {
-            f64::INFINITY
-        }
-    });
+    let want: Vec<f64> = want.into_iter().map(f64::from).collect();
+    let which: Vec<usize> = (0..want.len()).collect();
+    let worst = worst_ratio(&losses, 1, &which, &want, &vec![bound; want.len()]);
     let settings = AdamW {
         learning_rate: 1e-6,
         gradient_factor: 1.0 / task.loss_scale,

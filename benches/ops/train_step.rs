@@ -16,7 +16,7 @@ use nearmiss::text::{pack, plan_batches};
 use nearmiss::train::{Objective, Position, Step, TextBatch};
 
 use super::encode::{bound, models};
-use super::{Case, Context, Prepared, Recorded, Scale, bits, json};
+use super::{Case, Context, Prepared, Recorded, Scale, bits, json, worst_ratio};
 
 /// Every operator that a step runs.
 const STEP: &[&ops::OpSpec] = &[
@@ -172,17 +172,9 @@ fn prepare(
         ..objective
     };
     let want = Step::new(other)?.gradients(&parts, &plain)?;
-    let ratios = losses
-        .iter()
-        .zip(&want)
-        .map(|(got, want)| f64::from(got - want).abs() / bound);
-    let worst = ratios.fold(0.0, |worst, ratio| {
-        if ratio.is_finite() {
-            f64::max(worst, ratio)
-        } else {
-            f64::INFINITY
-        }
-    });
+    let want: Vec<f64> = want.into_iter().map(f64::from).collect();
+    let which: Vec<usize> = (0..want.len()).collect();
+    let worst = worst_ratio(&losses, 1, &which, &want, &vec![bound; want.len()]);
 
     let settings = AdamW {
         learning_rate: 1e-6,

@@ -52,7 +52,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    fn alloc<A: Float>(device: &Device, len: usize) -> Result<Self> {
+    pub(crate) fn alloc<A: Float>(device: &Device, len: usize) -> Result<Self> {
         let half = A::TYPE.size() == 2;
         Ok(Stream {
             h: device.alloc(len)?,
@@ -61,7 +61,7 @@ impl Stream {
     }
 
     /// The stream as an operand of a matrix product.
-    pub(super) fn act<A: Float>(&self) -> Slice<'_, A> {
+    pub(crate) fn act<A: Float>(&self) -> Slice<'_, A> {
         self.rounded
             .as_ref()
             .and_then(|b| b.as_slice().of_type())

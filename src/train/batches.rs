@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use super::sampler::{Position, Sampler};
+use crate::data::Fingerprint;
 use crate::data::triplets::Triplet;
 use crate::error::{Error, Result};
 use crate::text::{Batch, TextKind, Tokenizer, pack, plan_batches};
@@ -25,6 +26,15 @@ pub trait Row: Send + Sync + 'static {
 
     /// Text `i` of them; the first is the one that the others are compared with.
     fn text(&self, i: usize) -> &str;
+}
+
+/// SHA-256 over the texts of rows, in their order.
+pub fn rows_sha256<R: Row>(rows: &[R]) -> String {
+    let mut hash = Fingerprint::default();
+    for row in rows {
+        (0..R::TEXTS).for_each(|i| hash.field(row.text(i)));
+    }
+    hash.finish()
 }
 
 impl Row for Triplet {

@@ -28,7 +28,7 @@ pub mod schedule;
 pub mod step;
 pub mod trainer;
 
-pub use batches::{Batches, Packing, Row, TextBatch};
+pub use batches::{Batches, Packing, Row, TextBatch, rows_sha256};
 pub use checkpoint::{Identity, Snapshot, State};
 pub use curve::{Curve, Point};
 pub use lock::FolderLock;

@@ -159,11 +159,74 @@ impl Plan {
     }
 }
 
-fn refuse(setting: &'static str, value: impl std::fmt::Display, why: &str) -> Result<()> {
+/// The error of a setting of this value.
+pub(super) fn refuse(
+    setting: &'static str,
+    value: impl std::fmt::Display,
+    why: &str,
+) -> Result<()> {
     Err(Error::Setting {
         setting,
         message: format!("`{setting}` is {value}; {why}"),
     })
+}
+
+fn is_positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+fn is_share(value: f64) -> bool {
+    (0.0..1.0).contains(&value)
+}
+
+/// Requires a learning rate and a weight decay that can be, where they are given.
+pub(super) fn check_rates(learning_rate: Option<f64>, weight_decay: Option<f64>) -> Result<()> {
+    if let Some(rate) = learning_rate
+        && !(is_positive(rate) && rate <= 1.0)
+    {
+        refuse("learning_rate", rate, "give a number above 0, at most 1")?;
+    }
+    if let Some(decay) = weight_decay
+        && !is_share(decay)
+    {
+        refuse("weight_decay", decay, "give a number from 0 to below 1")?;
+    }
+    Ok(())
+}
+
+/// Requires shares that moments can keep of a step.
+pub(super) fn check_moments(beta: [f64; 2]) -> Result<()> {
+    match beta.into_iter().find(|&beta| !is_share(beta)) {
+        Some(beta) => refuse("beta", beta, "give numbers from 0 to below 1"),
+        None => Ok(()),
+    }
+}
+
+/// Requires numbers above 0.
+pub(super) fn check_positive(settings: &[(&'static str, f64)]) -> Result<()> {
+    match settings.iter().find(|(_, value)| !is_positive(*value)) {
+        Some((setting, value)) => refuse(setting, value, "give a number above 0"),
+        None => Ok(()),
+    }
+}
+
+/// Requires room for a word in a text and a token in a chunk, and a checkpoint now and then.
+pub(super) fn check_sizes(
+    max_length: usize,
+    token_budget: Option<usize>,
+    checkpoint_every: u64,
+) -> Result<()> {
+    if max_length < 3 {
+        let why = "the special tokens take two, so give 3 or more";
+        refuse("max_length", max_length, why)?;
+    }
+    if token_budget == Some(0) {
+        refuse("token_budget", 0, "give 1 or more")?;
+    }
+    if checkpoint_every == 0 {
+        refuse("checkpoint_every", 0, "give 1 or more steps")?;
+    }
+    Ok(())
 }
 
 impl TrainOptions {
@@ -182,28 +245,17 @@ impl TrainOptions {
     /// # Errors
     /// [`Error::Setting`] for the first that is not.
     pub fn check(&self) -> Result<()> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let share = |value: f64| (0.0..1.0).contains(&value);
         if self.batch == 0 {
             refuse("batch", 0, "give 1 or more")?;
         }
         match self.length {
             Length::Steps(0) => refuse("steps", 0, "give 1 or more")?,
-            Length::Epochs(epochs) if !positive(epochs) => {
+            Length::Epochs(epochs) if !is_positive(epochs) => {
                 refuse("epochs", epochs, "give a number above 0")?;
             }
             _ => {}
         }
-        if let Some(rate) = self.learning_rate
-            && !(positive(rate) && rate <= 1.0)
-        {
-            refuse("learning_rate", rate, "give a number above 0, at most 1")?;
-        }
-        if let Some(decay) = self.weight_decay
-            && !share(decay)
-        {
-            refuse("weight_decay", decay, "give a number from 0 to below 1")?;
-        }
+        check_rates(self.learning_rate, self.weight_decay)?;
         if !(0.0..=1.0).contains(&self.warmup) {
             refuse(
                 "warmup",
@@ -211,33 +263,20 @@ impl TrainOptions {
                 "it is a share of the steps: give 0 to 1",
             )?;
         }
-        if let Some(beta) = self.beta.into_iter().find(|&beta| !share(beta)) {
-            refuse("beta", beta, "give numbers from 0 to below 1")?;
-        }
-        for (setting, value) in [
+        check_moments(self.beta)?;
+        check_positive(&[
             ("eps", self.eps),
             ("max_norm", self.max_norm),
             ("scale", self.scale),
-        ] {
-            if !positive(value) {
-                refuse(setting, value, "give a number above 0")?;
-            }
-        }
-        if self.max_length < 3 {
-            let why = "the special tokens take two, so give 3 or more";
-            refuse("max_length", self.max_length, why)?;
-        }
+        ])?;
         if let Dropout::Rates { hidden, attention } = self.dropout
-            && let Some(rate) = [hidden, attention].into_iter().find(|&rate| !share(rate))
+            && let Some(rate) = [hidden, attention]
+                .into_iter()
+                .find(|&rate| !is_share(rate))
         {
             refuse("dropout", rate, "give rates from 0 to below 1")?;
         }
-        if self.token_budget == Some(0) {
-            refuse("token_budget", 0, "give 1 or more")?;
-        }
-        if self.checkpoint_every == 0 {
-            refuse("checkpoint_every", 0, "give 1 or more steps")?;
-        }
+        check_sizes(self.max_length, self.token_budget, self.checkpoint_every)?;
         self.negatives.check()
     }
 

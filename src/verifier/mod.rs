@@ -17,6 +17,7 @@
 mod calibration;
 mod cnn;
 mod fixed;
+mod layers;
 pub mod learned;
 mod parameters;
 mod penalty;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::models::{TrainConfig, contrasts_sha256};
+use super::models::TrainConfig;
 use crate::data::Fingerprint;
 use crate::data::edits::{self, EditSet, Split};
 use crate::data::groups::{connected, split};
@@ -20,6 +20,7 @@ use crate::study::results::{ResultFolder, id};
 use crate::study::session::Session;
 use crate::study::training::data::TrainingFiles;
 use crate::train::pairs::{Contrast, MixOptions, PairOptions, mix};
+use crate::train::rows_sha256;
 use crate::verifier::{Calibration, Config, fewest_accepts};
 
 /// The folder of the verifier in that of the guard.
@@ -135,7 +136,7 @@ impl GuardRows {
     /// SHA-256 over everything.
     fn sha256(&self) -> String {
         let mut hash = Fingerprint::default();
-        hash.field(&contrasts_sha256(&self.rows));
+        hash.field(&rows_sha256(&self.rows));
         for pairs in [&self.accepts, &self.rejects] {
             hash.field(&pairs.len().to_string());
             pairs.iter().flatten().for_each(|text| hash.field(text));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::guard::GuardRows;
-use crate::data::Fingerprint;
 use crate::data::triplets;
 use crate::error::{Error, Result};
 use crate::model::hub::{Backbone, BackboneSource, KNOWN};
@@ -18,7 +17,8 @@ use crate::study::session::Session;
 use crate::study::training::data::TrainingData;
 use crate::study::training::{Training, stopped};
 use crate::train::arms::Arm;
-use crate::train::pairs::{Contrast, Objective, PairOptions, PairTrainer, VERIFIER};
+use crate::train::pairs::{Objective, PairOptions, PairTrainer, VERIFIER};
+use crate::train::rows_sha256;
 use crate::verifier::Kind;
 
 /// What of a scorer and its encoder is trained.
@@ -283,16 +283,6 @@ pub(super) struct Job<'a> {
     options: PairOptions,
 }
 
-/// SHA-256 over the sentences of rows, in their order.
-pub(super) fn contrasts_sha256(rows: &[Contrast]) -> String {
-    let mut hash = Fingerprint::default();
-    for row in rows {
-        let texts = row.accept.iter().chain(&row.reject);
-        texts.for_each(|text| hash.field(text));
-    }
-    hash.finish()
-}
-
 impl<'a> Job<'a> {
     /// The training of a model by `options`, which say nothing of its seed. `setup` is that of the published encoder.
     pub fn new(
@@ -317,7 +307,7 @@ impl<'a> Job<'a> {
             }
             Source::Guard(guard) => {
                 let rows = &guard.rows;
-                (contrasts_sha256(rows), rows.len(), rows.len(), [0, 0])
+                (rows_sha256(rows), rows.len(), rows.len(), [0, 0])
             }
         };
         if rows < options.batch {

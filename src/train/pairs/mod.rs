@@ -13,20 +13,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 pub use mix::{MixOptions, Mixture, Sides, mix};
 pub use objective::{Contrast, Objective, PairRow, sigmoid};
 pub use step::{PairStep, Task};
 
-use super::batches::{Packing, TextBatch};
+use super::batches::{Packing, TextBatch, rows_sha256};
 use super::checkpoint::Identity;
 use super::course::{At, Course, Learner};
 use super::group::Array;
+use super::options::{check_moments, check_positive, check_rates, check_sizes, refuse};
 use super::sampler::Sampler;
 use super::schedule::Schedule;
 use super::trainer::{Progress, default_budget};
-use crate::data::hex;
 use crate::device::Device;
 use crate::encoder::{Dropout, Encoder};
 use crate::error::{Error, Result};
@@ -118,61 +117,29 @@ impl PairOptions {
     /// # Errors
     /// [`Error::Setting`] for the first that is not.
     pub fn check(&self) -> Result<()> {
-        let refuse = |setting: &'static str, value: f64, why: &str| {
-            let message = format!("`{setting}` is {value}; {why}");
-            Err(Error::Setting { setting, message })
-        };
-        let positive = |value: f64| value.is_finite() && value > 0.0;
         let share = |value: f64| (0.0..1.0).contains(&value);
-        if self.batch == 0 {
-            return refuse("batch", 0.0, "give 1 or more");
-        }
-        if self.steps == 0 {
-            return refuse("steps", 0.0, "give 1 or more");
+        for (setting, value) in [("batch", self.batch as u64), ("steps", self.steps)] {
+            if value == 0 {
+                refuse(setting, 0, "give 1 or more")?;
+            }
         }
         for rates in [Some(self.verifier), self.encoder].into_iter().flatten() {
-            let rate = rates.learning_rate;
-            if !(positive(rate) && rate <= 1.0) {
-                return refuse("learning_rate", rate, "give a number above 0, at most 1");
-            }
-            if !share(rates.weight_decay) {
-                return refuse(
-                    "weight_decay",
-                    rates.weight_decay,
-                    "give a number from 0 to below 1",
-                );
-            }
+            check_rates(Some(rates.learning_rate), Some(rates.weight_decay))?;
         }
         if !share(self.warmup) {
-            return refuse(
-                "warmup",
-                self.warmup,
-                "it is a share of the steps: give 0 to below 1",
-            );
+            let why = "it is a share of the steps: give 0 to below 1";
+            refuse("warmup", self.warmup, why)?;
         }
-        for (setting, value) in [
+        check_moments(self.beta)?;
+        check_positive(&[
             ("eps", self.eps),
             ("max_norm", self.max_norm),
             ("temperature", self.temperature),
-        ] {
-            if !positive(value) {
-                return refuse(setting, value, "give a number above 0");
-            }
-        }
-        if let Some(beta) = self.beta.into_iter().find(|&beta| !share(beta)) {
-            return refuse("beta", beta, "give numbers from 0 to below 1");
-        }
+        ])?;
         if !share(self.dropout) {
-            return refuse("dropout", self.dropout, "give a number from 0 to below 1");
+            refuse("dropout", self.dropout, "give a number from 0 to below 1")?;
         }
-        if self.max_length < 3 {
-            let why = "the special tokens take two, so give 3 or more";
-            return refuse("max_length", self.max_length as f64, why);
-        }
-        if self.token_budget == Some(0) || self.checkpoint_every == 0 {
-            return refuse("checkpoint_every or token_budget", 0.0, "give 1 or more");
-        }
-        Ok(())
+        check_sizes(self.max_length, self.token_budget, self.checkpoint_every)
     }
 
     fn schedule(&self, rates: Rates) -> Schedule {
@@ -346,7 +313,7 @@ impl<'a> PairTrainer<'a> {
             let plan = Plan {
                 verifier: kind.name(),
                 width: learner.step.encoder.width(),
-                rows_sha256: sha256(&rows),
+                rows_sha256: rows_sha256(&rows),
                 rows: rows.len(),
                 max_tokens,
                 encoder_dropout: dropout,
@@ -365,19 +332,6 @@ impl<'a> PairTrainer<'a> {
             finished: outcome.steps == options.steps,
         })
     }
-}
-
-/// SHA-256 of the texts of rows, in their order.
-fn sha256<R: PairRow>(rows: &[R]) -> String {
-    let mut hash = Sha256::new();
-    for row in rows {
-        for i in 0..R::TEXTS {
-            let text = row.text(i);
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        }
-    }
-    hex(&hash.finalize())
 }
 
 /// A scorer of pairs that is trained.

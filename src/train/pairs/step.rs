@@ -232,7 +232,7 @@ impl PairStep {
             let (mode, padding) = (part.mode(true), Some(part.padding));
             let (scores, kept) = verifier.forward(&tokens, &part.list, mode, padding, once)?;
             raw.extend(scores);
-            part.kept = once.then_some(kept);
+            part.kept = kept;
         }
 
         let scores: Vec<f64> = raw.iter().map(|&raw| verifier.score_of(raw)).collect();
@@ -247,13 +247,14 @@ impl PairStep {
         let mut left = &d_raw[..];
         for mut part in parts {
             let saved = match part.kept.take() {
-                Some(saved) => saved,
-                None => {
+                // Who has no weights reads nothing of it.
+                None if verifier.kind().learns() => {
                     let (mode, padding) = (part.mode(false), Some(part.padding));
                     verifier
                         .forward(&tokens, &part.list, mode, padding, true)?
                         .1
                 }
+                kept => kept,
             };
             let (d_raw, rest) = left.split_at(part.list.len());
             verifier.backward(
@@ -322,8 +323,8 @@ struct Part {
     masks: Option<PairMasks>,
     /// How far the texts of either side are padded, where that matters.
     padding: [u32; 2],
-    /// What was kept of the first way through, if it was the only part.
-    kept: Option<Option<SavedPairs>>,
+    /// What was kept of the first way through, if it was the only part and there is anything to keep.
+    kept: Option<SavedPairs>,
 }
 
 impl Part {

@@ -1,19 +1,18 @@
 //! From the neighbourhoods of a map's pixels to scores.
 
 use super::canvas::{Axis, weights as multiplicities};
-use super::weights::{SCORES, Table};
-use super::{EPS, MOMENTUM, NEIGHBOURS, TAPS};
+use super::weights::Table;
+use super::{EPS, MOMENTUM, TAPS};
 use crate::device::{Buffer, Device, Float, Slice};
 use crate::error::Result;
-use crate::model::weights::{Linear, Norm, Weights};
+use crate::model::weights::{Norm, Weights};
 use crate::ops::batch_norm::batch_norm;
 use crate::ops::dropout::Site;
 use crate::ops::map_features::{Picture, WindowLayout};
-use crate::ops::matmul::Epilogue;
 use crate::ops::{
-    MapLayout, Origins, PackedTexts, Pictures, dropout, matmul, max_pool, relu, unfold,
-    weighted_pool,
+    MapLayout, Origins, PackedTexts, Pictures, dropout, max_pool, relu, unfold, weighted_pool,
 };
+use crate::verifier::layers::{SCORES, linear};
 use crate::verifier::learned::PairMasks;
 use crate::verifier::parameters::Tensors;
 
@@ -200,13 +199,7 @@ pub(in crate::verifier) fn forward<A: Float>(
     let mut head = linear(weights, mean.as_slice(), table.head, p, hidden)?;
     relu(&mut head, None)?;
     inputs.drop_head(&mut head, hidden)?;
-    let mut scores = device.alloc::<f32>(p * SCORES)?;
-    let epilogue = Epilogue {
-        bias: Some(weights.vector(table.score.bias)),
-        ..Epilogue::default()
-    };
-    let weight = weights.matrix(table.score.weight);
-    matmul(&head, weight, &epilogue, &mut scores, p, SCORES)?;
+    let scores = linear(weights, head.as_slice(), table.score, p, SCORES)?;
     let saved = Saved {
         blocks: [block1, block2],
         between,
@@ -214,32 +207,6 @@ pub(in crate::verifier) fn forward<A: Float>(
         head,
     };
     Ok((scores, saved))
-}
-
-/// Width of a neighbourhood.
-pub(super) const WIDTH: usize = NEIGHBOURS;
-
-fn linear<A: Float>(
-    weights: &Weights<A, Tensors>,
-    x: Slice<'_, A>,
-    layer: Linear,
-    rows: usize,
-    out: usize,
-) -> Result<Buffer<A>> {
-    let mut y = weights.device().alloc::<A>(rows * out)?;
-    let epilogue = Epilogue {
-        bias: Some(weights.vector(layer.bias)),
-        ..Epilogue::default()
-    };
-    matmul(
-        x,
-        weights.matrix(layer.weight),
-        &epilogue,
-        &mut y,
-        rows,
-        out,
-    )?;
-    Ok(y)
 }
 
 /// What normalises the result of a convolution.

@@ -2,13 +2,11 @@
 
 use super::{NEIGHBOURS, TAPS};
 use crate::model::weights::{Builder, Group, Linear, Matrix, Norm, Vector};
+use crate::verifier::layers::SCORES;
 use crate::verifier::parameters::{Part, Start, Stored};
 
 /// Channels after the first convolution, after the second, and width of the head.
 pub(crate) const CHANNELS: [usize; 3] = [128, 256, 128];
-
-/// Scores that the last product makes: one, and seven that nothing reads, since widths are multiples of 8.
-pub(super) const SCORES: usize = 8;
 
 /// The tensors of `f3`.
 #[derive(Clone, Debug)]

@@ -24,6 +24,7 @@ pub use tokens::{TokenGradient, TrainingTokens};
 
 use super::cnn::forward::{Running, Statistics};
 use super::cnn::weights::CHANNELS;
+use super::layers::SCORES;
 use super::parameters::{Parameters, Part, Start, Stored, Tensors};
 use super::transformer::forward::{Inputs, Saved, forward};
 use super::transformer::{self, backward::backward};
@@ -42,9 +43,6 @@ use crate::ops::pool::Pooling;
 use crate::ops::soft_alignment::soft_alignment;
 use crate::ops::{MapLayout, PackedTexts, PairList, Pairs, Tokens, pair_dot, pool, similarity_map};
 use crate::random::Stream;
-
-/// Columns of the scores of a learned body: one, and seven that nothing reads.
-const SCORES: usize = transformer::weights::SCORES;
 
 /// What a step drops, pair by pair.
 #[derive(Clone)]

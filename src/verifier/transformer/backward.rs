@@ -1,18 +1,18 @@
 //! From the gradient in scores to the one in weights, and in the patches of maps.
 
 use super::forward::{Inputs, Saved, drop_values, norm_of, scale};
-use super::weights::{SCORES, Table};
+use super::weights::Table;
 use super::{INNER, PATCH};
-use crate::device::{Buffer, Device, ElementType, Float, Slice};
+use crate::device::{Buffer, ElementType, Float, Slice};
 use crate::error::Result;
-use crate::model::weights::{Gradients, Linear, Norm, Weights};
+use crate::model::weights::{Gradients, Norm, Weights};
 use crate::ops::attention_pool_backward::{Forward, attention_pool_backward};
 use crate::ops::dropout::Site;
 use crate::ops::embedding_backward::{TableGradients, embedding_backward};
 use crate::ops::matmul::Epilogue;
-use crate::ops::matmul_nn::NnEpilogue;
 use crate::ops::pool::Pooling;
-use crate::ops::{add_rows, layer_norm_backward, matmul, matmul_nn, matmul_tn, pool};
+use crate::ops::{add_rows, layer_norm_backward, matmul, matmul_tn, pool};
+use crate::verifier::layers::{Backward, SCORES};
 use crate::verifier::parameters::Tensors;
 
 /// Adds the gradient in every weight to `gradients`, given the one in the scores before tanh, `[p, 8]` of which column 0
@@ -27,24 +27,26 @@ pub(in crate::verifier) fn backward<A: Float>(
     gradients: &mut Gradients<Tensors>,
     wants_patches: bool,
 ) -> Result<Option<Buffer<f32>>> {
-    let mut pass = Backward {
-        weights,
-        inputs,
-        device: weights.device(),
-        gradients,
-    };
+    let device = weights.device();
+    let mut pass = Backward { weights, gradients };
     let (d, t, p) = (table.d, inputs.rows(), inputs.pairs());
 
     // The head.
     pass.weight(table.score, d_scores, saved.head.as_slice(), SCORES, d)?;
-    let mut d_head = pass.before_gelu(table.score, d_scores, saved.before_head.as_slice(), d)?;
+    let mut d_head = pass.before_gelu(
+        table.score.weight,
+        d_scores,
+        saved.before_head.as_slice(),
+        p,
+        d,
+    )?;
     drop_values(&mut d_head, d, inputs.of_pairs(Site::Head))?;
     pass.weight(table.head, d_head.as_slice(), saved.output.act(), d, d)?;
-    let mut stream = pass.input::<f32>(table.head, d_head.as_slice(), d)?;
+    let mut stream = pass.input::<f32>(table.head.weight, d_head.as_slice(), p, d)?;
     drop(d_head);
 
     // The feed-forward half.
-    let mut branch = pass.rounded(&stream, d)?;
+    let mut branch = rounded(inputs, &stream, d)?;
     drop_values(&mut branch, d, inputs.of_pairs(Site::FeedForwardOutput))?;
     pass.weight(
         table.ff_out,
@@ -54,7 +56,7 @@ pub(in crate::verifier) fn backward<A: Float>(
         INNER,
     )?;
     let before = saved.before_inner.as_slice();
-    let mut d_inner = pass.before_gelu(table.ff_out, branch.as_slice(), before, INNER)?;
+    let mut d_inner = pass.before_gelu(table.ff_out.weight, branch.as_slice(), before, p, INNER)?;
     drop_values(&mut d_inner, INNER, inputs.of_pairs(Site::FeedForwardInner))?;
     pass.weight(
         table.ff_in,
@@ -63,12 +65,12 @@ pub(in crate::verifier) fn backward<A: Float>(
         INNER,
         d,
     )?;
-    let d_norm = pass.input::<f32>(table.ff_in, d_inner.as_slice(), d)?;
-    let d_middle = pass.norm(&saved.middle, table.ff_norm, &d_norm)?;
+    let d_norm = pass.input::<f32>(table.ff_in.weight, d_inner.as_slice(), p, d)?;
+    let d_middle = norm(&mut pass, &saved.middle, table.ff_norm, &d_norm)?;
     add_rows(d_middle.as_slice(), d, None, stream.as_slice_mut(), None)?;
 
     // The attention.
-    let mut branch = pass.rounded(&stream, d)?;
+    let mut branch = rounded(inputs, &stream, d)?;
     drop_values(&mut branch, d, inputs.of_pairs(Site::AttentionOutput))?;
     pass.weight(
         table.attention_out,
@@ -77,22 +79,13 @@ pub(in crate::verifier) fn backward<A: Float>(
         d,
         d,
     )?;
-    let d_value = pass.input::<A>(table.attention_out, branch.as_slice(), d)?;
+    let d_value = pass.input::<A>(table.attention_out.weight, branch.as_slice(), p, d)?;
     let wide = saved.mean.len() / p.max(1);
     let value = pass.gradients.matrix_mut(table.value);
     matmul_tn(&d_value, &saved.mean, value, None, d, wide)?;
-    let mut d_mean = pass.device.alloc::<A>(saved.mean.len())?;
-    let plain = NnEpilogue::default();
-    matmul_nn(
-        &d_value,
-        weights.matrix(table.value),
-        &plain,
-        &mut d_mean,
-        p,
-        wide,
-    )?;
-    let mut d_keys = pass.device.alloc::<A>(p * d)?;
-    let mut d_y = pass.device.alloc::<f32>(t * d)?;
+    let d_mean = pass.input::<A>(table.value, d_value.as_slice(), p, wide)?;
+    let mut d_keys = device.alloc::<A>(p * d)?;
+    let mut d_y = device.alloc::<f32>(t * d)?;
     let pooled = Forward {
         queries: saved.keys.as_slice(),
         rows: saved.y.act(),
@@ -105,7 +98,7 @@ pub(in crate::verifier) fn backward<A: Float>(
     attention_pool_backward(&pooled, &d_mean, &mut d_keys, &mut d_y)?;
     let key = pass.gradients.matrix_mut(table.key);
     matmul_tn(&saved.query, &d_keys, key, None, d, d)?;
-    let mut d_query = pass.device.alloc::<A>(p * d)?;
+    let mut d_query = device.alloc::<A>(p * d)?;
     let key = weights.matrix(table.key);
     matmul(&d_keys, key, &Epilogue::default(), &mut d_query, p, d)?;
     pass.weight(
@@ -115,7 +108,7 @@ pub(in crate::verifier) fn backward<A: Float>(
         d,
         d,
     )?;
-    let d_first = pass.input::<f32>(table.query, d_query.as_slice(), d)?;
+    let d_first = pass.input::<f32>(table.query.weight, d_query.as_slice(), p, d)?;
     add_rows(
         d_first.as_slice(),
         d,
@@ -123,7 +116,7 @@ pub(in crate::verifier) fn backward<A: Float>(
         d_y.as_slice_mut(),
         None,
     )?;
-    let mut d_h = pass.norm(&saved.h, table.attention_norm, &d_y)?;
+    let mut d_h = norm(&mut pass, &saved.h, table.attention_norm, &d_y)?;
     drop(d_y);
     add_rows(
         stream.as_slice(),
@@ -137,10 +130,10 @@ pub(in crate::verifier) fn backward<A: Float>(
     // The embedding.
     let half = A::TYPE != ElementType::F32;
     let mut rounded = match half {
-        true => Some(pass.device.alloc::<A>(t * d)?),
+        true => Some(device.alloc::<A>(t * d)?),
         false => None,
     };
-    let mut d_embedded = pass.device.alloc::<f32>(t * d)?;
+    let mut d_embedded = device.alloc::<f32>(t * d)?;
     let [d_weight, d_bias] = pass.gradients.norm_mut(table.embedding_norm);
     layer_norm_backward::<A>(
         &saved.embedded,
@@ -153,7 +146,7 @@ pub(in crate::verifier) fn backward<A: Float>(
         d_bias,
     )?;
     drop(d_h);
-    let mut nothing = pass.device.upload(&vec![0f32; d])?;
+    let mut nothing = device.upload(&vec![0f32; d])?;
     let [word, position] = pass.gradients.matrices_mut([table.positions, table.kinds]);
     let tables = TableGradients {
         word,
@@ -179,92 +172,26 @@ pub(in crate::verifier) fn backward<A: Float>(
     if !wants_patches {
         return Ok(None);
     }
-    let mut d_patches = pass.device.alloc::<f32>(t * PATCH)?;
-    matmul_nn(
-        d_rows,
-        weights.matrix(table.patch),
-        &plain,
-        &mut d_patches,
-        t,
-        PATCH,
-    )?;
-    Ok(Some(d_patches))
+    pass.input::<f32>(table.patch, d_rows, t, PATCH).map(Some)
 }
 
-struct Backward<'a, A: Float> {
-    weights: &'a Weights<A, Tensors>,
-    inputs: &'a Inputs,
-    device: &'a Device,
-    gradients: &'a mut Gradients<Tensors>,
+/// The gradient in what was normalised.
+fn norm<A: Float>(
+    pass: &mut Backward<'_, A>,
+    x: &Buffer<f32>,
+    at: Norm,
+    d_y: &Buffer<f32>,
+) -> Result<Buffer<f32>> {
+    let mut gradient = x.device().alloc::<f32>(x.len())?;
+    let [d_weight, d_bias] = pass.gradients.norm_mut(at);
+    let norm = norm_of(pass.weights, at);
+    layer_norm_backward::<A>(x, None, &norm, d_y, &mut gradient, None, d_weight, d_bias)?;
+    Ok(gradient)
 }
 
-impl<A: Float> Backward<'_, A> {
-    /// Adds the gradients in weight and bias of a layer `[out, width]`, given the one in its output and its input.
-    fn weight(
-        &mut self,
-        layer: Linear,
-        d_out: Slice<'_, A>,
-        input: Slice<'_, A>,
-        out: usize,
-        width: usize,
-    ) -> Result<()> {
-        let (d_weight, d_bias) = self.gradients.linear_mut(layer);
-        matmul_tn(d_out, input, d_weight, Some(d_bias), out, width)
-    }
-
-    /// The gradient in a layer's input, `width` wide, given the one in its output, a row a pair.
-    fn input<C: Float>(
-        &self,
-        layer: Linear,
-        d_out: Slice<'_, A>,
-        width: usize,
-    ) -> Result<Buffer<C>> {
-        let rows = self.inputs.pairs();
-        let mut gradient = self.device.alloc::<C>(rows * width)?;
-        let weight = self.weights.matrix(layer.weight);
-        matmul_nn(
-            d_out,
-            weight,
-            &NnEpilogue::default(),
-            &mut gradient,
-            rows,
-            width,
-        )?;
-        Ok(gradient)
-    }
-
-    /// The gradient in what GELU took to make a layer's input, given the one in its output.
-    fn before_gelu(
-        &self,
-        layer: Linear,
-        d_out: Slice<'_, A>,
-        before: Slice<'_, A>,
-        width: usize,
-    ) -> Result<Buffer<A>> {
-        let rows = self.inputs.pairs();
-        let mut gradient = self.device.alloc::<A>(rows * width)?;
-        let epilogue = NnEpilogue {
-            gelu_of: Some(before),
-            residual: None,
-        };
-        let weight = self.weights.matrix(layer.weight);
-        matmul_nn(d_out, weight, &epilogue, &mut gradient, rows, width)?;
-        Ok(gradient)
-    }
-
-    /// The gradient in what was normalised.
-    fn norm(&mut self, x: &Buffer<f32>, at: Norm, d_y: &Buffer<f32>) -> Result<Buffer<f32>> {
-        let mut gradient = self.device.alloc::<f32>(x.len())?;
-        let [d_weight, d_bias] = self.gradients.norm_mut(at);
-        let norm = norm_of(self.weights, at);
-        layer_norm_backward::<A>(x, None, &norm, d_y, &mut gradient, None, d_weight, d_bias)?;
-        Ok(gradient)
-    }
-
-    /// A copy in the type of activations of rows that are one a pair.
-    fn rounded(&self, x: &Buffer<f32>, d: usize) -> Result<Buffer<A>> {
-        let mut copy = self.device.alloc::<A>(self.inputs.pairs() * d)?;
-        pool(x, &self.inputs.singles, Pooling::First, false, &mut copy)?;
-        Ok(copy)
-    }
+/// A copy in the type of activations of rows that are one a pair.
+fn rounded<A: Float>(inputs: &Inputs, x: &Buffer<f32>, d: usize) -> Result<Buffer<A>> {
+    let mut copy = x.device().alloc::<A>(inputs.pairs() * d)?;
+    pool(x, &inputs.singles, Pooling::First, false, &mut copy)?;
+    Ok(copy)
 }

@@ -1,10 +1,9 @@
 //! From the patches of maps to scores.
 
-use half::f16;
-
-use super::weights::{BEHIND, SCORES, Table};
+use super::weights::{BEHIND, Table};
 use super::{EPS, SIDE};
 use crate::device::{Buffer, Device, Float, Slice};
+use crate::encoder::Stream;
 use crate::error::Result;
 use crate::model::weights::{Linear, Norm, Weights};
 use crate::ops::dropout::{Mask, Site};
@@ -17,6 +16,7 @@ use crate::ops::{
     Origins, PackedTexts, Places, TokenIds, TokenSegments, add_rows, attention_pool, dropout,
     embedding, layer_norm, matmul, matmul_nn, matmul_saving, pool,
 };
+use crate::verifier::layers::{SCORES, linear};
 use crate::verifier::learned::PairMasks;
 use crate::verifier::parameters::Tensors;
 
@@ -106,7 +106,7 @@ pub(in crate::verifier) struct Saved<A: Float> {
     /// `h`, `[t, d]`.
     pub h: Buffer<f32>,
     /// `y`, `[t, d]`.
-    pub y: Rounded,
+    pub y: Stream,
     /// `y` of [CLS], `[p, d]`, and what becomes of it: `q`, `u`.
     pub first: Buffer<A>,
     pub query: Buffer<A>,
@@ -119,40 +119,15 @@ pub(in crate::verifier) struct Saved<A: Float> {
     pub value: Buffer<A>,
     /// `s` between the halves of the layer, `[p, d]`, and its norm.
     pub middle: Buffer<f32>,
-    pub middle_norm: Rounded,
+    pub middle_norm: Stream,
     /// `[p, 32]`.
     pub before_inner: Buffer<A>,
     pub inner: Buffer<A>,
     /// What the layer makes of [CLS], `[p, d]`.
-    pub output: Rounded,
+    pub output: Stream,
     /// `[p, d]`.
     pub before_head: Buffer<A>,
     pub head: Buffer<A>,
-}
-
-/// Numbers in f32 and, where products take f16, a rounded copy.
-pub(in crate::verifier) struct Rounded {
-    pub exact: Buffer<f32>,
-    pub rounded: Option<Buffer<f16>>,
-}
-
-impl Rounded {
-    pub fn alloc<A: Float>(device: &Device, len: usize) -> Result<Self> {
-        let half = A::TYPE.size() == 2;
-        Ok(Rounded {
-            exact: device.alloc(len)?,
-            rounded: if half { Some(device.alloc(len)?) } else { None },
-        })
-    }
-
-    /// As an operand of a product.
-    pub fn act<A: Float>(&self) -> Slice<'_, A> {
-        self.rounded
-            .as_ref()
-            .and_then(|b| b.as_slice().of_type())
-            .or_else(|| self.exact.as_slice().of_type())
-            .expect("activations are f32, or f16 with a rounded copy")
-    }
 }
 
 /// The scores of pairs before tanh, `[p, 8]` of which column 0 counts, given their patches, `[t, 192]`.
@@ -184,13 +159,13 @@ pub(in crate::verifier) fn forward<A: Float>(
     matmul(patches, patch, &epilogue, &mut embedded, t, d)?;
     drop(constant);
 
-    let mut h = norm::<A>(weights, &embedded, table.embedding_norm)?.exact;
+    let mut h = norm::<A>(weights, &embedded, table.embedding_norm)?.h;
     if let Some((mask, origins)) = inputs.of_rows(Site::Embedding) {
         dropout(&mut h, d, mask, origins)?;
     }
     let y = norm::<A>(weights, &h, table.attention_norm)?;
     let mut first = device.alloc::<A>(p * d)?;
-    pool(&y.exact, texts, Pooling::First, false, &mut first)?;
+    pool(&y.h, texts, Pooling::First, false, &mut first)?;
     let query = linear(weights, first.as_slice(), table.query, p, d)?;
     let mut keys = device.alloc::<A>(p * d)?;
     let key = weights.matrix(table.key);
@@ -213,7 +188,7 @@ pub(in crate::verifier) fn forward<A: Float>(
 
     let mut middle = device.alloc::<f32>(p * d)?;
     pool(&h, texts, Pooling::First, false, &mut middle)?;
-    let mut branch = linear(weights, value.as_slice(), table.attention_out, p, d)?;
+    let mut branch = linear::<A, A>(weights, value.as_slice(), table.attention_out, p, d)?;
     drop_values(&mut branch, d, inputs.of_pairs(Site::AttentionOutput))?;
     add_rows(branch.as_slice(), d, None, middle.as_slice_mut(), None)?;
 
@@ -224,28 +199,16 @@ pub(in crate::verifier) fn forward<A: Float>(
         super::INNER,
         inputs.of_pairs(Site::FeedForwardInner),
     )?;
-    let mut branch = linear(weights, inner.as_slice(), table.ff_out, p, d)?;
+    let mut branch = linear::<A, A>(weights, inner.as_slice(), table.ff_out, p, d)?;
     drop_values(&mut branch, d, inputs.of_pairs(Site::FeedForwardOutput))?;
-    let mut output = Rounded::alloc::<A>(device, p * d)?;
-    output.exact.copy_from(0, &middle)?;
+    let mut output = Stream::alloc::<A>(device, p * d)?;
+    output.h.copy_from(0, &middle)?;
     let rounded = output.rounded.as_mut().map(Buffer::as_slice_mut);
-    add_rows(
-        branch.as_slice(),
-        d,
-        None,
-        output.exact.as_slice_mut(),
-        rounded,
-    )?;
+    add_rows(branch.as_slice(), d, None, output.h.as_slice_mut(), rounded)?;
 
     let (before_head, mut head) = gelu(weights, output.act(), table.head, p, d)?;
     drop_values(&mut head, d, inputs.of_pairs(Site::Head))?;
-    let mut scores = device.alloc::<f32>(p * SCORES)?;
-    let epilogue = Epilogue {
-        bias: Some(weights.vector(table.score.bias)),
-        ..Epilogue::default()
-    };
-    let weight = weights.matrix(table.score.weight);
-    matmul(&head, weight, &epilogue, &mut scores, p, SCORES)?;
+    let scores = linear(weights, head.as_slice(), table.score, p, SCORES)?;
     let saved = Saved {
         embedded,
         h,
@@ -284,33 +247,10 @@ pub(super) fn norm_of<'a, A: Float>(
     }
 }
 
-fn norm<A: Float>(weights: &Weights<A, Tensors>, x: &Buffer<f32>, at: Norm) -> Result<Rounded> {
-    let mut y = Rounded::alloc::<A>(weights.device(), x.len())?;
+fn norm<A: Float>(weights: &Weights<A, Tensors>, x: &Buffer<f32>, at: Norm) -> Result<Stream> {
+    let mut y = Stream::alloc::<A>(weights.device(), x.len())?;
     let rounded = y.rounded.as_mut().map(Buffer::as_slice_mut);
-    layer_norm::<A>(x, None, &norm_of(weights, at), &mut y.exact, rounded)?;
-    Ok(y)
-}
-
-fn linear<A: Float>(
-    weights: &Weights<A, Tensors>,
-    x: Slice<'_, A>,
-    layer: Linear,
-    rows: usize,
-    out: usize,
-) -> Result<Buffer<A>> {
-    let mut y = weights.device().alloc::<A>(rows * out)?;
-    let epilogue = Epilogue {
-        bias: Some(weights.vector(layer.bias)),
-        ..Epilogue::default()
-    };
-    matmul(
-        x,
-        weights.matrix(layer.weight),
-        &epilogue,
-        &mut y,
-        rows,
-        out,
-    )?;
+    layer_norm::<A>(x, None, &norm_of(weights, at), &mut y.h, rounded)?;
     Ok(y)
 }
 

@@ -2,10 +2,8 @@
 
 use super::{INNER, PATCH, PLACES};
 use crate::model::weights::{Builder, Group, Linear, Matrix, Norm, Vector};
+use crate::verifier::layers::SCORES;
 use crate::verifier::parameters::{Part, Start, Stored};
-
-/// Scores that the last product makes: one, and seven that nothing reads, since widths are multiples of 8.
-pub(in crate::verifier) const SCORES: usize = 8;
 
 /// Columns behind the value weights: the bias, which the total weight of an attention is multiplied with, and zeros.
 pub(super) const BEHIND: usize = 8;
