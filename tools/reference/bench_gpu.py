@@ -6,6 +6,7 @@ matmul     f16 product with f32 accumulation, `torch.mm`, at each --shape m,n,k:
 encode     sentence-transformers in f16: the model alone on prepared batches, and end to end from texts
 train_step sentence-transformers with f16 autocast, as its trainer does it (cases only): from token ids on; --by compile with the
            transformer compiled
+pair_step  end-to-end training of F4 in f32 with TF32 products, padded as the reference pads it (cases only; bench_verifiers.py)
 --cases    the cases of our own benches, at their sizes (`gpu-check bench --list gpu` prints them), by PyTorch as one
            writes it (`--by torch`), compiled (`compile`), or by other packages (`peers`): flash-maxsim and
            late-interaction-kernels for MaxSim, flashlib for top-k. What does not import or does not take a size is named.
@@ -728,9 +729,9 @@ def run_case(bench: Bench, op: str, shape: str, sizes: dict, by: str) -> None:
 
 def cases(bench: Bench, a: argparse.Namespace) -> None:
     rows = [json.loads(line) for line in a.cases.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if not a.op or row["op"] == a.op]
+    rows = [row for row in rows if not a.op or row["op"] in a.op]
     if not rows:
-        raise SystemExit(f"{a.cases}: no case of {a.op}")
+        raise SystemExit(f"{a.cases}: no case of {', '.join(a.op)}")
     for row in rows:
         if row["op"] == "encode":
             if a.by == "torch":
@@ -738,6 +739,8 @@ def cases(bench: Bench, a: argparse.Namespace) -> None:
         elif row["op"] == "train_step":
             if row["sizes"]["part"] == "Step":
                 train_step_case(bench, a, row)
+        elif row["op"] == "pair_step":
+            pair_step_case(bench, a, row)
         else:
             run_case(bench, row["op"], row["shape"], row["sizes"], a.by)
         if bench.cuda:
@@ -830,6 +833,22 @@ def train_step_case(bench: Bench, a: argparse.Namespace, row: dict) -> None:
     emit(op="train_step", shape=row["shape"], by=f"torch {torch.__version__}, {by}", **result)
 
 
+def pair_step_case(bench: Bench, a: argparse.Namespace, row: dict) -> None:
+    """A step of F4 with its encoder, padded and with a pass for every row, as `bench_verifiers.py` has it."""
+    if not a.model:
+        nothing_to_do("no model was given")
+    try:
+        import bench_verifiers
+        import transformers  # noqa: F401
+    except ImportError as e:
+        nothing_to_do(str(e))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    steps = 1 if bench.small else 3
+    options = argparse.Namespace(model=a.model, verifier="f4", steps=steps, batch=row["sizes"]["triplets"])
+    result = bench_verifiers.training(options, bench.device.type)
+    emit(op="pair_step", shape=row["shape"], by=f"torch {torch.__version__}, padded maps", **result)
+
+
 def encode(bench: Bench, a: argparse.Namespace) -> None:
     import sentence_transformers
 
@@ -899,7 +918,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=21, help="samples, of which the median counts [21]")
     parser.add_argument("--shape", type=shape, action="append", metavar="M,N,K", help="product (matmul; repeatable)")
     parser.add_argument("--cases", type=Path, help="file of cases, one JSON object a line, in place of the parts")
-    parser.add_argument("--op", choices=[*CASES, "encode", "train_step"], help="only the cases of this operator [all]")
+    ops = [*CASES, "encode", "train_step", "pair_step"]
+    parser.add_argument("--op", choices=ops, action="append", help="only the cases of this operator (repeatable) [all]")
     parser.add_argument("--by", choices=["torch", "compile", "peers"], default="torch", help="who does the cases [torch]")
     parser.add_argument("--peers", type=Path, help="folder with the packages of --by peers, if they are not installed")
     parser.add_argument("--model", type=Path, help="model folder (encode)")

@@ -85,7 +85,8 @@ def verifier_of(a: argparse.Namespace, width: int):
     return F3() if a.verifier == "f3" else F4(width)
 
 
-def train(a: argparse.Namespace, device: str) -> None:
+def training(a: argparse.Namespace, device: str) -> dict:
+    """What steps of end-to-end training take."""
     import torch
     import transformers
     from tiny_verifiers import padded_channels
@@ -133,13 +134,16 @@ def train(a: argparse.Namespace, device: str) -> None:
     figures = measure(a, device, step)
     # Texts are as long in one step as in another but for chance.
     tokens = statistics.fmean(sum(int(mask.sum()) for _, mask in columns) for columns in batches[1:])
-    emit(
-        what="train",
-        model=a.model.resolve().name,
-        tokens_per_step=tokens,
-        tokens_per_s=tokens / figures["seconds_median"],
+    return {
+        "model": a.model.resolve().name,
+        "tokens_per_step": tokens,
+        "tokens_per_s": tokens / figures["seconds_median"],
         **figures,
-    )
+    }
+
+
+def train(a: argparse.Namespace, device: str) -> None:
+    emit(what="train", **training(a, device))
 
 
 def score(a: argparse.Namespace, device: str) -> None:

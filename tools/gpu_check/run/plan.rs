@@ -71,6 +71,39 @@ const COMPILED: [&str; 5] = [
 ];
 const PEERS: [&str; 2] = ["maxsim", "cosine_topk"];
 
+/// Those whose time is compared with PyTorch's, a process for each line; of a verifier's own operators the step is.
+const PYTORCH: [&[&str]; 14] = [
+    &["matmul"],
+    &["cosine_topk"],
+    &["maxsim"],
+    &["encode"],
+    &["train_step"],
+    &["pair_step"],
+    &["attention"],
+    &["matmul_nn"],
+    &["matmul_tn"],
+    &["attention_backward"],
+    &["similarity_map"],
+    &["soft_alignment"],
+    &[
+        "layer_norm",
+        "layer_norm_backward",
+        "info_nce",
+        "adamw",
+        "grad_norm",
+        "dropout",
+    ],
+    &[
+        "embedding",
+        "embedding_backward",
+        "pool",
+        "pool_backward",
+        "pair_dot",
+        "normalize_rows",
+        "scatter_rows",
+    ],
+];
+
 /// Programs that may be missing.
 const PYTHON: &str = "python3";
 const PROFILER: &str = "ncu";
@@ -327,24 +360,29 @@ pub fn steps(site: &Site) -> Vec<Step> {
             rows(command, format!("bench/{op}.jsonl"))
         });
     }
-    for op in ORDER {
-        steps.with(
-            PYTHON,
-            format!("pytorch-{op}"),
-            [6.0, 40.0],
-            move |site, _| python(site, op, "torch"),
-        );
+    for these in PYTORCH {
+        // A process takes most of a small operator's time to start.
+        let name = match these {
+            [op] => format!("pytorch-{op}"),
+            [op, .., last] => format!("pytorch-{op}-to-{last}"),
+            [] => continue,
+        };
+        let more = these.len() as f64 - 1.0;
+        let seconds = [6.0 + 1.5 * more, 40.0 + 5.0 * more];
+        steps.with(PYTHON, name, seconds, move |site, _| {
+            python(site, these, "torch")
+        });
     }
     for op in PEERS {
         steps.with(
             PYTHON,
             format!("peers-{op}"),
             [8.0, 60.0],
-            move |site, _| python(site, op, "peers"),
+            move |site, _| python(site, &[op], "peers"),
         );
     }
     for op in ops::ALL {
-        steps.add(format!("parity-{}", op.name), [3.0, 40.0], |site, _| {
+        steps.add(format!("parity-{}", op.name), [2.0, 40.0], |site, _| {
             let (filter, out) = (format!("{}::", op.name), format!("records/{}", op.name));
             let arguments = [
                 "parity",
@@ -372,7 +410,7 @@ pub fn steps(site: &Site) -> Vec<Step> {
             PYTHON,
             format!("compiled-{op}"),
             [5.0, 40.0],
-            move |site, _| python(site, op, "compile"),
+            move |site, _| python(site, &[op], "compile"),
         );
     }
     for (test, require) in [
@@ -394,17 +432,12 @@ pub fn steps(site: &Site) -> Vec<Step> {
             log(command)
         });
     }
-    for op in ops::ALL {
-        steps.add(format!("jit-{}", op.name), [1.0, 15.0], |site, _| {
-            let mut command = site.ours(&["jit", "--device", "cuda", "--op", op.name]);
-            // Nothing that was compiled before is there.
-            command.env(
-                "CUDA_CACHE_PATH",
-                site.work.join(format!("jit-{}", op.name)),
-            );
-            rows(command, format!("jit/{}.jsonl", op.name))
-        });
-    }
+    steps.add("jit", [15.0, 90.0], |site, _| {
+        let mut command = site.ours(&["jit", "--device", "cuda"]);
+        // Nothing that was compiled before is there.
+        command.env("CUDA_CACHE_PATH", site.work.join("jit"));
+        rows(command, "jit/all.jsonl".into())
+    });
     // One size of every operator: the tools slow everything down a hundredfold.
     for name in ["memcheck", "racecheck", "synccheck"] {
         steps.with(
@@ -447,7 +480,8 @@ fn bench_seconds(op: &str) -> [f64; 2] {
     match op {
         "cosine_topk" | "encode" | "train_step" => [25.0, 75.0],
         "maxsim" | "matmul" => [12.0, 75.0],
-        _ => [4.0, 40.0],
+        "pair_step" => [6.0, 40.0],
+        _ => [3.0, 40.0],
     }
 }
 
@@ -484,14 +518,17 @@ impl Steps {
     }
 }
 
-/// The cases of one operator, as PyTorch or a package for it does them.
-fn python(site: &Site, op: &str, by: &str) -> Result<Job, String> {
+/// The cases of these operators, as PyTorch or a package for it does them.
+fn python(site: &Site, these: &[&str], by: &str) -> Result<Job, String> {
     let cases = site.kept("cases.jsonl");
-    let mut command = site.python(&["--cases", &cases, "--op", op, "--by", by])?;
+    let mut command = site.python(&["--cases", &cases, "--by", by])?;
+    for op in these {
+        command.args(["--op", op]);
+    }
     if let Some(model) = &site.model {
         command.arg("--model").arg(model);
     }
-    rows(command, format!("{by}/{op}.jsonl"))
+    rows(command, format!("{by}/{}.jsonl", these[0]))
 }
 
 /// The `number`-th worst case under the profiler.
@@ -571,11 +608,24 @@ mod tests {
         let steps = steps(&site);
         let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         for op in ops::ALL {
-            for kind in ["bench", "pytorch", "parity", "jit"] {
+            for kind in ["bench", "parity"] {
                 let name = format!("{kind}-{}", op.name);
                 assert!(names.contains(&&name[..]), "{name} is missing");
             }
         }
+        assert!(names.contains(&"jit"));
+        // What a line of Python is asked for is what it has a case for.
+        let source = include_str!("../../reference/bench_gpu.py");
+        let known = source.split_once("\nCASES = {").unwrap().1;
+        let known = known.split_once("\n}").unwrap().0;
+        let known: Vec<&str> = known
+            .lines()
+            .filter_map(|line| line.split('"').nth(1))
+            .chain(WHOLE)
+            .collect();
+        let asked: Vec<&str> = PYTORCH.concat();
+        assert!(known.iter().all(|op| asked.contains(op)), "{known:?}");
+        assert!(asked.iter().all(|op| known.contains(op)), "{asked:?}");
         let mut unique = names.clone();
         unique.sort_unstable();
         unique.dedup();
