@@ -54,11 +54,23 @@ impl Preset {
     /// # Errors
     /// As [`edits::generate`].
     pub fn edit_set(self, seed: u64) -> Result<EditSet> {
+        let per_category = match self {
+            Preset::Smoke => 8,
+            Preset::Small => 100,
+            Preset::Full => 500,
+        };
+        self.edit_set_of(seed, per_category)
+    }
+
+    /// The built-in edit set with so many anchors of every kind of edit in each of its splits.
+    ///
+    /// # Errors
+    /// As [`edits::generate`].
+    pub fn edit_set_of(self, seed: u64, per_category: usize) -> Result<EditSet> {
         use Split::{Calibration, Test, TestTemplates, TestWords};
-        let (per_category, splits) = match self {
-            Preset::Smoke => (8, vec![Calibration, Test]),
-            Preset::Small => (100, vec![Calibration, Test, TestTemplates, TestWords]),
-            Preset::Full => (500, vec![Calibration, Test, TestTemplates, TestWords]),
+        let splits = match self {
+            Preset::Smoke => vec![Calibration, Test],
+            Preset::Small | Preset::Full => vec![Calibration, Test, TestTemplates, TestWords],
         };
         edits::generate(&edits::Options {
             seed,
@@ -137,6 +149,7 @@ impl Preset {
                 ],
                 checkpoint_every: 2,
                 scorer_length: 32,
+                edit_anchors: 8,
                 depth: 10,
                 guard: guard(3),
                 guard_anchors: 8,
@@ -149,10 +162,11 @@ impl Preset {
                 cells: vec![
                     cell(Transformer, Mode::Frozen, &BOTH),
                     cell(MaxSim, Mode::EndToEnd, &BOTH[..1]),
-                    cell(Transformer, Mode::EndToEnd, &BOTH),
+                    cell(Transformer, Mode::EndToEnd, &BOTH[..1]),
                 ],
                 checkpoint_every: 50,
-                scorer_length: 48,
+                scorer_length: 32,
+                edit_anchors: 50,
                 depth: 100,
                 guard: guard(200),
                 guard_anchors: 150,
@@ -165,6 +179,7 @@ impl Preset {
                 cells: Cell::all(&Kind::ALL),
                 checkpoint_every: 250,
                 scorer_length: MAX_LENGTH,
+                edit_anchors: 500,
                 depth: RetrieveOptions::default().depth,
                 guard: guard(2_000),
                 guard_anchors: 500,
@@ -216,6 +231,8 @@ pub struct Experiment2Size {
     pub checkpoint_every: u64,
     /// Tokens that scorers see of a text.
     pub scorer_length: usize,
+    /// Anchors of every kind in each split of the built-in edit set that scorers are compared on.
+    pub edit_anchors: usize,
     /// Candidates that a second stage re-ranks.
     pub depth: usize,
     /// How the guard is trained.

@@ -30,7 +30,9 @@ impl<'a> Verdict<'a> {
 
     /// Whether it is better on sentences of the templates and words that it was trained on and nowhere else.
     pub fn only_own_grammar(&self) -> bool {
-        !self.better.is_empty() && self.better.iter().all(|name| name.1)
+        let mut others = self.worse.iter().chain(&self.unclear);
+        let elsewhere = others.any(|name| !name.1);
+        elsewhere && !self.better.is_empty() && self.better.iter().all(|name| name.1)
     }
 
     /// In a sentence.
@@ -80,5 +82,8 @@ mod tests {
         let both = of([Some([0.1, 0.2]), Some([0.1, 0.2]), None]);
         assert!(!both.only_own_grammar() && !both.sentence("A", "B").contains("alone"));
         assert!(!of([None; 3]).only_own_grammar());
+        // Where nothing else was looked at, nothing is said of elsewhere.
+        let alone = Verdict::of(names[..1].iter().zip([Some([0.1, 0.2])]));
+        assert!(!alone.only_own_grammar());
     }
 }

@@ -378,7 +378,8 @@ pub struct TrainedScorers {
     /// Trainings: frozen, end-to-end; default: both. A scorer without weights has the second alone.
     #[arg(long, value_name = "HOW", value_delimiter = ',', num_args = 1..)]
     pub training: Vec<String>,
-    /// Positives of structural rows: identity (the sentence itself, arm B), paraphrase (arm B-para); default: both.
+    /// Positives of structural rows: identity (the sentence itself, arm B), paraphrase (arm B-para); default: both, in the small
+    /// presets with f4 frozen alone.
     #[arg(long, value_name = "KIND", value_delimiter = ',', num_args = 1..)]
     pub positives_as: Vec<String>,
     /// What is wanted of scores: softmax over the batch (the paper's), pairwise, binary.
@@ -393,7 +394,7 @@ pub struct TrainedScorers {
     /// Rows of a step; default: 16, with --preset smoke 4, with --preset full the protocol's.
     #[arg(long)]
     pub batch: Option<usize>,
-    /// Tokens that scorers see of a text, in training too; default: 48, with --preset smoke 32, with --preset full 128.
+    /// Tokens that scorers see of a text, in training too; default: 32, with --preset full 128.
     #[arg(long, value_name = "TOKENS")]
     pub verifier_length: Option<usize>,
     /// Candidates that a second stage re-ranks; default: 100, with --preset smoke 10.

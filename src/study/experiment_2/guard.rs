@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::models::TrainConfig;
+use super::jobs::TrainConfig;
 use crate::data::Fingerprint;
 use crate::data::edits::{self, EditSet, Split};
 use crate::data::groups::{connected, split};

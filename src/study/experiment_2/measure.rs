@@ -7,7 +7,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::Experiment2;
-use super::models::{Job, Model, Recipe, TrainConfig};
+use super::jobs::{Job, TrainConfig};
+use super::models::{Model, Recipe};
 use crate::encoder::Encoder;
 use crate::error::Result;
 use crate::study::measured::{Record, SetMetrics, pairs_of};

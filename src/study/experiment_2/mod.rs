@@ -12,14 +12,16 @@
 //! and thresholds are each scorer's. A scorer that gives low scores to everything rejects every near-miss: accepts stand
 //! beside them everywhere.
 //!
-//! * [`models`] says which models there are and trains one, [`guard`] what the guard is trained on and where it is left.
-//! * [`measure`] measures models, [`compare`] sets them beside each other.
+//! * [`models`] says which models there are, [`jobs`] trains one, [`guard`] says what the guard is trained on and leaves it.
+//! * [`measure`] measures models, [`scorings`] are the scorers of tables, [`compare`] sets these beside each other.
 
 pub mod compare;
 pub mod guard;
+pub mod jobs;
 pub mod measure;
 pub mod models;
 mod report;
+pub mod scorings;
 
 use std::sync::Arc;
 
@@ -28,8 +30,9 @@ use serde_json::{Value, json};
 
 use compare::{Compared, Comparisons};
 use guard::Guard;
+use jobs::{Job, Source, TrainConfig};
 use measure::{Inputs, Measured, Times, measure_all, untrained};
-use models::{Choice, Job, Mode, Model, Recipe, Source, TrainConfig};
+use models::{Choice, Mode, Model, Recipe};
 
 use super::measured::{RetrievalSet, notes_of, seen};
 use super::near_miss::Examples;
@@ -214,7 +217,10 @@ impl Experiment2 {
         if let Some(calibration) = guard.left(session, &job.config) {
             return Ok(Some(calibration));
         }
-        let (folder, ..) = job.run(session)?;
+        let folder = match job.made(session) {
+            Some(folder) => folder,
+            None => job.run(session)?.0,
+        };
         guard.leave(session, &folder, &job.config).map(Some)
     }
 }

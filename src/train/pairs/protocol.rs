@@ -60,8 +60,7 @@ const BATCHES: [usize; 3] = [128, 32, 32];
 fn column(kind: Kind) -> usize {
     match kind {
         Kind::Transformer => 2,
-        // The other one with weights.
-        kind if kind.learns() => 1,
+        Kind::Cnn => 1,
         _ => 0,
     }
 }
@@ -128,7 +127,8 @@ mod tests {
                 found.check().unwrap();
             }
         }
-        assert_eq!([Kind::MaxSim, Kind::Transformer].map(column), [0, 2]);
+        let columns = [Kind::MaxSim, Kind::Cnn, Kind::Transformer].map(column);
+        assert_eq!(columns, [0, 1, 2]);
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use nearmiss::data::edits::EditSet;
 use nearmiss::data::triplets::{Identical, SplitBy};
-use nearmiss::metrics::near_miss::Options;
+use nearmiss::metrics::near_miss::{Kind as PairKind, Options};
 use nearmiss::study::experiment_1::Experiment1;
 use nearmiss::study::experiment_2::Experiment2;
 use nearmiss::study::experiment_2::guard::{Guard, GuardRows};
@@ -77,6 +78,7 @@ impl Inputs {
         pairs: &PairFiles,
         rows: Option<&TrainingRows>,
         of_preset: usize,
+        edits: EditSet,
     ) -> Result<Self> {
         let seed = study.common.seed;
         let files = rows.map_or(TrainingFiles::default(), |rows| TrainingFiles {
@@ -124,8 +126,7 @@ impl Inputs {
             in_domain: (built_in && chosen.trained_world) || in_domain.contains(&chosen.name),
             collection: chosen.collection.clone(),
         });
-        let edits = Examples::from_edits(&Preset::from(study.preset).edit_set(seed)?);
-        let mut near_misses = vec![Arc::new(edits)];
+        let mut near_misses = vec![Arc::new(Examples::from_edits(&edits))];
         if let Some(mut examples) = examples_of_files(study, pairs)? {
             // No two sets of a report have one name.
             if examples.name == Examples::BUILT_IN {
@@ -161,9 +162,10 @@ pub fn first(
     given: Option<(&Arms, &TrainingRows)>,
 ) -> Result<Experiment1> {
     let seed = study.common.seed;
-    let size = Preset::from(study.preset).experiment_1();
+    let preset = Preset::from(study.preset);
+    let (size, edits) = (preset.experiment_1(), preset.edit_set(seed)?);
     let (arms, rows) = given.unzip();
-    let inputs = Inputs::new(study, chosen, in_domain, pairs, rows, size.rows)?;
+    let inputs = Inputs::new(study, chosen, in_domain, pairs, rows, size.rows, edits)?;
     let named = arms.map_or(vec!["A".into(), "B".into()], |arms| arms.arms.clone());
     let mut options = size.training;
     options.max_length = study.common.max_length.unwrap_or(options.max_length);
@@ -196,9 +198,16 @@ pub fn second(
     given: Option<(&TrainedScorers, &TrainingRows)>,
 ) -> Result<Experiment2> {
     let seed = study.common.seed;
-    let size = Preset::from(study.preset).experiment_2();
+    let preset = Preset::from(study.preset);
+    let size = preset.experiment_2();
+    let edits = preset.edit_set_of(seed, size.edit_anchors)?;
     let (trained, rows) = given.unzip();
-    let inputs = Inputs::new(study, chosen, in_domain, pairs, rows, size.rows)?;
+    let mut inputs = Inputs::new(study, chosen, in_domain, pairs, rows, size.rows, edits)?;
+    for set in &mut inputs.near_misses {
+        // No number is made of what is neither to be accepted nor a near-miss.
+        let judged = |kind: PairKind| kind == PairKind::NearMiss || kind.is_accept();
+        Arc::make_mut(set).items.retain(|item| judged(item.kind));
+    }
     let depth = trained
         .and_then(|trained| trained.depth)
         .unwrap_or(size.depth);

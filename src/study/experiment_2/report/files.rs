@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::study::experiment_2::compare::{Scoring, rankings_of};
+use crate::study::experiment_2::scorings::{Scoring, rankings_of};
 use crate::study::experiment_2::{Experiment2, Found};
 
 /// The numbers as JSON.

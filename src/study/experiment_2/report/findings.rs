@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::near_miss::own_name;
 use crate::study::changes::RetrievalChange;
+use crate::study::experiment_2::Found;
 use crate::study::experiment_2::compare::{Comparisons, TestSet};
-use crate::study::experiment_2::{Experiment2, Found};
 use crate::study::table::signed;
 use crate::study::verdict::{TestName, Verdict};
 
@@ -13,10 +13,10 @@ use crate::study::verdict::{TestName, Verdict};
 const MAXSIM: &str = "f1";
 
 /// All findings, each in a sentence.
-pub(super) fn findings(stage: &Experiment2, found: &Found) -> String {
+pub(super) fn findings(found: &Found) -> String {
     let comparisons = &found.comparisons;
     let mut text = String::from("\n## Findings\n\n");
-    for line in best_second_stage(comparisons, stage.sets.len()) {
+    for line in best_second_stage(comparisons) {
         let _ = writeln!(text, "- {line}");
     }
     for test in &comparisons.tests {
@@ -29,7 +29,7 @@ pub(super) fn findings(stage: &Experiment2, found: &Found) -> String {
 }
 
 /// Which second stage over the published encoder ranks best, and whether that is MaxSim.
-fn best_second_stage(comparisons: &Comparisons, sets: usize) -> Vec<String> {
+fn best_second_stage(comparisons: &Comparisons) -> Vec<String> {
     let Some(RetrievalChange {
         before: next,
         after: best,
@@ -58,7 +58,7 @@ fn best_second_stage(comparisons: &Comparisons, sets: usize) -> Vec<String> {
         }
     };
     let mut lines = vec![format!(
-        "{maxsim}of the second stages over the published encoder {best} ranks best over {sets} sets (nDCG@10 {} beside the first stage), {next} next ({}); between the two {}.",
+        "{maxsim}of the second stages over the published encoder {best} ranks best (mean nDCG@10 {} beside the first stage), {next} next ({}); between the two {}.",
         over(best).unwrap_or_default(),
         over(next).unwrap_or_default(),
         difference.map_or("-".into(), |d| signed(&d, 4)),
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::metrics::near_miss::Estimate;
     use crate::study::changes::MeanChange;
-    use crate::study::experiment_2::compare::Scoring;
+    use crate::study::experiment_2::scorings::Scoring;
 
     fn change(before: &str, after: &str, value: f64, interval: [f64; 2]) -> RetrievalChange {
         let estimate = Estimate {
@@ -197,7 +197,7 @@ mod tests {
             best: Some(change(next, best, 0.3, lead)),
             tests: Vec::new(),
         };
-        best_second_stage(&comparisons, 3).join("\n")
+        best_second_stage(&comparisons).join("\n")
     }
 
     #[test]
@@ -207,7 +207,7 @@ mod tests {
             text.starts_with("**MaxSim is the best re-ranker**: "),
             "{text}"
         );
-        assert!(text.contains("f1 ranks best over 3 sets (nDCG@10 +0.2000 [+0.1000, +0.3000]"));
+        assert!(text.contains("f1 ranks best (mean nDCG@10 +0.2000 [+0.1000, +0.3000]"));
         assert!(text.contains("f0 next (-0.1000"), "{text}");
         assert!(text.contains("falls clearly below the first stage when re-ranked by f0."));
         let text = said("f1", "f0", [-0.1, 0.4]);

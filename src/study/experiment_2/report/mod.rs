@@ -45,7 +45,7 @@ pub(super) fn summary(stage: &Experiment2, report: &Report<Experiment2>) -> Stri
     text.push_str(&reranking_table(stage, found).text);
     let _ = writeln!(
         text,
-        "\nMeans over {} sets; the best {} of the encoder's own ranking, re-ranked; the change is that of nDCG@10 beside that ranking (95 %, bootstrap over queries within sets; of several seeds the mean is compared). \"As printed\": the mean of accuracy@1 and accuracy@10, which the paper's code reports as accuracy@1. `pooled` ranks by itself: the encoder's own cosine, `pooled of X` after its training with X.",
+        "\nMeans over the collections ({}); the best {} of the encoder's own ranking, re-ranked; the change is that of nDCG@10 beside that ranking (95 %, bootstrap over queries within sets; of several seeds the mean is compared). \"As printed\": the mean of accuracy@1 and accuracy@10, which the paper's code reports as accuracy@1. `pooled` ranks by itself: the encoder's own cosine, `pooled of X` after its training with X.",
         stage.sets.len(),
         stage.retrieve.depth,
     );
@@ -58,7 +58,7 @@ pub(super) fn summary(stage: &Experiment2, report: &Report<Experiment2>) -> Stri
         text.push_str(&table.text);
         text.push_str("\nRejection at 95 % true accept (AUC) with the sentence itself and with a paraphrase as the positive of structural rows, and the change from the one to the other.\n");
     }
-    text.push_str(&findings(stage, found));
+    text.push_str(&findings(found));
     if let Some(table) = guard_table(found) {
         text.push_str(&table);
     }

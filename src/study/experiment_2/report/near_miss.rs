@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::metrics::cache::precision_at;
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation, Measured};
-use crate::study::experiment_2::compare::{OnTest, Scoring, TestSet};
+use crate::study::experiment_2::compare::{OnTest, TestSet};
+use crate::study::experiment_2::scorings::Scoring;
 use crate::study::experiment_2::{Experiment2, Found};
 use crate::study::table::{Table, arrow, names, number, signed};
 

@@ -2,7 +2,7 @@
 
 use crate::metrics::ranking::RankingMetrics;
 use crate::study::changes::{RetrievalChange, kinds};
-use crate::study::experiment_2::compare::{Scoring, rankings_of};
+use crate::study::experiment_2::scorings::{Scoring, rankings_of};
 use crate::study::experiment_2::{Experiment2, Found};
 use crate::study::table::{Table, names, over_seeds, signed};
 
