@@ -21,7 +21,8 @@ enable f16;
 // Limits     none beyond the defaults
 //
 // Work       one addition for every number of d_rows that shows something
-// Traffic    d_rows read once per channel, ${"from cache after the first time of nine" if not patches else "a third each time"}; 4 l_q l_c bytes written
+// Traffic    d_rows read once, each channel in a phase of its own (of neighbours nine times, from cache after the first);
+//            4 l_q l_c bytes written
 // Roofline   memory bound
 // Measured   see benches/results
 //

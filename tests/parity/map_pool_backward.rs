@@ -109,7 +109,7 @@ fn case(
         d_maps.read()
     };
     let got = twice(|poison| run(poison, &d_scores))?;
-    // A map in which some element has a gradient: one with a first column that the first row may choose.
+    // The first row may always choose the first column.
     let broken = match maps.iter().position(|&elements| elements > 0) {
         Some(pair) => {
             let mut wrong = d_scores.clone();

@@ -2,7 +2,8 @@
 //!
 //! The gradient of [`mod@super::similarity_map`] in the token vectors of both sides. Training scores every text with many
 //! others, so a text's gradient is a sum over all pairs that it is in: the pairs are sorted by text on the host, and the
-//! work is divided by texts. Token vectors of texts in no pair get zero. Cost: `4 l_q l_c d` FLOP per pair; maps and,
+//! work is divided by texts. The sorted list is sent with every call, so a recording cannot have this operator in it. Token
+//! vectors of texts in no pair get zero. Cost: `4 l_q l_c d` FLOP per pair; maps and,
 //! mostly from cache, token vectors are read once per pair and side.
 //! Comes after [`mod@super::map_features_backward`] or [`mod@super::map_pool_backward`]; before
 //! [`mod@super::normalize_rows_backward`].
