@@ -59,8 +59,8 @@ const SIMILARITY_MAP: Kernel = Kernel {
 /// Computes the maps of `pairs` from token vectors `[t, d]` into `maps`, laid out by `layout`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8; a layout of other pairs), [`Error::Unsupported`](crate::Error::Unsupported) for
-/// f32 tokens on CUDA, whose tensor cores multiply f16.
+/// [`Error::Shape`](crate::Error::Shape) for sizes that do not fit (`d` a multiple of 8; a layout of other pairs),
+/// [`Error::Unsupported`](crate::Error::Unsupported) for f32 tokens on CUDA, whose tensor cores multiply f16.
 ///
 /// ```
 /// use nearmiss::{Device, ops::{MapLayout, PackedTexts, PairList, Tokens, similarity_map}};

@@ -54,8 +54,12 @@ pub(super) fn map_features_backward(args: &Args<'_>, d_maps: &mut [f32]) {
 
 /// Adds the gradients of windows of `N` x `N` up to planes.
 fn add<const N: usize>(d_windows: &[f32], cut: &Cut, windows: Windows, planes: &mut [f32]) {
-    planes.fill(0.0);
-    let across = cut.grid[1];
+    let [down, across] = cut.grid;
+    // As far down as windows reach.
+    let lines = (down.saturating_sub(1) * windows.stride() + N + 1).min(SIDE);
+    for plane in planes.chunks_exact_mut(SIDE * SIDE) {
+        plane[..lines * SIDE].fill(0.0);
+    }
     for (window, row) in d_windows.chunks_exact(windows.width()).enumerate() {
         let [top, left] = [window / across, window % across]
             .map(|at| at * windows.stride() + 1 - windows.before());
