@@ -180,7 +180,10 @@ pub fn models(context: &Context) -> Result<Vec<(PathBuf, String)>> {
 }
 
 /// `n` texts of exactly `length` tokens.
-fn draw(
+///
+/// # Errors
+/// [`Error::Input`] for a vocabulary without plain words.
+pub fn draw(
     folder: &Path,
     tokenizer: &Tokenizer,
     vocab: usize,

@@ -53,6 +53,7 @@ mod similarity_map_backward;
 mod soft_alignment;
 mod train_step;
 mod unfold;
+mod verify;
 mod weighted_pool;
 mod weighted_pool_backward;
 
@@ -113,6 +114,7 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
     cases.extend(encode::cases(context)?);
     cases.extend(train_step::cases(context)?);
     cases.extend(pair_step::cases(context)?);
+    cases.extend(verify::cases(context)?);
     Ok(cases)
 }
 

@@ -130,16 +130,10 @@ fn an_id_changes_with_what_numbers_depend_on() {
         ),
         ("no guard", [false, true, true], |s| s.guard = None),
         ("the scorers", [false, false, true], |s| {
-<<<<<<< HEAD
             // Those that learn are not scored as they are.
             s.choice
                 .verifiers
                 .retain(|kind| *kind != Kind::SoftAlignment);
-=======
-            s.choice
-                .verifiers
-                .retain(|kind| *kind != Kind::SoftAlignment)
->>>>>>> ac3f8e9 (Experiment 2: trainings and scorings in files of their own; the small preset within six minutes; a guard that is there is not trained again)
         }),
         ("candidates", [false, false, true], |s| s.retrieve.depth = 7),
         ("a collection's kind", [false, false, true], |s| {
