@@ -3,8 +3,12 @@
 
 Both are written with the layers of torch.nn, over maps padded to 128 x 128, and narrow: F4 over tokens of width 64, F3 with 16
 and 32 channels. The token vectors are not normalised, ragged in length, and held exactly by f16. The file has the scores of a
-list of pairs, the gradient of a weighted sum of their logits in every parameter and token vector, F3's running statistics, and
-ten steps of training F4 on fixed token vectors, by the softmax over a batch and by binary cross-entropy. Dropout is off.
+list of pairs, the gradient of a weighted sum of their logits in every parameter and token vector, F3's running statistics,
+ten steps of training F4 on fixed token vectors, by the softmax over a batch and by binary cross-entropy, the same scores and
+gradients of the scorers without parameters, and losses of given scores. Dropout is off.
+
+All of it PyTorch also computes in float32 and under float16 autocast with a loss scale; how far these are from float64 is what an
+implementation's own errors are measured by.
 
 The best partner of every token beats the next best by a margin, so that arithmetic in f16 finds the same row and column maxima.
 
@@ -13,8 +17,10 @@ The best partner of every token beats the next best by a margin, so that arithme
 """
 
 import argparse
+import copy
 import sys
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import safetensors
@@ -50,11 +56,25 @@ BETAS = (float(np.float32(0.9)), float(np.float32(0.999)))
 EPS = float(np.float32(1e-8))
 MAX_NORM = 1.0
 START_SCALE, START_BIAS = 10.0, 0.0
-# Ten steps with a stride of ten have every element once.
+# Of gradients that the file has in part. Ten steps with a stride of ten have every element once.
 STRIDE = 10
+
+# Constants of F2 as the operator takes them, in float32.
+DISTANCE = TEMPERATURE = float(np.float32(0.1))
+
+# Rows whose losses are in the file, and what they are computed with.
+LOSS_ROWS = 5
+LOSS_SCALE_AND_BIAS = (3.0, -0.5)
+
+# A power of two: scaling adds no error, and keeps small gradients off the subnormal numbers of f16.
+GRADIENT_SCALE = 1024.0
 
 # AdamW divides gradients that are zero but for rounding, as those of the keys' biases, by 1e-8.
 TRAJECTORY_SLACK = 1e3 * FLOAT64_SLACK
+
+# Errors of float32 and float16 runs depend on the order of sums, which PyTorch chooses by processor, and those of F3 on which
+# of two nearly equal numbers is the larger one.
+YARDSTICK_SLACK = 3.0
 
 # Their gradient is zero in exact arithmetic, and rounding noise in float64.
 KEY_BIAS = slice(WIDTH, 2 * WIDTH)  # of layer.self_attn.in_proj_bias
@@ -230,8 +250,51 @@ def corpus() -> tuple[list[np.ndarray], list[np.ndarray]]:
     raise SystemExit("no token vectors with clear maxima were found")
 
 
-def wide(rows: list[np.ndarray], learned: bool = False) -> list[torch.Tensor]:
-    return [torch.from_numpy(r.astype(np.float64)).requires_grad_(learned) for r in rows]
+def wide(rows: list[np.ndarray], learned: bool = False, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    return [torch.from_numpy(r).to(dtype).requires_grad_(learned) for r in rows]
+
+
+def mean_cosine(maps, valid, q, q_valid, c, c_valid):
+    """None: the cosine of mean token vectors."""
+    means = ((x * some[:, :, None]).sum(1, keepdim=True) / some.sum(1)[:, None, None] for x, some in ((q, q_valid), (c, c_valid)))
+    a, b = (nn.functional.normalize(x, dim=2, eps=1e-12) for x in means)
+    return torch.bmm(a, b.transpose(1, 2)).flatten()
+
+
+def bag_of_similarities(maps, valid, q, q_valid, c, c_valid):
+    """F0: the mean of the map."""
+    return maps.masked_fill(~valid, 0.0).sum((1, 2)) / valid.sum((1, 2))
+
+
+def max_sim(maps, valid, q, q_valid, c, c_valid):
+    """F1: the mean of the row maxima."""
+    best = maps.masked_fill(~valid, float("-inf")).amax(2).masked_fill(~q_valid, 0.0)
+    return best.sum(1) / q_valid.sum(1)
+
+
+def soft_alignment(maps, valid, q, q_valid, c, c_valid):
+    """F2: rows under a softmax that prefers near positions."""
+    i, j = (torch.arange(n, dtype=torch.float64).to(maps.dtype) for n in maps.shape[1:])
+    logits = (maps - DISTANCE * (i[:, None] - j[None, :]).abs()) / TEMPERATURE
+    logits = logits.masked_fill(~c_valid[:, None, :], float("-inf"))
+    return ((torch.softmax(logits, 2) * maps).sum(2) * q_valid).sum(1) / q_valid.sum(1)
+
+
+FIXED = {"none": mean_cosine, "f0": bag_of_similarities, "f1": max_sim, "f2": soft_alignment}
+
+
+class Fixed(nn.Module):
+    """A scorer without parameters; its logits are its scores."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.score = FIXED[name]
+        self.register_buffer("precision", torch.zeros(()), persistent=False)
+
+    def forward(self, q: torch.Tensor, q_valid: torch.Tensor, c: torch.Tensor, c_valid: torch.Tensor) -> torch.Tensor:
+        normalize = nn.functional.normalize
+        maps = torch.bmm(normalize(q, dim=2, eps=1e-12), normalize(c, dim=2, eps=1e-12).transpose(1, 2))
+        return self.score(maps, q_valid[:, :, None] & c_valid[:, None, :], q, q_valid, c, c_valid)
 
 
 def close(what: str, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -240,19 +303,110 @@ def close(what: str, a: torch.Tensor, b: torch.Tensor) -> None:
         raise SystemExit(f"{what} differ by {error:.3g}")
 
 
-def gradients(module: nn.Module, prefix: str, paper: bool, n_pairs: int, out: dict[str, np.ndarray]) -> None:
-    """Logits in train mode, and the gradient of their weighted sum in parameters and token vectors."""
-    queries, documents = (wide(rows, learned=True) for rows in corpus())
+def dtype_of(module: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in (*module.parameters(), *module.buffers()))
+
+
+def logits_of(module: nn.Module, queries: list[torch.Tensor], documents: list[torch.Tensor], paper: bool) -> torch.Tensor:
+    if isinstance(module, Fixed):
+        return module(*padded(queries), *padded(documents))
+    return module(*channels(queries, documents, paper))
+
+
+def one_pass(module: nn.Module, paper: bool, n_pairs: int, half: bool) -> dict[str, np.ndarray]:
+    """Logits in train mode, the gradient of their weighted sum in parameters and token vectors, and running statistics after
+    that, in the precision of the module, or under autocast."""
+    queries, documents = (wide(rows, learned=True, dtype=dtype_of(module)) for rows in corpus())
     pairs = PAIRS[:n_pairs]
     module.train().zero_grad()
-    logits = module(*channels([queries[q] for q, _ in pairs], [documents[c] for _, c in pairs], paper))
-    (logits * torch.from_numpy(pair_weights()[:n_pairs])).sum().backward()
-    out[f"{prefix}.logits"] = logits.detach().numpy()
+    with torch.autocast("cpu", dtype=torch.float16, enabled=half):
+        logits = logits_of(module, [queries[q] for q, _ in pairs], [documents[c] for _, c in pairs], paper)
+    scale = GRADIENT_SCALE if half else 1.0
+    wanted = torch.from_numpy(scale * pair_weights()[:n_pairs])
+    (logits.double() * wanted).sum().backward()
+    out = {"logits": logits.detach().double().numpy()}
     for name, p in module.named_parameters():
-        out[f"{prefix}.grad.{name}"] = p.grad.numpy()
+        out[f"grad.{name}"] = p.grad.double().numpy() / scale
     for name, rows in (("queries", queries), ("documents", documents)):
         # A text of no pair has a gradient of zero.
-        out[f"{prefix}.grad_{name}"] = np.concatenate([(torch.zeros_like(r) if r.grad is None else r.grad) for r in rows])
+        all_rows = torch.cat([(torch.zeros_like(r) if r.grad is None else r.grad) for r in rows])
+        out[f"grad_{name}"] = all_rows.double().numpy() / scale
+    for name, p in trained(module).items():
+        if "running" in name:
+            out[f"after.{name}"] = p.double().numpy().copy()
+    return out
+
+
+def inexact(module: nn.Module, find: Callable[[nn.Module, bool], dict[str, np.ndarray]]):
+    """What `find` finds of a copy of the module in float32, and of one under autocast, with the names of these."""
+    for kind in ("f32", "f16"):
+        yield kind, find(copy.deepcopy(module).float(), kind == "f16")
+
+
+def squared(inexact: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.square(inexact - exact).sum())
+
+
+def gradients(module: nn.Module, prefix: str, paper: bool, n_pairs: int, out: dict[str, np.ndarray]) -> None:
+    """What a pass finds, and the sums of squared errors of PyTorch in lower precision."""
+    found = dict(inexact(module, lambda module, half: one_pass(module, paper, n_pairs, half)))
+    exact = one_pass(module, paper, n_pairs, False)
+    for name, values in exact.items():
+        out[f"{prefix}.{name}"] = values
+        for kind, of_kind in found.items():
+            out[f"errors.{kind}.{prefix}.{name}"] = np.array([squared(of_kind[name], values)])
+
+
+def eval_logits(module: nn.Module, prefix: str, paper: bool, n_pairs: int, out: dict[str, np.ndarray]) -> torch.Tensor:
+    """Logits and scores in eval mode, and the errors as above."""
+
+    def find(module: nn.Module, half: bool) -> dict[str, np.ndarray]:
+        queries, documents = (wide(rows, dtype=dtype_of(module)) for rows in corpus())
+        pairs = PAIRS[:n_pairs]
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16, enabled=half):
+            logits = logits_of(module.eval(), [queries[q] for q, _ in pairs], [documents[c] for _, c in pairs], paper)
+        return {"logits": logits.double().numpy()}
+
+    exact = find(module, False)["logits"]
+    for kind, found in inexact(module, find):
+        out[f"errors.{kind}.{prefix}.eval_logits"] = np.array([squared(found["logits"], exact)])
+    out[f"{prefix}.eval_logits"] = exact
+    out[f"{prefix}.eval_scores"] = np.tanh(exact)
+    return torch.from_numpy(exact)
+
+
+def fixed(out: dict[str, np.ndarray]) -> None:
+    for name in FIXED:
+        gradients(Fixed(name).double(), name, False, len(PAIRS), out)
+        for side in ("queries", "documents"):
+            out[f"{name}.grad_{side}"] = out[f"{name}.grad_{side}"].reshape(-1)[::STRIDE].copy()
+
+
+def losses(out: dict[str, np.ndarray]) -> None:
+    """Losses of random scores and their gradients: each anchor with every positive, a row an anchor, then with its negative."""
+    n = LOSS_ROWS
+    drawn_scores = drawn("losses").uniform(-1.0, 1.0, n * n + n)
+    out["losses.scores"] = drawn_scores
+    out["losses.scale_and_bias"] = np.array(LOSS_SCALE_AND_BIAS)
+    for name in ("softmax", "pairwise", "binary"):
+        scores = torch.from_numpy(drawn_scores).requires_grad_()
+        scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in LOSS_SCALE_AND_BIAS)
+        own, against = scores[: n * n].view(n, n), scores[n * n :]
+        if name == "softmax":
+            logits = SCALE * torch.cat([own, against[:, None]], 1)
+            rows = nn.functional.cross_entropy(logits, torch.arange(n), reduction="none")
+        elif name == "pairwise":
+            rows = torch.logsumexp(torch.stack([own.diagonal(), against]), 0) - own.diagonal()
+        else:
+            both = scale * torch.cat([own.diagonal(), against]) + bias
+            labels = torch.tensor([1.0] * n + [0.0] * n, dtype=torch.float64)
+            each = nn.functional.binary_cross_entropy_with_logits(both, labels, reduction="none")
+            rows = each.view(2, n).mean(0)
+        rows.mean().backward()
+        out[f"losses.{name}"] = rows.detach().numpy()
+        out[f"losses.{name}.in_scores"] = scores.grad.numpy()
+        if name == "binary":
+            out["losses.binary.in_scale_and_bias"] = np.array([scale.grad.item(), bias.grad.item()])
 
 
 def check_zeros(out: dict[str, np.ndarray], start: F4, end: F4) -> None:
@@ -301,18 +455,13 @@ def f3(out: dict[str, np.ndarray]) -> None:
     for mode, n_pairs in (("corrected", len(PAIRS)), ("paper", SHORT_PAIRS)):
         of_pairs = [queries[q] for q, _ in PAIRS[:n_pairs]], [documents[c] for _, c in PAIRS[:n_pairs]]
         module.load_state_dict(start)
-        logits = module.eval()(*channels(*of_pairs, mode == "paper")).detach()
+        logits = eval_logits(module, f"f3.{mode}", mode == "paper", n_pairs, out)
         alone = torch.cat([module(*channels([q], [c], mode == "paper")) for q, c in zip(*of_pairs, strict=True)]).detach()
         if mode == "corrected":
             close("F3's logits of a batch and of its pairs alone", logits, alone)
         elif (logits - alone).abs().max() < 0.01:
             raise SystemExit("padding of the batch does not show in F3's logits")
-        out[f"f3.{mode}.eval_logits"] = logits.numpy()
-        out[f"f3.{mode}.eval_scores"] = logits.tanh().numpy()
         gradients(module, f"f3.{mode}", mode == "paper", n_pairs, out)
-        for name, p in trained(module).items():
-            if "running" in name:
-                out[f"f3.{mode}.after.{name}"] = p.numpy().copy()
 
 
 def batch() -> list[np.ndarray]:
@@ -329,61 +478,100 @@ def batch() -> list[np.ndarray]:
     return [text for column in columns for text in column]
 
 
-def optimizer_of(parameters: list[torch.Tensor]) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
+def batch_loss(module: nn.Module, half: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The softmax over the batch, and all scores `[4, 5]`."""
+    rows, n = wide(batch(), dtype=dtype_of(module)), len(BATCH)
+    anchors, positives, negatives = (rows[i : i + n] for i in range(0, 3 * n, n))
+    with torch.autocast("cpu", dtype=torch.float16, enabled=half):
+        # Each row in a call of its own against all positives, and one more call for the negatives.
+        calls = [channels([anchor] * n, positives) for anchor in anchors] + [channels(anchors, negatives)]
+        logits = [module(*call) for call in calls]
+    *own, against = (call.to(dtype_of(module)).tanh() for call in logits)
+    scores = torch.cat([torch.stack(own), against[:, None]], 1)
+    return nn.functional.cross_entropy(SCALE * scores, torch.arange(n)), scores
+
+
+class Scaled(nn.Module):
+    """F4 with scale and bias of its scores."""
+
+    def __init__(self, scorer: F4):
+        super().__init__()
+        self.scorer = scorer
+        self.scale, self.bias = (nn.Parameter(torch.tensor([v], dtype=torch.float64)) for v in (START_SCALE, START_BIAS))
+
+
+def binary_loss(module: Scaled, half: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Binary cross-entropy, a mean over four positives and four negatives."""
+    rows, n = wide(batch(), dtype=dtype_of(module)), len(BATCH)
+    labels = torch.tensor([1.0] * n + [0.0] * n, dtype=dtype_of(module))
+    with torch.autocast("cpu", dtype=torch.float16, enabled=half):
+        logits = module.scorer(*channels(rows[:n] * 2, rows[n:]))
+    scores = logits.to(dtype_of(module)).tanh()
+    return nn.functional.binary_cross_entropy_with_logits(module.scale * scores + module.bias, labels), scores
+
+
+def gradient_of(module: nn.Module, loss_of, half: bool) -> dict[str, np.ndarray]:
+    """In every parameter, and the loss as `loss`."""
+    module.zero_grad()
+    scale = GRADIENT_SCALE if half else 1.0
+    loss, _ = loss_of(module, half)
+    (scale * loss).backward()
+    found = {name: p.grad.double().numpy() / scale for name, p in module.named_parameters()}
+    return found | {"loss": np.array(loss.item())}
+
+
+def follow(module: nn.Module, loss_of, prefix: str, out: dict[str, np.ndarray]):
+    """Ten steps: losses, norms and the errors of gradients in lower precision. Yields the number of each step, with gradients
+    that are not clipped yet, and the scores."""
+    module.train()
+    parameters = dict(module.named_parameters())
+    optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
+    losses, norms = [], []
+    for step in range(STEPS):
+        found = dict(inexact(module, lambda module, half: gradient_of(module, loss_of, half)))
+        optimizer.zero_grad()
+        loss, scores = loss_of(module, False)
+        loss.backward()
+        for kind, inexact_ones in found.items():
+            errors = {"losses": squared(inexact_ones["loss"], np.array(loss.item()))}
+            for name, p in parameters.items():
+                errors[f"grad.{name.removeprefix('scorer.')}"] = squared(inexact_ones[name], p.grad.numpy())
+            for name, error in errors.items():
+                out.setdefault(f"errors.{kind}.{prefix}.{name}", np.zeros(STEPS))[step] = error
+        yield step, scores.detach().numpy()
+        norms.append(nn.utils.clip_grad_norm_(parameters.values(), MAX_NORM).item())
+        losses.append(loss.item())
+        optimizer.step()
+    out[f"{prefix}.losses"], out[f"{prefix}.norms"] = np.array(losses), np.array(norms)
+    clipped = int((out[f"{prefix}.norms"] > MAX_NORM).sum())
+    if not 0 < clipped < STEPS:
+        raise SystemExit(f"{prefix}: {clipped} of {STEPS} steps are clipped")
 
 
 def steps(out: dict[str, np.ndarray]) -> None:
     rows = batch()
     out["steps.texts"] = np.concatenate(rows)
     out["steps.texts_offsets"] = np.cumsum([0] + [len(r) for r in rows]).astype(np.uint32)
-    n = len(BATCH)
-    anchors, positives, negatives = (wide(rows[i : i + n]) for i in range(0, 3 * n, n))
-    # Each row in a call of its own against all positives, and one more call for the negatives.
-    calls = [channels([anchor] * n, positives) for anchor in anchors] + [channels(anchors, negatives)]
 
-    module = make_f4().train()
-    optimizer = optimizer_of(list(module.parameters()))
-    losses, norms, scores = [], [], []
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        *own, against = (module(*call).tanh() for call in calls)
-        logits = SCALE * torch.cat([torch.stack(own), against[:, None]], 1)
-        loss = nn.functional.cross_entropy(logits, torch.arange(n))
-        loss.backward()
+    module = make_f4()
+    all_scores = []
+    for step, scores in follow(module, batch_loss, "steps", out):
+        all_scores.append(scores)
         for name, p in module.named_parameters():
             out[f"steps.grad.{step}.{name}"] = p.grad.numpy().reshape(-1)[step % STRIDE :: STRIDE].copy()
-        norms.append(nn.utils.clip_grad_norm_(module.parameters(), MAX_NORM).item())
-        losses.append(loss.item())
-        scores.append(logits.detach().numpy() / SCALE)
-        optimizer.step()
-    out["steps.losses"], out["steps.norms"], out["steps.scores"] = map(np.array, (losses, norms, scores))
+    out["steps.scores"] = np.array(all_scores)
     for name, p in module.named_parameters():
         out[f"steps.weights.{name}"] = p.detach().numpy().reshape(-1)[::STRIDE].copy()
     check_zeros(out, make_f4(), module)
 
-    module = make_f4().train()
-    scale, bias = (torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in (START_SCALE, START_BIAS))
-    learned = [*module.parameters(), scale, bias]
-    optimizer = optimizer_of(learned)
-    labels = torch.tensor([1.0] * n + [0.0] * n, dtype=torch.float64)
-    both = channels(anchors * 2, positives + negatives)
-    found: dict[str, list[float]] = {"losses": [], "norms": [], "scale": [], "bias": []}
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(scale * module(*both).tanh() + bias, labels)
-        loss.backward()
-        for name, value in (("losses", loss), ("scale", scale), ("bias", bias)):
-            found[name].append(value.item())
-        found["norms"].append(nn.utils.clip_grad_norm_(learned, MAX_NORM).item())
-        optimizer.step()
-    found["scale"].append(scale.item())
-    found["bias"].append(bias.item())
+    scaled = Scaled(make_f4())
+    found: dict[str, list[float]] = {"scale": [], "bias": []}
+    for _ in follow(scaled, binary_loss, "bce", out):
+        found["scale"].append(scaled.scale.item())
+        found["bias"].append(scaled.bias.item())
+    found["scale"].append(scaled.scale.item())
+    found["bias"].append(scaled.bias.item())
     out |= {f"bce.{name}": np.array(values) for name, values in found.items()}
-    for kind in ("steps", "bce"):
-        clipped = int((out[f"{kind}.norms"] > MAX_NORM).sum())
-        if not 0 < clipped < STEPS:
-            raise SystemExit(f"{kind}: {clipped} of {STEPS} steps are clipped")
 
 
 def check_sizes() -> None:
@@ -413,17 +601,19 @@ def make() -> dict[str, np.ndarray]:
         out[f"{name}_offsets"] = np.cumsum([0] + [len(r) for r in rows]).astype(np.uint32)
     f4(out)
     f3(out)
+    fixed(out)
+    losses(out)
     steps(out)
     return out
 
 
 def as_stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Parameters, which float32 holds, and gradients, which are rounded once, in float32; all else as it is."""
-    single = (".param.", ".grad.", ".grad_")
-    return {
-        n: np.ascontiguousarray(t, dtype=np.float32 if any(part in n for part in single) else None)
-        for n, t in tensors.items()
-    }
+
+    def single(name: str) -> bool:
+        return not name.startswith("errors.") and any(part in name for part in (".param.", ".grad.", ".grad_"))
+
+    return {n: np.ascontiguousarray(t, dtype=np.float32 if single(n) else None) for n, t in tensors.items()}
 
 
 def differences(exact: dict[str, np.ndarray]) -> list[str]:
@@ -437,6 +627,8 @@ def differences(exact: dict[str, np.ndarray]) -> list[str]:
         values = have[name]
         if values.shape != want[name].shape or values.dtype != want[name].dtype:
             found.append(f"{name}: is {values.dtype}{values.shape}, not {want[name].dtype}{want[name].shape}")
+        elif name.startswith("errors."):
+            continue
         elif exact[name].dtype == np.float64:
             rounding = 0.5 * np.spacing(np.abs(values)).astype(np.float64) if values.dtype == np.float32 else 0.0
             # Gradients are sums of up to some hundred thousand products.
@@ -446,6 +638,17 @@ def differences(exact: dict[str, np.ndarray]) -> list[str]:
                 found.append(f"{name}: differs from what this script makes")
         elif not np.array_equal(values, want[name]):
             found.append(f"{name}: differs")
+    # Errors of what belongs together.
+    sums: dict[str, list[float]] = {}
+    for name in sorted(want.keys() & have.keys()):
+        if name.startswith("errors."):
+            both = sums.setdefault(name.partition(".grad")[0], [0.0, 0.0])
+            both[0] += have[name].sum()
+            both[1] += want[name].sum()
+    for name, (stored, here) in sums.items():
+        ratio = (stored / here) ** 0.5
+        if not 1 / YARDSTICK_SLACK < ratio < YARDSTICK_SLACK:
+            found.append(f"{name}: is {ratio:.3g} times what this machine finds")
     return found
 
 
