@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 
 pub use mix::{MixOptions, Mixture, Sides, mix};
-pub use objective::{Contrast, Objective, PairRow, sigmoid};
+pub use objective::{Contrast, Cost, Objective, PairRow, cost, pairs, sigmoid};
 pub use step::{PairStep, Task};
 
 use super::batches::{Packing, TextBatch, rows_sha256};

@@ -70,7 +70,7 @@ impl PairRow for Contrast {
 /// The pairs of a batch of `b` rows in the order in which losses want their scores, as numbers of texts (text `i` of row
 /// `r` is number `i b + r`). Each inner list is one that the reference scores in one call, on which statistics over
 /// several pairs depend.
-pub(super) fn pairs<R: PairRow>(objective: Objective, b: usize) -> Vec<Vec<[u32; 2]>> {
+pub fn pairs<R: PairRow>(objective: Objective, b: usize) -> Vec<Vec<[u32; 2]>> {
     let number = |text: usize, row: usize| (text * b + row) as u32;
     let own = |[first, second]: [usize; 2]| -> Vec<[u32; 2]> {
         let pair = |row| [number(first, row), number(second, row)];
@@ -92,7 +92,7 @@ pub(super) fn pairs<R: PairRow>(objective: Objective, b: usize) -> Vec<Vec<[u32;
 
 /// What the scores of a batch cost.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Cost {
+pub struct Cost {
     /// Of every row; the loss is their mean.
     pub losses: Vec<f64>,
     /// The gradient of the loss in every score.
@@ -102,7 +102,7 @@ pub(super) struct Cost {
 }
 
 /// Losses and gradients of a batch of `b` rows, its scores in the order of [`pairs`].
-pub(super) fn cost(
+pub fn cost(
     objective: Objective,
     b: usize,
     scores: &[f64],

@@ -16,7 +16,7 @@ use super::objective::{self, Objective, PairRow};
 use crate::device::Buffer;
 use crate::encoder::{Dropout, Encoder};
 use crate::error::{Error, Result};
-use crate::model::weights::Table;
+use crate::model::weights::{Gradients, Table};
 use crate::ops::adamw::AdamW;
 use crate::ops::{PackedTexts, PairList};
 use crate::text::Batch;
@@ -96,6 +96,22 @@ impl PairStep {
     /// Encoder and verifier, without what is kept for more steps.
     pub fn into_parts(self) -> (Encoder, Learned) {
         (self.encoder, self.verifier)
+    }
+
+    /// What [`PairStep::gradients`] left: the gradients in the verifier's weights, and those in the encoder's if it is trained.
+    pub fn computed(&self) -> (&Gradients<Tensors>, Option<&Gradients>) {
+        let of_encoder = self.encoder_group.as_ref();
+        (&self.verifier_group.gradients, of_encoder.map(|group| &group.gradients))
+    }
+
+    /// The encoder as it is.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// The verifier as it is.
+    pub fn verifier(&self) -> &Learned {
+        &self.verifier
     }
 
     /// Everything on the device that a step changes, under its names.

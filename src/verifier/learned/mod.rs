@@ -59,7 +59,7 @@ pub struct PairMasks {
 
 impl PairMasks {
     /// What is dropped at a site.
-    pub(super) fn at(&self, site: Site) -> Mask {
+    pub fn at(&self, site: Site) -> Mask {
         let seed = Stream::new(self.seed, &["verifier"], 0).bits();
         Mask::new(self.rate, seed, self.step, 0, site)
     }
@@ -112,6 +112,22 @@ impl<'a> Mode<'a> {
 /// Scale and bias of a score before its sigmoid, at the start of a training.
 const OBJECTIVE: [f32; 2] = [10.0, 0.0];
 
+/// The channels of the `f3` in a file: those of the paper unless it says that it has others, in multiples of 8.
+fn channels(checkpoint: &Checkpoint) -> [usize; 3] {
+    let mut found = CHANNELS;
+    for (name, tensor) in checkpoint.tensors() {
+        let names = ["conv1.weight", "conv2.weight", "head.0.weight"];
+        let place = names.iter().position(|known| *known == name);
+        if let (Some(at), Some(&out)) = (place, tensor.shape.first())
+            && out > 0
+            && out.is_multiple_of(8)
+        {
+            found[at] = out;
+        }
+    }
+    found
+}
+
 /// The layout of a kind at a width; `f3` has so many channels.
 fn tensors(kind: Kind, d: usize, channels: [usize; 3]) -> (Tensors, Body, Vector) {
     let mut builder = Builder::default();
@@ -158,12 +174,12 @@ impl Learned {
         Ok(Self::new(kind, d, device, parameters, body, objective))
     }
 
-    /// One from a weights file.
+    /// One from a weights file; an `f3` has as many channels as there.
     ///
     /// # Errors
     /// [`Error::Input`] naming the tensor that is missing, damaged or of another size, or what the device reports.
     pub fn load(kind: Kind, d: usize, checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
-        let (tensors, body, objective) = tensors(kind, d, CHANNELS);
+        let (tensors, body, objective) = tensors(kind, d, channels(checkpoint));
         let parameters = Parameters::load(tensors, checkpoint, device)?;
         if let Body::Cnn(_, running) = &body {
             let mut running = lock(running);
