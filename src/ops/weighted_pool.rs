@@ -184,27 +184,28 @@ fn cpu<A: Float>(x: &[A], c: usize, weights: &[f32], offsets: &[u32], out: &mut 
     out.par_chunks_mut(c)
         .zip(offsets.par_windows(2))
         .for_each_init(
-            || vec![0f32; c],
+            || vec![0f64; c],
             |sums, (out, span)| {
                 let rows = span[0] as usize..span[1] as usize;
                 let x = &x[rows.start * c..rows.end * c];
                 let total = add_up(x, &weights[rows], sums);
                 for (out, &sum) in out.iter_mut().zip(sums.iter()) {
-                    *out = A::from_f32(if total > 0.0 { sum / total } else { 0.0 });
+                    *out = A::from_f32(if total > 0.0 { (sum / total) as f32 } else { 0.0 });
                 }
             },
         );
 }
 
-/// `sums = sum_r w_r x_r`; the sum of the weights.
+/// `sums = sum_r w_r x_r`; the sum of the weights. In f64: a picture is added up in one go, and has up to a thousand rows.
 #[multiversion(targets = "simd")]
-fn add_up<A: Float>(x: &[A], weights: &[f32], sums: &mut [f32]) -> f32 {
+fn add_up<A: Float>(x: &[A], weights: &[f32], sums: &mut [f64]) -> f64 {
     sums.fill(0.0);
-    let mut total = 0f32;
+    let mut total = 0f64;
     for (row, &w) in x.chunks_exact(sums.len()).zip(weights) {
+        let w = f64::from(w);
         total += w;
         for (sum, x) in sums.iter_mut().zip(row) {
-            *sum += w * x.to_f32();
+            *sum += w * f64::from(x.to_f32());
         }
     }
     total
