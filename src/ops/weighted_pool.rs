@@ -190,7 +190,11 @@ fn cpu<A: Float>(x: &[A], c: usize, weights: &[f32], offsets: &[u32], out: &mut 
                 let x = &x[rows.start * c..rows.end * c];
                 let total = add_up(x, &weights[rows], sums);
                 for (out, &sum) in out.iter_mut().zip(sums.iter()) {
-                    *out = A::from_f32(if total > 0.0 { (sum / total) as f32 } else { 0.0 });
+                    *out = A::from_f32(if total > 0.0 {
+                        (sum / total) as f32
+                    } else {
+                        0.0
+                    });
                 }
             },
         );

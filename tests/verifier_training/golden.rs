@@ -2,13 +2,13 @@
 
 use std::sync::OnceLock;
 
+use nearmiss::Device;
 use nearmiss::device::Precision;
 use nearmiss::model::Checkpoint;
 use nearmiss::model::checkpoint::{Dtype, Tensor};
 use nearmiss::ops::{PackedTexts, PairList};
 use nearmiss::verifier::Kind;
 use nearmiss::verifier::learned::{Learned, TrainingTokens};
-use nearmiss::Device;
 
 use super::common::{self, Tensors as File};
 use super::plain::{Plain, Tensors, shapes};
@@ -65,7 +65,11 @@ pub fn texts() -> Texts {
     rows.extend(file().get_f64("documents"));
     let mut offsets = whole("queries_offsets");
     let first = offsets[offsets.len() - 1];
-    offsets.extend(whole("documents_offsets")[1..].iter().map(|end| first + end));
+    offsets.extend(
+        whole("documents_offsets")[1..]
+            .iter()
+            .map(|end| first + end),
+    );
     let d = WIDTH;
     Texts { rows, offsets, d }
 }
@@ -74,7 +78,9 @@ pub fn texts() -> Texts {
 pub fn pairs(count: usize) -> Vec<[u32; 2]> {
     let queries = whole("queries_offsets").len() as u32 - 1;
     let pairs = whole("pairs");
-    let pairs = pairs.chunks_exact(2).map(|pair| [pair[0], queries + pair[1]]);
+    let pairs = pairs
+        .chunks_exact(2)
+        .map(|pair| [pair[0], queries + pair[1]]);
     pairs.take(count).collect()
 }
 
@@ -85,11 +91,13 @@ pub fn weights(count: usize) -> Vec<f64> {
 
 /// A scorer with the parameters of the file.
 pub fn scorer(kind: Kind) -> Plain {
-    let tensors = shapes(kind, WIDTH, CHANNELS).into_iter().map(|(name, shape)| {
-        let values = file().get_f64(&format!("{kind}.param.{name}"));
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "{name}");
-        (name, values)
-    });
+    let tensors = shapes(kind, WIDTH, CHANNELS)
+        .into_iter()
+        .map(|(name, shape)| {
+            let values = file().get_f64(&format!("{kind}.param.{name}"));
+            assert_eq!(values.len(), shape.iter().product::<usize>(), "{name}");
+            (name, values)
+        });
     Plain {
         kind,
         d: WIDTH,
@@ -100,7 +108,9 @@ pub fn scorer(kind: Kind) -> Plain {
 /// The same on a device, as from a file; scale and bias of the score before a sigmoid are `objective`.
 pub fn learned(plain: &Plain, objective: [f64; 2], device: &Device) -> Learned {
     let channels = match plain.kind {
-        Kind::Cnn => ["conv1", "conv2", "head.0"].map(|name| plain.parameters[&format!("{name}.bias")].len()),
+        Kind::Cnn => {
+            ["conv1", "conv2", "head.0"].map(|name| plain.parameters[&format!("{name}.bias")].len())
+        }
         _ => CHANNELS,
     };
     let mut tensors: Vec<(String, Tensor<'static>)> = Vec::new();
@@ -112,7 +122,10 @@ pub fn learned(plain: &Plain, objective: [f64; 2], device: &Device) -> Learned {
         let values = &plain.parameters[&name];
         add(name, values, shape);
     }
-    for (name, value) in ["objective.scale", "objective.bias"].into_iter().zip(objective) {
+    for (name, value) in ["objective.scale", "objective.bias"]
+        .into_iter()
+        .zip(objective)
+    {
         add(name.into(), &[value], vec![1]);
     }
     let folder = tempfile::tempdir().unwrap();
@@ -123,7 +136,10 @@ pub fn learned(plain: &Plain, objective: [f64; 2], device: &Device) -> Learned {
 }
 
 /// Gradients under the names of the tensors.
-pub fn gradients_of(learned: &Learned, gradients: &nearmiss::model::weights::Gradients<nearmiss::verifier::Tensors>) -> Tensors {
+pub fn gradients_of(
+    learned: &Learned,
+    gradients: &nearmiss::model::weights::Gradients<nearmiss::verifier::Tensors>,
+) -> Tensors {
     let all = learned.weights().of_like(gradients).unwrap().into_iter();
     let values = |tensor: Tensor<'_>| -> Vec<f64> {
         let values = tensor.to_f32().unwrap().into_iter();

@@ -28,11 +28,11 @@ use nearmiss::device::{Tier, WgpuOptions};
 use needs::{Need, Open};
 use steps::{definitions_take_the_steps_of_pytorch, losses_are_pytorchs, steps_are_pytorchs};
 use trainer::{
-    a_device_that_runs_out_of_memory_trains_in_smaller_pieces, a_loss_that_is_not_finite_ends_the_training,
-    a_training_goes_on_bit_by_bit, a_training_that_swaps_turns_every_second_step,
-    chunks_leave_losses_and_gradients_as_they_are, rows_and_order_of_texts_are_respected,
-    training_lowers_the_loss_and_leaves_a_verifier, what_cannot_be_trained_is_refused,
-    what_is_no_verifier_of_an_encoder_is_refused,
+    a_device_that_runs_out_of_memory_trains_in_smaller_pieces,
+    a_loss_that_is_not_finite_ends_the_training, a_training_goes_on_bit_by_bit,
+    a_training_that_swaps_turns_every_second_step, chunks_leave_losses_and_gradients_as_they_are,
+    rows_and_order_of_texts_are_respected, training_lowers_the_loss_and_leaves_a_verifier,
+    what_cannot_be_trained_is_refused, what_is_no_verifier_of_an_encoder_is_refused,
 };
 
 /// The length of a list of numbers.
@@ -63,7 +63,9 @@ fn direction(n: usize, seed: u64) -> Vec<f64> {
 fn layer(tensor: &str) -> String {
     let end = ["weight", "bias", "running_mean", "running_var"].into_iter();
     let end = end.filter_map(|end| tensor.strip_suffix(end)).next();
-    end.unwrap_or(tensor).trim_end_matches(['.', '_']).to_string()
+    end.unwrap_or(tensor)
+        .trim_end_matches(['.', '_'])
+        .to_string()
 }
 
 /// Sums of squared errors, ours and the yardstick's, by what was measured.
@@ -82,10 +84,16 @@ impl Errors {
         let ratio = |[ours, theirs]: &[f64; 2]| (ours / theirs).sqrt();
         let ratios = self.0.iter().map(|(what, sums)| (what, ratio(sums)));
         let ratios: Vec<(&String, f64)> = ratios.collect();
-        let (what, worst) = ratios.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("something was measured");
+        let (what, worst) = ratios
+            .iter()
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .expect("something was measured");
         println!("{whose}: at most {worst:.2} times the yardstick's error ({what})");
         for (what, ratio) in ratios {
-            assert!(ratio <= 2.0, "{whose}, {what}: {ratio:.2} times the yardstick's error");
+            assert!(
+                ratio <= 2.0,
+                "{whose}, {what}: {ratio:.2} times the yardstick's error"
+            );
         }
     }
 }

@@ -10,8 +10,8 @@ use nearmiss::verifier::Kind;
 use nearmiss::verifier::learned::{Learned, Mode, PairMasks, TokenGradient};
 
 use super::golden::{
-    CHANNELS, STRIDE, Texts, file, gradients_of, learned, loss_scale, pair_list, pairs, precision, scorer,
-    texts, weights,
+    CHANNELS, STRIDE, Texts, file, gradients_of, learned, loss_scale, pair_list, pairs, precision,
+    scorer, texts, weights,
 };
 use super::plain::{Fault, Form, How, Pass, Plain, Tensors, shapes};
 use super::{Errors, direction, distance, length};
@@ -62,7 +62,13 @@ struct Found {
     after: Tensors,
 }
 
-fn found<A: Accum>(plain: &Plain, texts: &Texts, pairs: &[[u32; 2]], d_raw: &[f64], how: &How<'_>) -> Found {
+fn found<A: Accum>(
+    plain: &Plain,
+    texts: &Texts,
+    pairs: &[[u32; 2]],
+    d_raw: &[f64],
+    how: &How<'_>,
+) -> Found {
     let pass: Pass<A> = plain.pass(texts.plain(), pairs, how);
     let (parameters, tokens) = pass.backward(d_raw);
     Found {
@@ -92,7 +98,13 @@ impl Case {
         let at = CASES.iter().position(|case| case.prefix == self.prefix);
         ALL[2 * at.expect("one of them") + usize::from(training)].get_or_init(|| {
             let how = self.how(training);
-            found::<f64>(&self.plain(), &texts(), &pairs(self.count), &weights(self.count), &how)
+            found::<f64>(
+                &self.plain(),
+                &texts(),
+                &pairs(self.count),
+                &weights(self.count),
+                &how,
+            )
         })
     }
 }
@@ -112,10 +124,16 @@ pub fn random(kind: Kind, d: usize, channels: [usize; 3]) -> Plain {
         };
         let values = direction(shape.iter().product(), 100 + i as u64);
         // Numbers that f32 holds.
-        let values = values.into_iter().map(|v| f64::from((middle + spread * v) as f32));
+        let values = values
+            .into_iter()
+            .map(|v| f64::from((middle + spread * v) as f32));
         parameters.insert(name, values.collect());
     }
-    Plain { kind, d, parameters }
+    Plain {
+        kind,
+        d,
+        parameters,
+    }
 }
 
 /// Texts of so many random tokens each, which f16 holds.
@@ -126,7 +144,10 @@ fn random_texts(lengths: &[usize], d: usize) -> Texts {
     });
     let rows = direction(lengths.iter().sum::<usize>() * d, 5);
     Texts {
-        rows: rows.into_iter().map(|v| f16::from_f64(v).to_f64()).collect(),
+        rows: rows
+            .into_iter()
+            .map(|v| f16::from_f64(v).to_f64())
+            .collect(),
         offsets: [0].into_iter().chain(ends).collect(),
         d,
     }
@@ -162,7 +183,10 @@ pub fn derivatives_are_central_differences() {
         for how in [written, masked, How::eval()] {
             let at = |plain: &Plain, texts: &Texts| -> f64 {
                 let raw = plain.pass::<f64>(texts.plain(), &pairs, &how).raw();
-                raw.iter().zip(wanted).map(|(raw, wanted)| raw * wanted).sum()
+                raw.iter()
+                    .zip(wanted)
+                    .map(|(raw, wanted)| raw * wanted)
+                    .sum()
             };
             let here = at(&plain, &texts);
             let found = found::<f64>(&plain, &texts, &pairs, &wanted, &how);
@@ -191,7 +215,8 @@ pub fn derivatives_are_central_differences() {
                     "{what}: {product:e} against {fine:e}, allowed {allowed:e}"
                 );
                 // And it could have failed, but where a norm or a softmax takes a bias away again.
-                let nothing = tensor.starts_with("conv") && tensor.ends_with("bias") && how.training;
+                let nothing =
+                    tensor.starts_with("conv") && tensor.ends_with("bias") && how.training;
                 assert!(
                     nothing && product.abs() < 1e-9 || product.abs() > 3.0 * allowed,
                     "{what}: {product:e}, allowed {allowed:e}"
@@ -214,14 +239,27 @@ pub fn definitions_are_pytorchs() {
             assert_eq!(got.len(), want.len(), "{name}");
             for (got, want) in got.iter().zip(want) {
                 // Gradients are stored in f32, to nearest.
-                let rounding = if stored { want.abs() * f64::from(f32::EPSILON) / 2.0 } else { 0.0 };
+                let rounding = if stored {
+                    want.abs() * f64::from(f32::EPSILON) / 2.0
+                } else {
+                    0.0
+                };
                 let allowed = rounding + SLACK * scale;
-                assert!((got - want).abs() <= allowed, "{name}: {got} for {want}, allowed {allowed:e}");
+                assert!(
+                    (got - want).abs() <= allowed,
+                    "{name}: {got} for {want}, allowed {allowed:e}"
+                );
             }
         };
         let all = case.truth(true);
         near("logits", &all.raw, false, 1.0);
-        let scale = length(all.parameters.values().flatten().chain(&all.tokens).copied());
+        let scale = length(
+            all.parameters
+                .values()
+                .flatten()
+                .chain(&all.tokens)
+                .copied(),
+        );
         for (name, values) in &all.parameters {
             near(&format!("grad.{name}"), values, true, scale);
         }
@@ -242,13 +280,26 @@ pub fn definitions_are_pytorchs() {
 const LENGTHS: [usize; 14] = [1, 2, 8, 9, 20, 63, 64, 116, 117, 120, 121, 127, 128, 140];
 
 /// Pairs of them: small maps, long and narrow ones, and such as fill the canvas.
-const PAIRS: [[u32; 2]; 9] = [[0, 0], [1, 12], [3, 7], [5, 6], [8, 2], [9, 10], [11, 3], [12, 13], [4, 4]];
+const PAIRS: [[u32; 2]; 9] = [
+    [0, 0],
+    [1, 12],
+    [3, 7],
+    [5, 6],
+    [8, 2],
+    [9, 10],
+    [11, 3],
+    [12, 13],
+    [4, 4],
+];
 
 /// `f4` over all patches of a padded picture, each a query, and over patches in the map of which [CLS] alone asks, are the
 /// same numbers, gradients too, as long as the others are masked.
 pub fn two_forms_of_f4_are_one() {
     let d = 16;
-    let (plain, texts) = (random(Kind::Transformer, d, CHANNELS), random_texts(&LENGTHS, d));
+    let (plain, texts) = (
+        random(Kind::Transformer, d, CHANNELS),
+        random_texts(&LENGTHS, d),
+    );
     let wanted = direction(PAIRS.len(), 3);
     let of = |how: How<'_>| found::<f64>(&plain, &texts, &PAIRS, &wanted, &how);
     let live = of(How::training());
@@ -262,15 +313,27 @@ pub fn two_forms_of_f4_are_one() {
         ..How::training()
     });
     assert!(distance(&written.raw, &live.raw) < SLACK);
-    let scale = length(live.parameters.values().flatten().chain(&live.tokens).copied());
+    let scale = length(
+        live.parameters
+            .values()
+            .flatten()
+            .chain(&live.tokens)
+            .copied(),
+    );
     for (name, want) in &live.parameters {
-        assert!(distance(&written.parameters[name], want) < SLACK * scale, "{name}");
+        assert!(
+            distance(&written.parameters[name], want) < SLACK * scale,
+            "{name}"
+        );
     }
     assert!(distance(&written.tokens, &live.tokens) < SLACK * scale);
     let apart = live.raw.iter().zip(&unmasked.raw).zip(PAIRS);
     for ((live, unmasked), pair) in apart {
         let full = pair.iter().all(|&text| LENGTHS[text as usize] > 120);
-        assert!(full || (live - unmasked).abs() > 1e-4, "{pair:?}: {live} {unmasked}");
+        assert!(
+            full || (live - unmasked).abs() > 1e-4,
+            "{pair:?}: {live} {unmasked}"
+        );
     }
 }
 
@@ -279,7 +342,13 @@ fn wide(values: Vec<f32>) -> Vec<f64> {
 }
 
 /// Raw scores of a scorer on a device.
-fn raw_of(learned: &Learned, device: &Device, texts: &Texts, pairs: &[[u32; 2]], mode: Mode<'_>) -> Vec<f64> {
+fn raw_of(
+    learned: &Learned,
+    device: &Device,
+    texts: &Texts,
+    pairs: &[[u32; 2]],
+    mode: Mode<'_>,
+) -> Vec<f64> {
     let tokens = texts.on(device);
     let raw = learned.forward(&tokens, &pair_list(device, pairs), mode, None, false);
     wide(raw.unwrap().0)
@@ -302,7 +371,16 @@ pub fn by_kernels(
     let d_raw: Vec<f32> = d_raw(&raw).iter().map(|d| (scale * d) as f32).collect();
     let mut gradients = Gradients::zeros(learned.weights().table().clone(), device).unwrap();
     let mut d_tokens = TokenGradient::new(&tokens);
-    learned.backward(&tokens, &pairs, saved, &d_raw, &mut gradients, Some(&mut d_tokens)).unwrap();
+    learned
+        .backward(
+            &tokens,
+            &pairs,
+            saved,
+            &d_raw,
+            &mut gradients,
+            Some(&mut d_tokens),
+        )
+        .unwrap();
     let mut parameters = gradients_of(learned, &gradients);
     parameters.retain(|name, _| !name.starts_with("objective"));
     parameters.values_mut().flatten().for_each(|v| *v /= scale);
@@ -331,27 +409,49 @@ pub fn scores_and_gradients_are_pytorchs(device: Device) {
             errors.add(what, distance(got, want).powi(2), theirs(of));
         };
         let (texts, pairs) = (texts(), pairs(case.count));
-        let learned = learned(&case.plain(), [10.0, 0.0], &device).with_padding(case.padding.is_some());
+        let learned =
+            learned(&case.plain(), [10.0, 0.0], &device).with_padding(case.padding.is_some());
         if case.kind == Kind::Cnn {
             let raw = raw_of(&learned, &device, &texts, &pairs, Mode::Eval);
             compare("eval logits", "eval_logits", &raw, &case.truth(false).raw);
         }
         let want = case.truth(true);
-        let (raw, parameters, tokens) = by_kernels(&learned, &device, &texts, &pairs, TRAINING, |_| weights(case.count));
+        let (raw, parameters, tokens) =
+            by_kernels(&learned, &device, &texts, &pairs, TRAINING, |_| {
+                weights(case.count)
+            });
         compare("logits", "logits", &raw, &want.raw);
         let queries = file().get_f64("queries").len();
-        for (side, range) in [("queries", 0..queries), ("documents", queries..tokens.len())] {
-            compare("tokens", &format!("grad_{side}"), &tokens[range.clone()], &want.tokens[range]);
+        for (side, range) in [
+            ("queries", 0..queries),
+            ("documents", queries..tokens.len()),
+        ] {
+            compare(
+                "tokens",
+                &format!("grad_{side}"),
+                &tokens[range.clone()],
+                &want.tokens[range],
+            );
         }
         assert!(parameters.keys().eq(want.parameters.keys()));
         for (name, got) in &parameters {
-            compare(&super::layer(name), &format!("grad.{name}"), got, &want.parameters[name]);
+            compare(
+                &super::layer(name),
+                &format!("grad.{name}"),
+                got,
+                &want.parameters[name],
+            );
         }
         let mut noted = 0;
         for (name, tensor) in learned.tensors().unwrap() {
             if let Some(want) = want.after.get(&name) {
                 let got = wide(tensor.to_f32().unwrap());
-                compare(&format!("statistics {}", super::layer(&name)), &format!("after.{name}"), &got, want);
+                compare(
+                    &format!("statistics {}", super::layer(&name)),
+                    &format!("after.{name}"),
+                    &got,
+                    want,
+                );
                 noted += 1;
             }
         }

@@ -150,7 +150,11 @@ pub struct Pass<A> {
 impl<A: Accum> Pass<A> {
     /// Scores before tanh, where there is one.
     pub fn raw(&self) -> Vec<f64> {
-        self.tape.values(self.raw).iter().map(|v| v.to_f64()).collect()
+        self.tape
+            .values(self.raw)
+            .iter()
+            .map(|v| v.to_f64())
+            .collect()
     }
 
     /// The gradients in parameters and token vectors of `sum_i d_i raw_i`.
@@ -178,7 +182,11 @@ impl Plain {
                 "head.0.weight" if self.kind == Kind::Cnn => self.parameters["conv2.bias"].len(),
                 "head.3.weight" => values.len(),
                 "layer.linear2.weight" => 32,
-                name if name == "positions" || name.ends_with("weight") && !name.contains("norm") => self.d,
+                name if name == "positions"
+                    || name.ends_with("weight") && !name.contains("norm") =>
+                {
+                    self.d
+                }
                 _ => values.len(),
             };
             (name.clone(), tape.given(values, columns))
@@ -253,7 +261,9 @@ impl<A: Accum> Work<'_, A> {
             let one = |pair: &[u32; 2]| {
                 let sides = pair.map(|text| {
                     let n = span(text).len();
-                    let mean = self.tape.pool(tokens, span(text).start, vec![1.0 / n as f64; n]);
+                    let mean = self
+                        .tape
+                        .pool(tokens, span(text).start, vec![1.0 / n as f64; n]);
                     self.tape.unit_rows(mean)
                 });
                 self.tape.product_transposed(sides[0], sides[1])
@@ -268,7 +278,8 @@ impl<A: Accum> Work<'_, A> {
             let values = self.tape.product_transposed(query, document);
             let shape = [self.tape.rows(values), self.tape.columns(values)];
             let across = self.tape.product_transposed(document, query);
-            let extent = [0, 1].map(|side| self.how.padding.map_or(0, |to| to[side]).max(shape[side]));
+            let extent =
+                [0, 1].map(|side| self.how.padding.map_or(0, |to| to[side]).max(shape[side]));
             maps.push(Map {
                 winners: [self.tape.winners(values), self.tape.winners(across)],
                 values,
@@ -342,10 +353,15 @@ impl<A: Accum> Work<'_, A> {
 
     fn transformer(&mut self, map: &Map, pair: usize) -> Var {
         let written = self.how.form == Form::Written;
-        assert!(!written || self.how.masks.is_none(), "masks go by patches in the map");
+        assert!(
+            !written || self.how.masks.is_none(),
+            "masks go by patches in the map"
+        );
         let live = map.shape.map(|n| n.min(SIDE).div_ceil(PATCH));
         let grid = if written { [PATCHES; 2] } else { live };
-        let patches: Vec<[usize; 2]> = (0..grid[0]).flat_map(|i| (0..grid[1]).map(move |j| [i, j])).collect();
+        let patches: Vec<[usize; 2]> = (0..grid[0])
+            .flat_map(|i| (0..grid[1]).map(move |j| [i, j]))
+            .collect();
         let mut places = Vec::new();
         for [i, j] in &patches {
             for at in 0..3 * PATCH * PATCH {
@@ -360,7 +376,9 @@ impl<A: Accum> Work<'_, A> {
         let x = self.tape.stack(&[self.parameter("cls"), embedded]);
         let numbers = patches.iter().map(|[i, j]| 1 + i * PATCHES + j);
         let rows = [0].into_iter().chain(numbers);
-        let places = rows.flat_map(|row| (row * d..(row + 1) * d).map(|at| at as u32)).collect();
+        let places = rows
+            .flat_map(|row| (row * d..(row + 1) * d).map(|at| at as u32))
+            .collect();
         let positions = self.tape.select(self.parameter("positions"), places, d);
         let x = self.tape.plus(x, positions);
         let h = self.norm(x, "embedding_norm");
@@ -372,7 +390,8 @@ impl<A: Accum> Work<'_, A> {
             false => self.tape.rows_of(y, 0..1),
         };
         let [query, key, value] = [(0, of_queries), (1, y), (2, y)].map(|(part, x)| {
-            let [weight, bias] = ["weight", "bias"].map(|end| self.parameter(&format!("layer.self_attn.in_proj_{end}")));
+            let [weight, bias] = ["weight", "bias"]
+                .map(|end| self.parameter(&format!("layer.self_attn.in_proj_{end}")));
             let weight = self.tape.rows_of(weight, part * d..(part + 1) * d);
             let bias = self.tape.columns_of(bias, part * d..(part + 1) * d);
             self.tape.linear(x, [weight, bias])
@@ -383,8 +402,13 @@ impl<A: Accum> Work<'_, A> {
         let logits = self.tape.scaled(logits, scale);
         let masked = self.how.fault != Some(Fault::KeysNotMasked);
         let inside = |&[i, j]: &[usize; 2]| !masked || i < live[0] && j < live[1];
-        let keys: Vec<bool> = [true].into_iter().chain(patches.iter().map(inside)).collect();
-        let shares = self.tape.softmax(logits, &keys.repeat(self.tape.rows(logits)));
+        let keys: Vec<bool> = [true]
+            .into_iter()
+            .chain(patches.iter().map(inside))
+            .collect();
+        let shares = self
+            .tape
+            .softmax(logits, &keys.repeat(self.tape.rows(logits)));
         let shares = self.dropped(shares, pair, Site::Probabilities);
         let mixed = self.tape.product(shares, value);
         let layer = self.layer("layer.self_attn.out_proj");
@@ -397,7 +421,8 @@ impl<A: Accum> Work<'_, A> {
         let s = self.tape.plus(h, branch);
 
         let normed = self.norm(s, "layer.norm2");
-        let layers = ["layer.linear1", "layer.linear2", "head.0", "head.3"].map(|name| self.layer(name));
+        let layers =
+            ["layer.linear1", "layer.linear2", "head.0", "head.3"].map(|name| self.layer(name));
         let inner = self.tape.linear(normed, layers[0]);
         let inner = self.tape.gelu(inner);
         let inner = self.dropped(inner, pair, Site::FeedForwardInner);
@@ -442,7 +467,11 @@ impl<A: Accum> Work<'_, A> {
                     let (channel, dy, dx) = (at / 9, at / 3 % 3, at % 3);
                     let inside = (1..=half).contains(&(y + dy)) && (1..=half).contains(&(x + dx));
                     let pixel = || (picture * half + y + dy - 1) * half + x + dx - 1;
-                    places.push(if inside { (pixel() * channels + channel) as u32 } else { NOTHING });
+                    places.push(if inside {
+                        (pixel() * channels + channel) as u32
+                    } else {
+                        NOTHING
+                    });
                 }
             }
         }
@@ -471,7 +500,13 @@ impl<A: Accum> Work<'_, A> {
     fn counts(&self, side: usize, pictures: usize) -> Vec<f64> {
         let line = 100 * side / SIDE;
         let forgotten = self.how.fault == Some(Fault::LineForgotten);
-        let count = |(y, x)| if forgotten && (y == line || x == line) { 0.0 } else { 1.0 };
+        let count = |(y, x)| {
+            if forgotten && (y == line || x == line) {
+                0.0
+            } else {
+                1.0
+            }
+        };
         pixels(side).map(count).collect::<Vec<_>>().repeat(pictures)
     }
 
@@ -480,7 +515,8 @@ impl<A: Accum> Work<'_, A> {
         let name = |what: &str| format!("norm{number}.{what}");
         let [weight, bias] = self.layer(&format!("norm{number}"));
         let counts = self.counts(side, pictures);
-        let running = ["running_mean", "running_var"].map(|what| &self.plain.parameters[&name(what)]);
+        let running =
+            ["running_mean", "running_var"].map(|what| &self.plain.parameters[&name(what)]);
         let normed = if self.how.training {
             let total: f64 = counts.iter().sum();
             let found = statistics(self.tape.values(x), self.tape.columns(x), &counts);
@@ -493,7 +529,10 @@ impl<A: Accum> Work<'_, A> {
             self.tape.norm_columns(x, counts, EPS)
         } else {
             let shift: Vec<f64> = running[0].iter().map(|mean| -mean).collect();
-            let scale: Vec<f64> = running[1].iter().map(|variance| 1.0 / (variance + EPS).sqrt()).collect();
+            let scale: Vec<f64> = running[1]
+                .iter()
+                .map(|variance| 1.0 / (variance + EPS).sqrt())
+                .collect();
             let columns = shift.len();
             let [shift, scale] = [shift, scale].map(|row| self.tape.given(&row, columns));
             let x = self.tape.plus_row(x, shift);
@@ -508,8 +547,11 @@ impl<A: Accum> Work<'_, A> {
             for (y, x) in pixels(side / 2) {
                 let corner = (picture * side + 2 * y) * side + 2 * x;
                 for channel in 0..columns {
-                    let four = [0, 1, side, side + 1].map(|step| (corner + step) * columns + channel);
-                    let best = four.into_iter().reduce(|best, at| if values[at] > values[best] { at } else { best });
+                    let four =
+                        [0, 1, side, side + 1].map(|step| (corner + step) * columns + channel);
+                    let best = four
+                        .into_iter()
+                        .reduce(|best, at| if values[at] > values[best] { at } else { best });
                     places.push(best.expect("four of them") as u32);
                 }
             }

@@ -351,7 +351,8 @@ impl<A: Accum> Tape<A> {
     /// Of every row the place of its largest element, the first of equal ones.
     pub fn winners(&self, x: Var) -> Vec<usize> {
         let d = self.columns(x);
-        let best = |row: &[A]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
+        let best =
+            |row: &[A]| (1..row.len()).fold(0, |best, j| if row[j] > row[best] { j } else { best });
         self.values(x).chunks_exact(d).map(best).collect()
     }
 
@@ -389,7 +390,10 @@ impl<A: Accum> Tape<A> {
                 let (k, n) = (self.columns(*a), columns);
                 let (to_a, to_b) = if *is_transposed {
                     // y = a b^T: d_a = d b, d_b = d^T a.
-                    (product(&d, &y, n, k), product(&transposed(&d, n), &x, d.len() / n, k))
+                    (
+                        product(&d, &y, n, k),
+                        product(&transposed(&d, n), &x, d.len() / n, k),
+                    )
                 } else {
                     // d_a = d b^T, d_b = a^T d.
                     let to_a = product(&d, &transposed(&y, n), n, k);
@@ -479,7 +483,10 @@ impl<A: Accum> Tape<A> {
                 add(*x, &mut (0..d.len()).map(value));
             }
             From::Softmax(x) => {
-                let rows = node.values.chunks_exact(columns).zip(d.chunks_exact(columns));
+                let rows = node
+                    .values
+                    .chunks_exact(columns)
+                    .zip(d.chunks_exact(columns));
                 add(
                     *x,
                     &mut rows.flat_map(|(p, d)| {
@@ -494,7 +501,10 @@ impl<A: Accum> Tape<A> {
             }
             From::Relu(x) => {
                 let each = d.iter().zip(self.values(*x));
-                add(*x, &mut each.map(|(&d, &v)| if v > zero { d } else { zero }));
+                add(
+                    *x,
+                    &mut each.map(|(&d, &v)| if v > zero { d } else { zero }),
+                );
             }
             From::Pool(x, first, factors) => {
                 let mut values = vec![zero; self.values(*x).len()];

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nearmiss::data::triplets::{Category, Triplet};
+use nearmiss::data::{Category, triplets::Triplet};
 use nearmiss::encoder::{Dropout, Encoder, LoadOptions};
-use nearmiss::model::checkpoint::{Checkpoint, Tensor};
 use nearmiss::model::ModelFolder;
+use nearmiss::model::checkpoint::{Checkpoint, Tensor};
 use nearmiss::text::TextKind;
 use nearmiss::train::checkpoint::CHECKPOINT;
 use nearmiss::train::curve::{self, CURVE, Point};
-use nearmiss::train::pairs::{Contrast, Objective, PairOptions, PairRow, PairStep, PairTrainer, Rates, Task, TrainedPair, VERIFIER};
+use nearmiss::train::pairs::{
+    Contrast, Objective, PairOptions, PairRow, PairStep, PairTrainer, Rates, Task, TrainedPair,
+    VERIFIER,
+};
 use nearmiss::train::{Packing, Position};
 use nearmiss::verifier::{CONFIG, Kind, Learned, Verifier};
 use nearmiss::{Device, DeviceKind, Result};
@@ -27,10 +30,16 @@ const MODELS: [&str; 2] = ["tiny-bert-2x64", "tiny-bert-3x96"];
 
 /// Rows whose negative says something else.
 fn rows(n: usize) -> Vec<Triplet> {
-    let words = ["cat", "dog", "river", "bank", "house", "city", "water", "light", "paper", "bird", "road"];
+    let words = [
+        "cat", "dog", "river", "bank", "house", "city", "water", "light", "paper", "bird", "road",
+    ];
     let row = |i: usize| {
         let [a, b] = [words[i % 11], words[(i * 5 + 1 + i / 11) % 11]];
-        let tail = ["", " before noon", " by the old river in the north of the city"][i % 3];
+        let tail = [
+            "",
+            " before noon",
+            " by the old river in the north of the city",
+        ][i % 3];
         Triplet {
             anchor: format!("the {a} and the {b}{tail}"),
             positive: format!("{b} and {a}{tail}"),
@@ -87,7 +96,9 @@ fn weights_below(folder: &Path, all: &mut BTreeMap<String, Vec<u8>>) {
             let file = path.file_name().unwrap().to_string_lossy().into_owned();
             let file_tensors = Checkpoint::open_file(path).unwrap();
             let tensors = file_tensors.tensors();
-            all.extend(tensors.map(|(name, tensor)| (format!("{file}/{name}"), tensor.data.into_owned())));
+            all.extend(
+                tensors.map(|(name, tensor)| (format!("{file}/{name}"), tensor.data.into_owned())),
+            );
         }
     }
 }
@@ -111,7 +122,11 @@ fn mean(points: &[Point]) -> f32 {
 
 /// The loss of rows that can be learned falls, and the verifier of the folder gives the scores of the one in memory.
 pub fn training_lowers_the_loss_and_leaves_a_verifier(device: Device) {
-    let steps = if device.kind() == DeviceKind::Cpu { 60 } else { 16 };
+    let steps = if device.kind() == DeviceKind::Cpu {
+        60
+    } else {
+        16
+    };
     for (kind, end_to_end, objective) in [
         (Kind::Transformer, false, Objective::Binary),
         (Kind::Transformer, true, Objective::Softmax),
@@ -128,7 +143,10 @@ pub fn training_lowers_the_loss_and_leaves_a_verifier(device: Device) {
         assert!(trained.finished && trained.steps == steps);
         let points = curve_of(dir.path());
         let quarter = points.len() / 4;
-        let (first, last) = (mean(&points[..quarter]), mean(&points[points.len() - quarter..]));
+        let (first, last) = (
+            mean(&points[..quarter]),
+            mean(&points[points.len() - quarter..]),
+        );
         let what = format!("{kind} on {}", device.name());
         println!("{what}: loss {first} to {last}");
         assert!(last < 0.97 * first, "{what}: {first} to {last}");
@@ -137,21 +155,44 @@ pub fn training_lowers_the_loss_and_leaves_a_verifier(device: Device) {
         let verifier = Verifier::load(&folder, &device).unwrap();
         assert_eq!(folder.join("encoder").exists(), end_to_end);
         let texts: Vec<Triplet> = rows(5);
-        let pairs: Vec<[&str; 2]> = texts.iter().map(|row| [&row.anchor[..], &row.negative[..]]).collect();
+        let pairs: Vec<[&str; 2]> = texts
+            .iter()
+            .map(|row| [&row.anchor[..], &row.negative[..]])
+            .collect();
         let scores = verifier.score(&pairs).unwrap();
         assert!(scores.iter().all(|score| score.is_finite()));
         let again = dir.path().join("again");
         let (encoder, scorer) = (trained.encoder, trained.verifier);
         let name = golden(MODELS[0]).to_string_lossy().into_owned();
         let name = (!end_to_end).then_some(&name[..]);
-        Verifier::save(&again, &encoder, name, &scorer, 128, serde_json::Value::Null).unwrap();
+        Verifier::save(
+            &again,
+            &encoder,
+            name,
+            &scorer,
+            128,
+            serde_json::Value::Null,
+        )
+        .unwrap();
         let written = Verifier::load(&again, &device).unwrap();
         assert_eq!(written.score(&pairs).unwrap(), scores, "{what}");
-        assert!(verifier.judge(&pairs).unwrap_err().to_string().contains("no threshold"));
+        assert!(
+            verifier
+                .judge(&pairs)
+                .unwrap_err()
+                .to_string()
+                .contains("no threshold")
+        );
     }
 }
 
-fn train(kind: Kind, options: PairOptions, device: &Device, folder: &Path, cut: Option<u64>) -> Result<TrainedPair> {
+fn train(
+    kind: Kind,
+    options: PairOptions,
+    device: &Device,
+    folder: &Path,
+    cut: Option<u64>,
+) -> Result<TrainedPair> {
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = PairTrainer::new(load(MODELS[0], device), kind, options).folder(folder);
     let trainer = trainer.stop_when(stop.clone()).watch(|progress| {
@@ -176,15 +217,26 @@ pub fn a_training_goes_on_bit_by_bit(device: Device) {
         };
         let dir = tempfile::tempdir().unwrap();
         let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
-        assert!(train(kind, options.clone(), &device, &whole, None).unwrap().finished);
+        assert!(
+            train(kind, options.clone(), &device, &whole, None)
+                .unwrap()
+                .finished
+        );
         let stopped = train(kind, options.clone(), &device, &parts, Some(2)).unwrap();
         assert!(!stopped.finished && stopped.steps == 2);
         assert!(!parts.join(VERIFIER).exists());
-        assert!(train(kind, options.clone(), &device, &parts, None).unwrap().finished);
+        assert!(
+            train(kind, options.clone(), &device, &parts, None)
+                .unwrap()
+                .finished
+        );
         let (got, want) = (outcome(&parts), outcome(&whole));
         let what = format!("{kind} on {}", device.name());
         assert!(got == want, "{what}");
-        assert_eq!(want.1.keys().any(|name| name.contains("running")), kind == Kind::Cnn);
+        assert_eq!(
+            want.1.keys().any(|name| name.contains("running")),
+            kind == Kind::Cnn
+        );
         // Once more does nothing.
         let again = train(kind, options, &device, &parts, None).unwrap();
         assert!(again.finished && outcome(&parts) == want, "{what}");
@@ -215,7 +267,13 @@ const WHOLE: Cut = Cut {
     dropout: true,
 };
 
-fn computed<R: PairRow>(device: &Device, kind: Kind, objective: Objective, rows: &[R], cut: &Cut) -> Computed {
+fn computed<R: PairRow>(
+    device: &Device,
+    kind: Kind,
+    objective: Objective,
+    rows: &[R],
+    cut: &Cut,
+) -> Computed {
     let encoder = load(MODELS[0], device);
     let verifier = Learned::start(kind, encoder.width(), 3, device).unwrap();
     let packing = Packing {
@@ -225,7 +283,8 @@ fn computed<R: PairRow>(device: &Device, kind: Kind, objective: Objective, rows:
     };
     let numbers = (0..rows.len() as u32).collect();
     let batch = packing.pack(rows, numbers, Position::default()).unwrap();
-    let mut step = PairStep::new(encoder, verifier, true, cut.pairs).unwrap();
+    let mut step = PairStep::new(encoder, verifier, true).unwrap();
+    step.limit_pairs(cut.pairs);
     let rate = if cut.dropout { 0.1 } else { 0.0 };
     let task = Task {
         objective,
@@ -243,7 +302,9 @@ fn computed<R: PairRow>(device: &Device, kind: Kind, objective: Objective, rows:
     let losses = step.gradients::<R>(&batch, &task).unwrap();
     let (of_verifier, of_encoder) = step.computed();
     let of_encoder = of_encoder.unwrap();
-    let encoder = [of_encoder.matrices(), of_encoder.vectors()].map(|flat| flat.read().unwrap()).concat();
+    let encoder = [of_encoder.matrices(), of_encoder.vectors()]
+        .map(|flat| flat.read().unwrap())
+        .concat();
     Computed {
         losses: losses.into_iter().map(f64::from).collect(),
         verifier: gradients_of(step.verifier(), of_verifier),
@@ -254,11 +315,22 @@ fn computed<R: PairRow>(device: &Device, kind: Kind, objective: Objective, rows:
 impl Computed {
     /// Holds everything to what another way gave, but for rounding.
     fn near(&self, want: &Computed, unit: f64, what: &str) {
-        let apart = |got: &[f64], want: &[f64]| distance(got, want) / length(want.iter().copied()).max(1e-30);
+        let apart = |got: &[f64], want: &[f64]| {
+            distance(got, want) / length(want.iter().copied()).max(1e-30)
+        };
         let all = |of: &Tensors| of.values().flatten().copied().collect::<Vec<f64>>();
-        assert!(apart(&self.losses, &want.losses) <= unit, "{what}: {:?} {:?}", self.losses, want.losses);
+        assert!(
+            apart(&self.losses, &want.losses) <= unit,
+            "{what}: {:?} {:?}",
+            self.losses,
+            want.losses
+        );
         let (got, whole) = (all(&self.verifier), all(&want.verifier));
-        assert!(whole.iter().all(|&v| v == 0.0) || apart(&got, &whole) <= unit, "{what}: {}", apart(&got, &whole));
+        assert!(
+            whole.iter().all(|&v| v == 0.0) || apart(&got, &whole) <= unit,
+            "{what}: {}",
+            apart(&got, &whole)
+        );
         let off = apart(&self.encoder, &want.encoder);
         assert!(off <= unit, "{what}: {off}");
     }
@@ -267,7 +339,11 @@ impl Computed {
 /// Chunks of texts, and of pairs, leave losses and gradients as they are, masks and all, but for the order of sums.
 pub fn chunks_leave_losses_and_gradients_as_they_are(device: Device) {
     // Activations rounded in other neighbourhoods: a few of their units, in numbers that are sums of many.
-    let unit = if mixed(&device) { 2f64.powi(-7) } else { 2f64.powi(-16) };
+    let unit = if mixed(&device) {
+        2f64.powi(-7)
+    } else {
+        2f64.powi(-16)
+    };
     let rows = rows(3);
     for (kind, objective) in [
         (Kind::Transformer, Objective::Softmax),
@@ -281,7 +357,10 @@ pub fn chunks_leave_losses_and_gradients_as_they_are(device: Device) {
                 pairs,
                 ..WHOLE
             };
-            let what = format!("{kind} on {}, {tokens} tokens, {pairs} bytes", device.name());
+            let what = format!(
+                "{kind} on {}, {tokens} tokens, {pairs} bytes",
+                device.name()
+            );
             computed(&device, kind, objective, &rows, &cut).near(&whole, unit, &what);
         }
         // And it could have failed: masks matter.
@@ -300,7 +379,11 @@ pub fn rows_and_order_of_texts_are_respected(device: Device) {
         dropout: false,
         ..WHOLE
     };
-    let unit = if mixed(&device) { 2f64.powi(-7) } else { 2f64.powi(-16) };
+    let unit = if mixed(&device) {
+        2f64.powi(-7)
+    } else {
+        2f64.powi(-16)
+    };
     for objective in [Objective::Binary, Objective::Pairwise] {
         let of = |cut: &Cut| computed(&device, Kind::MaxSim, objective, &rows(3), cut);
         let want = of(&plain);
@@ -309,8 +392,24 @@ pub fn rows_and_order_of_texts_are_respected(device: Device) {
         let turned: Vec<Contrast> = contrasts(3)
             .into_iter()
             .map(|row| Contrast {
-                accept: row.accept.map(Some).into_iter().rev().flatten().collect::<Vec<_>>().try_into().unwrap(),
-                reject: row.reject.map(Some).into_iter().rev().flatten().collect::<Vec<_>>().try_into().unwrap(),
+                accept: row
+                    .accept
+                    .map(Some)
+                    .into_iter()
+                    .rev()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .try_into()
+                    .unwrap(),
+                reject: row
+                    .reject
+                    .map(Some)
+                    .into_iter()
+                    .rev()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .try_into()
+                    .unwrap(),
             })
             .collect();
         let swapped = of(&Cut {
@@ -330,7 +429,8 @@ pub fn a_device_that_runs_out_of_memory_trains_in_smaller_pieces(device: Device)
             batch: 8,
             ..options(1, true)
         };
-        let trainer = PairTrainer::new(load(MODELS[0], &device), Kind::Transformer, options).folder(dir.path());
+        let trainer = PairTrainer::new(load(MODELS[0], &device), Kind::Transformer, options)
+            .folder(dir.path());
         device.reset_memory_peak();
         let before = device.memory().in_use;
         device.set_memory_limit(limit.map(|limit| before + limit));
@@ -344,7 +444,10 @@ pub fn a_device_that_runs_out_of_memory_trains_in_smaller_pieces(device: Device)
     let (less, peak) = run(Some(limit));
     let less = less.unwrap();
     assert!(peak <= limit, "{peak} of {needed}");
-    assert!((less.loss - whole.loss).abs() < 0.01 * whole.loss, "{less:?} {whole:?}");
+    assert!(
+        (less.loss - whole.loss).abs() < 0.01 * whole.loss,
+        "{less:?} {whole:?}"
+    );
     let (nothing, _) = run(Some(1 << 12));
     assert!(nothing.unwrap_err().to_string().contains("out of memory"));
 }
@@ -358,28 +461,63 @@ pub fn what_cannot_be_trained_is_refused() {
     let device = Device::cpu();
     let dir = tempfile::tempdir().unwrap();
     let new = |kind, options| PairTrainer::new(load(MODELS[0], &device), kind, options);
-    says(new(Kind::MaxSim, options(2, false)).run(rows(4)), "f1 has no weights");
-    says(new(Kind::Transformer, options(2, false)).run(contrasts(4)), "wants a negative of every anchor");
-    says(new(Kind::Transformer, options(2, false)).run(rows(2)), "2 training rows are fewer than a batch of 3");
+    says(
+        new(Kind::MaxSim, options(2, false)).run(rows(4)),
+        "f1 has no weights",
+    );
+    says(
+        new(Kind::Transformer, options(2, false)).run(contrasts(4)),
+        "wants a negative of every anchor",
+    );
+    says(
+        new(Kind::Transformer, options(2, false)).run(rows(2)),
+        "2 training rows are fewer than a batch of 3",
+    );
     let none = PairOptions {
         temperature: 0.0,
         ..options(2, false)
     };
-    says(new(Kind::Transformer, none).run(rows(4)), "`temperature` is 0");
+    says(
+        new(Kind::Transformer, none).run(rows(4)),
+        "`temperature` is 0",
+    );
 
     let folder = dir.path().join("one");
-    train(Kind::Transformer, options(4, false), &device, &folder, Some(2)).unwrap();
+    train(
+        Kind::Transformer,
+        options(4, false),
+        &device,
+        &folder,
+        Some(2),
+    )
+    .unwrap();
     let other = |kind, options| train(kind, options, &device, &folder, None);
-    says(other(Kind::Cnn, options(4, false)), "`verifier` is f4 there and f3 here");
-    says(other(Kind::Transformer, options(5, false)), "`steps` is 4 there and 5 here");
+    says(
+        other(Kind::Cnn, options(4, false)),
+        "`scorer` is f4 there and f3 here",
+    );
+    says(
+        other(Kind::Transformer, options(5, false)),
+        "`steps` is 4 there and 5 here",
+    );
     let swap = PairOptions {
         swap: true,
         ..options(4, false)
     };
-    says(other(Kind::Transformer, swap), "`swap` is false there and true here");
-    assert!(other(Kind::Transformer, options(4, false)).unwrap().finished);
+    says(
+        other(Kind::Transformer, swap),
+        "`swap` is false there and true here",
+    );
+    assert!(
+        other(Kind::Transformer, options(4, false))
+            .unwrap()
+            .finished
+    );
     std::fs::remove_file(folder.join(CHECKPOINT)).unwrap();
-    says(other(Kind::Transformer, options(4, false)), "a model is here already");
+    says(
+        other(Kind::Transformer, options(4, false)),
+        "a model is here already",
+    );
 }
 
 /// Every second step sees the texts of a pair in the other order.
@@ -416,7 +554,10 @@ fn changed(to: &Path, word: &str, value: f32) {
         let tensor = Tensor::from_f32(&values, tensor.dtype, tensor.shape).unwrap();
         (name, tensor)
     });
-    ModelFolder::read(&from).unwrap().write(to, tensors, None).unwrap();
+    ModelFolder::read(&from)
+        .unwrap()
+        .write(to, tensors, None)
+        .unwrap();
 }
 
 /// A word whose vector overflows in the first norm: the rows of the batch are named.
@@ -431,8 +572,15 @@ pub fn a_loss_that_is_not_finite_ends_the_training() {
         batch: 4,
         ..options(3, false)
     };
-    let error = PairTrainer::new(encoder, Kind::Transformer, options).run(rows).err().unwrap().to_string();
-    assert!(error.starts_with("step 1: the loss is not finite on the batch of training rows "), "{error}");
+    let error = PairTrainer::new(encoder, Kind::Transformer, options)
+        .run(rows)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.starts_with("step 1: the loss is not finite on the batch of training rows "),
+        "{error}"
+    );
     assert!(error.contains("the loss of rows 2 themselves"), "{error}");
 }
 
@@ -447,19 +595,42 @@ pub fn what_is_no_verifier_of_an_encoder_is_refused() {
     let name = model.to_string_lossy().into_owned();
     let save = |to: &str| -> PathBuf {
         let folder = dir.path().join(to);
-        Verifier::save(&folder, &encoder(), Some(&name), &scorer, 32, serde_json::Value::Null).unwrap();
+        Verifier::save(
+            &folder,
+            &encoder(),
+            Some(&name),
+            &scorer,
+            32,
+            serde_json::Value::Null,
+        )
+        .unwrap();
         folder
     };
     let folder = save("one");
     let load = |folder: &Path| Verifier::load(folder, &device);
     assert_eq!(load(&folder).unwrap().config().max_length, 32);
-    says(load(&dir.path().join("none")), "not the folder of a verifier");
+    says(
+        load(&dir.path().join("none")),
+        "not the folder of a verifier",
+    );
 
     let config = std::fs::read_to_string(folder.join(CONFIG)).unwrap();
     for (from, to, what) in [
-        ("\"width\": 64", "\"width\": 72", "it reads token vectors 72 wide, and the encoder"),
-        ("\"version\": 1", "\"version\": 2", "its layout has version 2"),
-        ("\"verifier\": \"f4\"", "\"verifier\": \"f9\"", "there is no verifier `f9`"),
+        (
+            "\"width\": 64",
+            "\"width\": 72",
+            "it reads token vectors 72 wide, and the encoder",
+        ),
+        (
+            "\"version\": 1",
+            "\"version\": 2",
+            "its layout has version 2",
+        ),
+        (
+            "\"verifier\": \"f4\"",
+            "\"verifier\": \"f9\"",
+            "there is no verifier `f9`",
+        ),
         ("\"verifier\": \"f4\"", "\"verifier\": \"f3\"", "conv"),
         ("{", "[", "verifier.json"),
     ] {

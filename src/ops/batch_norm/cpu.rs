@@ -6,13 +6,14 @@ use rayon::prelude::*;
 use super::Args;
 use crate::device::Float;
 
-/// Rows of a piece; the sums of pieces are added in their order.
+/// Rows of a piece; the sums of pieces are added in their order. They are f64: few rows may stand for most of a batch, so that
+/// what the others add is small beside what is there.
 pub(in crate::ops) const ROWS: usize = 64;
 
 pub(super) fn batch_norm<A: Float>(args: &Args<'_, A>, mean: &mut [f32], variance: &mut [f32]) {
     let &Args { total, c, .. } = args;
     let (x, weights) = (args.x.host(), args.weights.host());
-    let mut sums = vec![0f32; weights.len().div_ceil(ROWS) * c];
+    let mut sums = vec![0f64; weights.len().div_ceil(ROWS) * c];
     // The mean, or the variance once there is a mean.
     let mut statistic = |center: Option<&[f32]>, out: &mut [f32]| {
         sums.par_chunks_mut(c)
@@ -22,35 +23,32 @@ pub(super) fn batch_norm<A: Float>(args: &Args<'_, A>, mean: &mut [f32], varianc
                 None => add_up(x, weights, sums),
                 Some(center) => add_squares(x, weights, center, sums),
             });
-        out.fill(0.0);
-        for sums in sums.chunks_exact(c) {
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out += sum;
-            }
+        for (i, out) in out.iter_mut().enumerate() {
+            let sum: f64 = sums.iter().skip(i).step_by(c).sum();
+            *out = (sum / f64::from(total)) as f32;
         }
-        out.iter_mut().for_each(|v| *v /= total);
     };
     statistic(None, mean);
     statistic(Some(mean), variance);
 }
 
 #[multiversion(targets = "simd")]
-fn add_up<A: Float>(x: &[A], weights: &[f32], sums: &mut [f32]) {
+fn add_up<A: Float>(x: &[A], weights: &[f32], sums: &mut [f64]) {
     sums.fill(0.0);
     for (row, &w) in x.chunks_exact(sums.len()).zip(weights) {
         for (sum, x) in sums.iter_mut().zip(row) {
-            *sum += w * x.to_f32();
+            *sum += f64::from(w * x.to_f32());
         }
     }
 }
 
 #[multiversion(targets = "simd")]
-fn add_squares<A: Float>(x: &[A], weights: &[f32], center: &[f32], sums: &mut [f32]) {
+fn add_squares<A: Float>(x: &[A], weights: &[f32], center: &[f32], sums: &mut [f64]) {
     sums.fill(0.0);
     for (row, &w) in x.chunks_exact(sums.len()).zip(weights) {
         for ((sum, x), center) in sums.iter_mut().zip(row).zip(center) {
             let deviation = x.to_f32() - center;
-            *sum += w * (deviation * deviation);
+            *sum += f64::from(w * (deviation * deviation));
         }
     }
 }

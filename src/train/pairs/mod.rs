@@ -154,7 +154,8 @@ impl PairOptions {
 /// Everything that a training's numbers depend on besides the start weights of the encoder.
 #[derive(Serialize)]
 struct Plan<'a> {
-    verifier: &'static str,
+    // The options have their own `verifier`.
+    scorer: &'static str,
     width: usize,
     rows_sha256: String,
     rows: usize,
@@ -311,7 +312,7 @@ impl<'a> PairTrainer<'a> {
                 ..options.clone()
             };
             let plan = Plan {
-                verifier: kind.name(),
+                scorer: kind.name(),
                 width: learner.step.encoder.width(),
                 rows_sha256: rows_sha256(&rows),
                 rows: rows.len(),

@@ -54,7 +54,7 @@ pub struct PairStep {
     verifier_group: Group<Tensors>,
     /// Most tokens of a chunk, since the device ran out of memory.
     pub(super) chunk: Option<usize>,
-    /// Most bytes that pairs scored at once may take, since then.
+    /// Most bytes that pairs scored at once may take, since then or as told.
     pub(super) pair_memory: Option<usize>,
 }
 
@@ -93,6 +93,11 @@ impl PairStep {
         })
     }
 
+    /// Lets pairs that are scored at once take at most `bytes` of the device's memory (512 MiB unless told).
+    pub fn limit_pairs(&mut self, bytes: usize) {
+        self.pair_memory = Some(bytes);
+    }
+
     /// Encoder and verifier, without what is kept for more steps.
     pub fn into_parts(self) -> (Encoder, Learned) {
         (self.encoder, self.verifier)
@@ -101,7 +106,10 @@ impl PairStep {
     /// What [`PairStep::gradients`] left: the gradients in the verifier's weights, and those in the encoder's if it is trained.
     pub fn computed(&self) -> (&Gradients<Tensors>, Option<&Gradients>) {
         let of_encoder = self.encoder_group.as_ref();
-        (&self.verifier_group.gradients, of_encoder.map(|group| &group.gradients))
+        (
+            &self.verifier_group.gradients,
+            of_encoder.map(|group| &group.gradients),
+        )
     }
 
     /// The encoder as it is.

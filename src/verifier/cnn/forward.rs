@@ -245,7 +245,7 @@ fn block<A: Float>(
         .map(|(gamma, variance)| gamma / (variance + EPS).sqrt())
         .collect();
     let shift: Vec<f32> = (beta.iter().zip(&means).zip(&scale))
-        .map(|((beta, mean), scale)| beta - mean * scale)
+        .map(|((beta, mean), scale)| scale.mul_add(-mean, *beta))
         .collect();
     Ok(SavedBlock {
         x,
