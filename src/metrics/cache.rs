@@ -73,9 +73,43 @@ pub fn precision_at(base_rate: f64, true_accept: f64, rejection: f64) -> Option<
     (hits > 0.0).then(|| right / hits)
 }
 
+/// The expected calibration error of probabilities: what those of pairs that mean the same (`accepts`) and of others
+/// (`rejects`) say, against how many do, in `bins` of equally many pairs, of neighbouring probabilities each; the mean
+/// distance, weighted by pairs. `None` without pairs or bins.
+pub fn calibration_error(accepts: &[f64], rejects: &[f64], bins: usize) -> Option<f64> {
+    let of =
+        |list: &[f64], same: f64| -> Vec<[f64; 2]> { list.iter().map(|&p| [p, same]).collect() };
+    let mut all = of(accepts, 1.0);
+    all.extend(of(rejects, 0.0));
+    all.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    let n = all.len();
+    if n == 0 || bins == 0 {
+        return None;
+    }
+    let distance = |bin: usize| {
+        let bin = &all[bin * n / bins..(bin + 1) * n / bins];
+        // Of the sums, so that it has the bin's weight.
+        bin.iter().map(|[p, same]| p - same).sum::<f64>().abs()
+    };
+    Some((0..bins).map(distance).sum::<f64>() / n as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calibration_error_by_hand() {
+        // Bins (0.1 no, 0.3 no) and (0.6 yes, 0.8 no): 0.2 and 0.7 said, 0 and 0.5 seen.
+        close(calibration_error(&[0.6], &[0.8, 0.1, 0.3], 2).unwrap(), 0.2);
+        close(calibration_error(&[0.6], &[0.8, 0.1, 0.3], 1).unwrap(), 0.2);
+        // More bins than pairs: every pair by itself.
+        close(
+            calibration_error(&[1.0, 0.75], &[0.0], 15).unwrap(),
+            0.25 / 3.0,
+        );
+        assert_eq!(calibration_error(&[], &[], 15), None);
+    }
 
     fn close(got: f64, want: f64) {
         assert!((got - want).abs() < 1e-12, "{got} {want}");

@@ -9,13 +9,12 @@ use serde::Serialize;
 use super::jobs::TrainConfig;
 use crate::data::Fingerprint;
 use crate::data::edits::{self, EditSet, Split};
-use crate::data::groups::{connected, split};
 use crate::data::pairs::{Filter, NearMiss, Paraphrase, read_near_misses, read_paraphrases};
 use crate::data::triplets::TRAINING_SHARE;
 use crate::data::{questions, stem};
 use crate::error::{Error, Result};
 use crate::metrics::near_miss::Kind;
-use crate::study::guard::built_in_rows;
+use crate::study::guard::{Lists, built_in_rows};
 use crate::study::results::{ResultFolder, id};
 use crate::study::session::Session;
 use crate::study::training::data::TrainingFiles;
@@ -44,9 +43,6 @@ pub struct GuardRows {
     pub notes: Vec<String>,
 }
 
-/// Near-misses and pairs of equal meaning.
-type Lists = (Vec<NearMiss>, Vec<Paraphrase>);
-
 impl GuardRows {
     /// From files that give both near-misses and sentences of equal meaning, a tenth of which is kept aside, no sentence
     /// being on both sides; without them from the built-in edit sets, so many anchors of every kind of edit. Built-in
@@ -61,7 +57,7 @@ impl GuardRows {
         let (name, train, aside) = match given {
             true => {
                 let lists = read(files, &mut notes)?;
-                let (train, aside) = divided(lists, seed)?;
+                let [train, aside] = lists.divided(TRAINING_SHARE, seed)?;
                 let names = files.structural.iter().chain(&files.positives);
                 let names: Vec<String> = names.map(|file| stem(file)).collect();
                 (names.join("+"), train, aside)
@@ -77,11 +73,11 @@ impl GuardRows {
                     Ok(lists_of(&set))
                 };
                 let mut aside = of(Split::Calibration)?;
-                let n = aside.0.len() + aside.1.len();
+                let n = aside.near_misses.len() + aside.paraphrases.len();
                 let split = questions::Split::UnseenTemplates;
                 let questions = questions::generate(split, seed, n.max(2))?;
-                aside.0.extend(questions.near_misses());
-                aside.1.extend(questions.paraphrases());
+                aside.near_misses.extend(questions.near_misses());
+                aside.paraphrases.extend(questions.paraphrases());
                 ("edits+questions".into(), of(Split::Train)?, aside)
             }
         };
@@ -89,7 +85,7 @@ impl GuardRows {
             seed,
             ..MixOptions::default()
         };
-        let mixture = mix(&train.0, &train.1, &options)?;
+        let mixture = mix(&train.near_misses, &train.paraphrases, &options)?;
         let alone = mixture
             .sources
             .iter()
@@ -104,7 +100,11 @@ impl GuardRows {
         let mut rows = mixture.rows;
         let beside = if given { rows.len() / 3 } else { rows.len() };
         rows.extend(built_in_rows(seed, beside)?);
-        let (near_misses, paraphrases) = aside;
+        let Lists {
+            near_misses,
+            paraphrases,
+            ..
+        } = aside;
         let fewest = fewest_accepts(TRUE_ACCEPT);
         if paraphrases.len() < fewest {
             return Err(Error::Invalid(format!(
@@ -147,20 +147,20 @@ impl GuardRows {
 
 /// The near-misses of an edit set, and its anchors beside what means the same.
 fn lists_of(set: &EditSet) -> Lists {
-    let (mut near_misses, mut paraphrases) = (Vec::new(), Vec::new());
+    let mut lists = Lists::default();
     for anchor in &set.anchors {
         for variant in &anchor.variants {
             let [of, text] = [&anchor.text, &variant.text].map(String::clone);
             let source = anchor.domain.to_string();
             if variant.kind == Kind::NearMiss {
-                near_misses.push(NearMiss {
+                lists.near_misses.push(NearMiss {
                     anchor: of,
                     text,
                     category: anchor.category.clone(),
                     source,
                 });
             } else if variant.kind.is_accept() {
-                paraphrases.push(Paraphrase {
+                lists.paraphrases.push(Paraphrase {
                     anchor: of,
                     text,
                     source,
@@ -168,51 +168,35 @@ fn lists_of(set: &EditSet) -> Lists {
             }
         }
     }
-    (near_misses, paraphrases)
+    lists
 }
 
 /// Both lists of files, without what is called a near-miss and of equal meaning.
 fn read(files: &TrainingFiles, notes: &mut Vec<String>) -> Result<Lists> {
-    let (mut near_misses, mut paraphrases) = (Vec::new(), Vec::new());
+    let mut lists = Lists::default();
     for file in &files.structural {
-        near_misses.extend(read_near_misses(file, Filter::Corrected)?.0);
+        lists
+            .near_misses
+            .extend(read_near_misses(file, Filter::Corrected)?.0);
     }
     for file in &files.positives {
-        paraphrases.extend(read_paraphrases(file)?.0);
+        lists.paraphrases.extend(read_paraphrases(file)?.0);
     }
-    let different: HashSet<[&str; 2]> = near_misses
+    let different: HashSet<[&str; 2]> = lists
+        .near_misses
         .iter()
         .flat_map(|p| [[&p.anchor[..], &p.text], [&p.text, &p.anchor]])
         .collect();
-    let before = paraphrases.len();
-    paraphrases.retain(|p: &Paraphrase| !different.contains(&[&p.anchor[..], &p.text]));
-    if paraphrases.len() < before {
+    let before = lists.paraphrases.len();
+    let same = |p: &Paraphrase| !different.contains(&[&p.anchor[..], &p.text]);
+    lists.paraphrases.retain(same);
+    let left_out = before - lists.paraphrases.len();
+    if left_out > 0 {
         notes.push(format!(
-            "pairs of equal meaning that are near-misses too, not among the guard's rows: {}",
-            before - paraphrases.len()
+            "pairs of equal meaning that are near-misses too, not among the guard's rows: {left_out}"
         ));
     }
-    Ok((near_misses, paraphrases))
-}
-
-/// Nine tenths of all pairs and the rest; pairs that share a sentence, even by way of others, stay together.
-fn divided((near_misses, paraphrases): Lists, seed: u64) -> Result<(Lists, Lists)> {
-    let of_near = near_misses.iter().map(|p| [&p.anchor[..], &p.text]);
-    let of_equal = paraphrases.iter().map(|p| [&p.anchor[..], &p.text]);
-    let groups = connected(of_near.chain(of_equal));
-    let n = near_misses.len();
-    let found = split(&groups, TRAINING_SHARE, seed)?;
-    let pick = |numbers: &[usize]| -> Lists {
-        let mut numbers = numbers.to_vec();
-        numbers.sort_unstable();
-        let at = numbers.partition_point(|&i| i < n);
-        let (near, equal) = numbers.split_at(at);
-        (
-            near.iter().map(|&i| near_misses[i].clone()).collect(),
-            equal.iter().map(|&i| paraphrases[i - n].clone()).collect(),
-        )
-    };
-    Ok((pick(&found.train), pick(&found.held_out)))
+    Ok(lists)
 }
 
 /// The guard with its rows, and how it is trained.

@@ -116,6 +116,34 @@ impl Lists {
         Ok(lists)
     }
 
+    /// This share of all pairs to train on and the rest, in their order; pairs that share a sentence, even by way of others,
+    /// stay together.
+    ///
+    /// # Errors
+    /// As [`split`].
+    pub fn divided(&self, training_share: f64, seed: u64) -> Result<[Lists; 2]> {
+        let n = self.paraphrases.len();
+        let equal = self.paraphrases.iter().map(|p| [&p.anchor[..], &p.text]);
+        let near = self.near_misses.iter().map(|p| [&p.anchor[..], &p.text]);
+        let parts = split(&connected(equal.chain(near)), training_share, seed)?;
+        let pick = |mut rows: Vec<usize>| {
+            rows.sort_unstable();
+            let (equal, near) = rows.split_at(rows.partition_point(|&row| row < n));
+            Lists {
+                near_misses: near
+                    .iter()
+                    .map(|&row| self.near_misses[row - n].clone())
+                    .collect(),
+                paraphrases: equal
+                    .iter()
+                    .map(|&row| self.paraphrases[row].clone())
+                    .collect(),
+                notes: Vec::new(),
+            }
+        };
+        Ok([pick(parts.train), pick(parts.held_out)])
+    }
+
     /// All pairs, those of equal meaning first.
     pub fn labelled(&self) -> Vec<Labelled> {
         let same = self.paraphrases.iter().map(|row| Labelled {
@@ -173,19 +201,19 @@ impl Default for GuardOptions {
     }
 }
 
-/// Built-in rows that there are at most, which leaves the grammar room to write pairs that differ.
-const BUILT_IN: usize = 8_000;
+/// Built-in rows that differ from each other, which leaves the grammar room to write them.
+const BUILT_IN: usize = 20_000;
 
-/// So many built-in rows, at most 8,000: of each question a rewording to accept and a near-miss to reject.
+/// So many built-in rows: of each question a rewording to accept and a near-miss to reject. After 20,000 they come again.
 ///
 /// # Errors
 /// As [`questions::generate`].
 pub fn built_in_rows(seed: u64, rows: usize) -> Result<Vec<Contrast>> {
-    let rows = rows.min(BUILT_IN);
     if rows == 0 {
         return Ok(Vec::new());
     }
-    let written = questions::generate(questions::Split::Train, seed, 2 * rows)?;
+    let different = rows.min(BUILT_IN);
+    let written = questions::generate(questions::Split::Train, seed, 2 * different)?;
     let both = |anchor: String, text: String| [anchor, text];
     let accepts = written
         .paraphrases()
@@ -195,10 +223,11 @@ pub fn built_in_rows(seed: u64, rows: usize) -> Result<Vec<Contrast>> {
         .near_misses()
         .into_iter()
         .map(|p| both(p.anchor, p.text));
-    let rows = accepts.zip(rejects);
-    Ok(rows
+    let all = accepts.zip(rejects);
+    let all: Vec<Contrast> = all
         .map(|(accept, reject)| Contrast { accept, reject })
-        .collect())
+        .collect();
+    Ok(all.iter().cycle().take(rows).cloned().collect())
 }
 
 /// Rows to train on.
@@ -249,25 +278,10 @@ impl GuardData {
     ) -> Result<Self> {
         check(options)?;
         let lists = Lists::read(near_misses, paraphrases)?;
-        let n = lists.paraphrases.len();
-        let labelled = lists.labelled();
-        let groups = connected(labelled.iter().map(Labelled::texts));
-        let parts = split(&groups, 1.0 - options.keep_aside, options.mix.seed)?;
-        let kept_aside = once(parts.held_out.iter().map(|&row| labelled[row].clone()));
-        enough(&kept_aside, n, options)?;
-        // In the order of the files, so that what is drawn of them depends on the seed alone.
-        let mut train = parts.train;
-        train.sort_unstable();
-        let (accepts, rejects) = train.split_at(train.partition_point(|&row| row < n));
-        let rejects: Vec<NearMiss> = rejects
-            .iter()
-            .map(|&row| lists.near_misses[row - n].clone())
-            .collect();
-        let accepts: Vec<Paraphrase> = accepts
-            .iter()
-            .map(|&row| lists.paraphrases[row].clone())
-            .collect();
-        let mixture = mix(&rejects, &accepts, &options.mix)?;
+        let [train, held_out] = lists.divided(1.0 - options.keep_aside, options.mix.seed)?;
+        let kept_aside = once(held_out.labelled().into_iter());
+        enough(&kept_aside, lists.paraphrases.len(), options)?;
+        let mixture = mix(&train.near_misses, &train.paraphrases, &options.mix)?;
         let mut notes = lists.notes;
         notes.extend(mixed(&mixture));
         notes.push(aside(&kept_aside));

@@ -5,10 +5,18 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::data::Labelled;
+use crate::metrics::cache::{calibration_error, precision_at};
 use crate::metrics::edits::{word_distance, words};
 use crate::metrics::statistics::{median, roc_auc, share_at_least};
 use crate::study::table::{Table, names, number};
+use crate::train::pairs::sigmoid;
 use crate::verifier::Calibration;
+
+/// Shares of pairs that mean the same, among all that a guard is asked of: few where anything may come, half in most tests.
+pub const BASE_RATES: [f64; 3] = [0.05, 0.2, 0.5];
+
+/// Bins of the calibration error.
+const BINS: usize = 15;
 
 /// Scores of pairs, in their order, and where acceptance begins.
 #[derive(Clone, Debug)]
@@ -19,6 +27,8 @@ pub struct Judge {
     pub threshold: f64,
     /// One a pair.
     pub scores: Vec<f64>,
+    /// Scale and bias whose sigmoid makes a score a probability, if there are such.
+    pub probability: Option<[f32; 2]>,
 }
 
 /// What judges make of pairs.
@@ -69,6 +79,11 @@ pub struct Judged {
     pub threshold: f64,
     /// One per part.
     pub rates: Vec<Rates>,
+    /// Of what it accepts, the share that does mean the same where [`BASE_RATES`] of all pairs do; `None` where it accepts
+    /// nothing, or accepts or others are missing.
+    pub precision: [Option<f64>; 3],
+    /// Expected calibration error of its probabilities over all pairs, in 15 bins of equally many.
+    pub calibration_error: Option<f64>,
 }
 
 /// What a judge makes of a part.
@@ -166,10 +181,26 @@ impl Report {
                         auc: roc_auc(&beside, &other),
                     }
                 });
+            let rates: Vec<Rates> = rates.collect();
+            let precision = BASE_RATES.map(|rate| {
+                let (accepted, rejected) = rates[0].accepted.zip(rates[0].rejected)?;
+                precision_at(rate, accepted, rejected)
+            });
+            let calibration_error = judge.probability.and_then(|[scale, bias]| {
+                let [same, other] = &members[0];
+                let of = |which: &[usize]| -> Vec<f64> {
+                    let logits = pick(which).into_iter();
+                    let logits = logits.map(|score| f64::from(scale) * score + f64::from(bias));
+                    logits.map(sigmoid).collect()
+                };
+                calibration_error(&of(same), &of(other), BINS)
+            });
             Judged {
                 name: judge.name.clone(),
                 threshold: judge.threshold,
-                rates: rates.collect(),
+                rates,
+                precision,
+                calibration_error,
             }
         });
         let judges = judged.collect();
@@ -219,6 +250,26 @@ impl Report {
         table.text.push_str(". Rejected: share of the near-misses that score below it. A category's AUC is taken beside all pairs of equal meaning.");
         if let Some(hard) = self.parts.iter().find(|part| part.by == By::Hard) {
             table.text.push_str(&format!(" Hard: {}.", hard.name));
+        }
+        let [few, some, half] = BASE_RATES.map(|rate| 100.0 * rate);
+        table.text.push_str(&format!(
+            " Of what is accepted, right where {few} / {some} / {half} % of all pairs mean the same:"
+        ));
+        for (i, judge) in self.judges.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ";" };
+            let shares = judge.precision.map(number).join(" / ");
+            table
+                .text
+                .push_str(&format!("{separator} {} {shares}", judge.name));
+        }
+        table.text.push('.');
+        for judge in &self.judges {
+            if let Some(error) = judge.calibration_error {
+                table.text.push_str(&format!(
+                    " Expected calibration error of {}'s probabilities: {error:.3}.",
+                    judge.name
+                ));
+            }
         }
         table.text.push('\n');
         table.text
@@ -273,6 +324,7 @@ mod tests {
             name: name.into(),
             threshold,
             scores: scores.to_vec(),
+            probability: (name == "f4").then_some([2.0, -1.0]),
         };
         let judges = [
             judge("f4", 0.5, [0.9, 0.6, 0.4, 0.1, 0.7]),
@@ -326,6 +378,21 @@ mod tests {
         );
         assert!(
             table.contains("| from y | 1 / 1 |") && table.contains("| hard | 1 / 1 |"),
+            "{table}"
+        );
+        // 2/3 accepted and 1/2 rejected: 0.05 * 2/3 of 0.05 * 2/3 + 0.95 / 2, and so on.
+        let right = |rate: f64| rate * 2.0 / 3.0 / (rate * 2.0 / 3.0 + (1.0 - rate) / 2.0);
+        for (got, rate) in report.judges[0].precision.into_iter().zip(BASE_RATES) {
+            assert!((got.unwrap() - right(rate)).abs() < 1e-12);
+        }
+        // A bin a pair: the distance of each probability from what is true.
+        let wrong = [(0.9, 1.0), (0.6, 1.0), (0.4, 1.0), (0.1, 0.0), (0.7, 0.0)]
+            .map(|(score, same)| (sigmoid(2.0 * score - 1.0) - same).abs());
+        let error = report.judges[0].calibration_error.unwrap();
+        assert!((error - wrong.iter().sum::<f64>() / 5.0).abs() < 1e-12);
+        assert_eq!(report.judges[1].calibration_error, None);
+        assert!(
+            table.contains("f4 0.066 / 0.250 / 0.571; cosine 0.050"),
             "{table}"
         );
         // One source is all.

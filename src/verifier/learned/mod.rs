@@ -287,6 +287,15 @@ impl Learned {
         Ok([values[0], values[1]])
     }
 
+    /// Scale and bias whose sigmoid makes a score the probability that a pair means the same, of one that was trained by
+    /// binary cross-entropy.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn probability(&self) -> Result<Option<[f32; 2]>> {
+        Ok(Some(self.objective()?).filter(|learned| *learned != OBJECTIVE))
+    }
+
     /// Writes the gradients in scale and bias of the score before a sigmoid.
     ///
     /// # Errors

@@ -49,11 +49,13 @@ pub fn run(
         name: "new".into(),
         threshold: calibration.threshold,
         scores: scores.clone(),
+        probability: verifier.scorer().probability()?,
     }];
     judges.extend(before.as_ref().map(|before| Judge {
         name: "before".into(),
         threshold: before.threshold,
         scores: scores.clone(),
+        probability: None,
     }));
     let report = Report::new(&pairs, &judges);
     if !dry_run {

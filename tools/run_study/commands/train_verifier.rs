@@ -121,14 +121,16 @@ pub fn run(common: &Common, training: &GuardTraining) -> Result<()> {
         .filter(|(pair, _)| pair.same());
     let same: Vec<f64> = same.map(|(_, &cosine)| cosine).collect();
     let of_cosine = threshold(&same, calibration.true_accept).unwrap_or_default();
-    let judge = |name: &str, threshold, scores| Judge {
+    let probability = verifier.scorer().probability()?;
+    let judge = |name: &str, threshold, scores, probability| Judge {
         name: name.into(),
         threshold,
         scores,
+        probability,
     };
     let judges = [
-        judge(kind.name(), calibration.threshold, scores),
-        judge("untrained cosine", of_cosine, cosines),
+        judge(kind.name(), calibration.threshold, scores, probability),
+        judge("untrained cosine", of_cosine, cosines, None),
     ];
     let report = Report::new(&data.kept_aside, &judges);
     if common.json {
