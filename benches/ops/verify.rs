@@ -18,6 +18,7 @@ use nearmiss::verifier::{Kind, Learned, MAX_LENGTH, Scorer};
 use super::encode::{bound, draw, models};
 use super::{
     Case, Context, D_MODEL, Prepared, Recorded, Scale, bits, json, noise, rounding, sample,
+    worst_ratio,
 };
 
 /// What scores token vectors.
@@ -155,14 +156,9 @@ fn many(context: &Context, n: usize) -> Result<Prepared> {
     })
 }
 
-/// The largest difference over what it may be.
+/// [`worst_ratio`] of scores that were computed in another company.
 fn worst(got: &[f32], want: &[f32], bound: f64) -> f64 {
-    let ratio = |(got, want): (&f32, &f32)| f64::from(got - want).abs() / bound;
-    got.iter().zip(want).map(ratio).fold(0.0, |worst, ratio| {
-        if ratio.is_finite() {
-            f64::max(worst, ratio)
-        } else {
-            f64::INFINITY
-        }
-    })
+    let want: Vec<f64> = want.iter().copied().map(f64::from).collect();
+    let all: Vec<usize> = (0..want.len()).collect();
+    worst_ratio(got, 1, &all, &want, &vec![bound; want.len()])
 }

@@ -5,23 +5,29 @@ use std::collections::HashMap;
 use super::triplets::{self, Split, SplitBy};
 use crate::error::Result;
 
-/// The number of every row's group. Rows that share a sentence, directly or by way of other rows, are of one group, and
-/// groups are numbered in the order of their first rows.
+/// A sentence as most tokenizers see it: in lower case, and whatever white space there is as one space.
+pub fn folded(sentence: &str) -> String {
+    let words: Vec<&str> = sentence.split_whitespace().collect();
+    words.join(" ").to_lowercase()
+}
+
+/// The number of every row's group. Rows that share a sentence ([`folded`]), directly or by way of other rows, are of one
+/// group, and groups are numbered in the order of their first rows.
 ///
 /// ```
 /// use nearmiss::data::groups::connected;
-/// let groups = connected([["a", "b"], ["c", "d"], ["b", "e"], ["f", "f"]]);
+/// let groups = connected([["a", "b"], ["c", "d"], ["B ", "e"], ["f", "f"]]);
 /// assert_eq!(groups, [0, 1, 0, 2]);
 /// ```
 pub fn connected<'a, const N: usize>(rows: impl IntoIterator<Item = [&'a str; N]>) -> Vec<usize> {
     // A forest over sentences, whose trees are groups.
     let mut above: Vec<usize> = Vec::new();
-    let mut numbers: HashMap<&str, usize> = HashMap::new();
+    let mut numbers: HashMap<String, usize> = HashMap::new();
     let mut firsts = Vec::new();
     for row in rows {
         let mut of_row = None;
         for sentence in row {
-            let number = *numbers.entry(sentence).or_insert_with(|| {
+            let number = *numbers.entry(folded(sentence)).or_insert_with(|| {
                 above.push(above.len());
                 above.len() - 1
             });

@@ -82,6 +82,11 @@ pub fn calibration_error(accepts: &[f64], rejects: &[f64], bins: usize) -> Optio
     let mut all = of(accepts, 1.0);
     all.extend(of(rejects, 0.0));
     all.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    // Of equal probabilities none comes first: each stands for their mean.
+    for equal in all.chunk_by_mut(|a, b| a[0] == b[0]) {
+        let mean = equal.iter().map(|[_, same]| same).sum::<f64>() / equal.len() as f64;
+        equal.iter_mut().for_each(|pair| pair[1] = mean);
+    }
     let n = all.len();
     if n == 0 || bins == 0 {
         return None;
@@ -109,6 +114,7 @@ mod tests {
             0.25 / 3.0,
         );
         assert_eq!(calibration_error(&[], &[], 15), None);
+        close(calibration_error(&[0.5; 50], &[0.5; 50], 2).unwrap(), 0.0);
     }
 
     fn close(got: f64, want: f64) {

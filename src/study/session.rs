@@ -49,6 +49,7 @@ pub struct Session {
     /// What ends a training in order.
     pub interrupt: Interrupt,
     memory: Option<u64>,
+    offline: bool,
     load: LoadOptions,
     profile: bool,
 }
@@ -89,6 +90,7 @@ impl Session {
             out: options.out,
             interrupt: Interrupt::default(),
             memory: options.memory,
+            offline: options.offline,
             load,
             profile: options.profile,
         })
@@ -139,8 +141,12 @@ impl Session {
             ..self.load
         };
         let options = LoadVerifier {
+            fetch: FetchOptions {
+                offline: self.offline,
+                ..FetchOptions::default()
+            },
             encoder: load,
-            ..LoadVerifier::default()
+            memory: self.memory,
         };
         Verifier::load_with(folder, self.encoder.device(), &options)
     }

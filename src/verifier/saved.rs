@@ -247,6 +247,20 @@ impl Verifier {
         (self.encoder, self.scorer)
     }
 
+    /// Scale and bias whose sigmoid makes a score the probability that a pair means the same; `None` if nothing taught it
+    /// them, as binary cross-entropy does.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn probability(&self) -> Result<Option<[f32; 2]>> {
+        // As the options of a training are written.
+        let objective = self.config.training.get("objective");
+        match objective.and_then(serde_json::Value::as_str) {
+            Some("binary") => self.scorer.objective().map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// The scores of pairs of texts, in their order; higher is more alike in meaning. A text is encoded once however many
     /// pairs it is in, 2,048 pairs at a time.
     ///

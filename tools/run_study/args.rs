@@ -89,7 +89,7 @@ pub enum Command {
         rows: TrainingRows,
     },
     /// Compare second-stage scorers as they are and trained, frozen and end to end: how each re-ranks, and which tells
-    /// near-misses apart. Trains a guard, too, and leaves it calibrated in OUT/guard/verifier.
+    /// near-misses apart. Trains a guard, too, and leaves it calibrated in OUT/study-guard/verifier.
     #[command(name = "experiment-2",
         mut_arg("max_length", |arg| arg.help("Length limit of the first stage in tokens; default: the model's own")),
         mut_arg("mode", |arg| arg.help("corrected, or paper: divides rows one by one whatever their anchors, keeps rows of two equal texts, and \
@@ -139,7 +139,8 @@ pub enum Command {
     Calibrate {
         #[command(flatten)]
         run: Run,
-        /// Folder of the guard's verifier; default: guard/verifier in the folder for results.
+        /// Folder of the guard's verifier; default: in the folder for results guard/verifier, as train-verifier leaves it, else
+        /// study-guard/verifier, as the study does.
         #[arg(long, value_name = "DIR")]
         verifier: Option<PathBuf>,
         /// Near-misses, which say what the threshold costs: CSV with columns sentence1, sentence2, category and, if there is
@@ -164,7 +165,8 @@ pub enum Command {
     Verify {
         #[command(flatten)]
         run: Run,
-        /// Folder of the guard's verifier; default: guard/verifier in the folder for results.
+        /// Folder of the guard's verifier; default: in the folder for results guard/verifier, as train-verifier leaves it, else
+        /// study-guard/verifier, as the study does.
         #[arg(long, value_name = "DIR")]
         verifier: Option<PathBuf>,
         /// Many pairs: CSV with columns sentence1 and sentence2 (.gz too), or - for standard input. Prints a line for each as
@@ -388,7 +390,7 @@ pub struct TrainedScorers {
     /// Seeds of every training; default: --seed alone, with --preset full that and the two after it.
     #[arg(long, value_name = "SEED", value_delimiter = ',', num_args = 1..)]
     pub seeds: Vec<u64>,
-    /// Steps of a training; default: 150, with --preset smoke 3, with --preset full the protocol's for scorer and encoder.
+    /// Steps of a training; default: 120, with --preset smoke 3, with --preset full the protocol's for scorer and encoder.
     #[arg(long)]
     pub steps: Option<u64>,
     /// Rows of a step; default: 16, with --preset smoke 4, with --preset full the protocol's.

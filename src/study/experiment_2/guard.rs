@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::jobs::TrainConfig;
 use crate::data::Fingerprint;
 use crate::data::edits::{self, EditSet, Split};
-use crate::data::pairs::{Filter, NearMiss, Paraphrase, read_near_misses, read_paraphrases};
+use crate::data::pairs::{NearMiss, Paraphrase};
 use crate::data::triplets::TRAINING_SHARE;
 use crate::data::{questions, stem};
 use crate::error::{Error, Result};
@@ -56,8 +56,10 @@ impl GuardRows {
         let given = !files.structural.is_empty() && !files.positives.is_empty();
         let (name, train, aside) = match given {
             true => {
-                let lists = read(files, &mut notes)?;
-                let [train, aside] = lists.divided(TRAINING_SHARE, seed)?;
+                let mut lists = Lists::read_leniently(&files.structural, &files.positives)?;
+                notes.append(&mut lists.notes);
+                let [train, mut aside] = lists.divided(TRAINING_SHARE, seed)?;
+                notes.append(&mut aside.notes);
                 let names = files.structural.iter().chain(&files.positives);
                 let names: Vec<String> = names.map(|file| stem(file)).collect();
                 (names.join("+"), train, aside)
@@ -99,7 +101,6 @@ impl GuardRows {
         }
         let mut rows = mixture.rows;
         let beside = if given { rows.len() / 3 } else { rows.len() };
-        rows.extend(built_in_rows(seed, beside)?);
         let Lists {
             near_misses,
             paraphrases,
@@ -108,10 +109,15 @@ impl GuardRows {
         let fewest = fewest_accepts(TRUE_ACCEPT);
         if paraphrases.len() < fewest {
             return Err(Error::Invalid(format!(
-                "{} pairs of equal meaning are left to calibrate the guard on, and it takes {fewest}; give more",
+                "{}: {} pairs of equal meaning are left to calibrate the guard on, and it takes {fewest}; give more, or leave the guard out (--no-guard)",
+                name,
                 paraphrases.len()
             )));
         }
+        let aside = (near_misses.iter().map(|p| [&p.anchor, &p.text]))
+            .chain(paraphrases.iter().map(|p| [&p.anchor, &p.text]));
+        let aside = aside.flatten().map(String::as_str);
+        rows.extend(built_in_rows(seed, beside, aside)?);
         Ok(GuardRows {
             name,
             rows,
@@ -171,34 +177,6 @@ fn lists_of(set: &EditSet) -> Lists {
     lists
 }
 
-/// Both lists of files, without what is called a near-miss and of equal meaning.
-fn read(files: &TrainingFiles, notes: &mut Vec<String>) -> Result<Lists> {
-    let mut lists = Lists::default();
-    for file in &files.structural {
-        lists
-            .near_misses
-            .extend(read_near_misses(file, Filter::Corrected)?.0);
-    }
-    for file in &files.positives {
-        lists.paraphrases.extend(read_paraphrases(file)?.0);
-    }
-    let different: HashSet<[&str; 2]> = lists
-        .near_misses
-        .iter()
-        .flat_map(|p| [[&p.anchor[..], &p.text], [&p.text, &p.anchor]])
-        .collect();
-    let before = lists.paraphrases.len();
-    let same = |p: &Paraphrase| !different.contains(&[&p.anchor[..], &p.text]);
-    lists.paraphrases.retain(same);
-    let left_out = before - lists.paraphrases.len();
-    if left_out > 0 {
-        notes.push(format!(
-            "pairs of equal meaning that are near-misses too, not among the guard's rows: {left_out}"
-        ));
-    }
-    Ok(lists)
-}
-
 /// The guard with its rows, and how it is trained.
 #[derive(Clone, Debug)]
 pub struct Guard {
@@ -224,16 +202,19 @@ impl Guard {
         self.rows.sha256()
     }
 
-    /// The calibration of the guard in the folder for results, if it is the one of this training.
+    /// The calibration that the guard in the folder for results was left with, if it is the one of this training; its user
+    /// may have set another since.
     pub(super) fn left(&self, session: &Session, training: &TrainConfig) -> Option<Calibration> {
         let folder = session.out.join(FOLDER);
         let wanted = id(&self.config(training));
         let found = fs::read_to_string(folder.join(ID)).ok()?;
-        let config = Config::read(&folder.join(VERIFIER)).ok()?;
-        config.calibration.filter(|_| found.trim() == wanted)
+        Config::read(&folder.join(VERIFIER)).ok()?;
+        let calibration = fs::read(folder.join(CALIBRATION)).ok()?;
+        let calibration = serde_json::from_slice(&calibration).ok()?;
+        (found.trim() == wanted).then_some(calibration)
     }
 
-    /// Leaves the trained verifier as `guard/verifier` in the folder for results, in place of what is there, with its
+    /// Leaves the trained verifier as `study-guard/verifier` in the folder for results, in place of what is there, with its
     /// threshold.
     ///
     /// # Errors
@@ -252,7 +233,7 @@ impl Guard {
         let accepts = verifier.score(&self.rows.accepts)?;
         let rejects = verifier.score(&self.rows.rejects)?;
         let calibration = Calibration::choose(&accepts, &rejects, TRUE_ACCEPT)?;
-        verifier.set_calibration(&part, calibration)?;
+        verifier.set_calibration(&part, calibration.clone())?;
         drop(verifier);
         // Until the id is there again, what is in the folder is nobody's.
         let id_file = folder.path().join(ID);
@@ -261,12 +242,12 @@ impl Guard {
         fs::rename(&part, &last).map_err(|e| Error::io("write", &last, e))?;
         let config = self.config(training);
         folder.json("config.json", &config)?;
+        folder.json(CALIBRATION, &calibration)?;
         folder.text(ID, &format!("{}\n", id(&config)))?;
         session
             .progress
             .log(&format!("the guard: {}", last.display()));
-        let calibration = Config::read(&last)?.calibration;
-        calibration.ok_or_else(|| Error::input(&last, "the threshold is gone"))
+        Ok(calibration)
     }
 
     fn config<'a>(&self, training: &'a TrainConfig) -> GuardConfig<'a> {
@@ -279,8 +260,11 @@ impl Guard {
     }
 }
 
-/// The guard's folder in that for results.
-pub const FOLDER: &str = "guard";
+/// The guard's folder in that for results; not the one that `train-verifier` has for the user's own.
+pub const FOLDER: &str = "study-guard";
+
+/// The file in it with the threshold as the study chose it.
+const CALIBRATION: &str = "calibration.json";
 
 /// The file in it that says which guard this is.
 const ID: &str = "id";
@@ -367,11 +351,9 @@ mod tests {
         // A tenth of 599 pairs, by anchors that have both.
         assert!((59..=62).contains(&(rows.accepts.len() + rows.rejects.len())));
         let said = rows.notes.join("; ");
-        assert!(
-            said.contains("near-misses too, not among the guard's rows: 1"),
-            "{said}"
-        );
-        assert!(said.contains("to be rejected: near"), "{said}");
+        assert!(said.contains("near-misses too, left out: 1"), "{said}");
+        // One file of each is one source.
+        assert!(!said.contains("to be rejected"), "{said}");
         let error = GuardRows::new(&files(30), 1, 8).unwrap_err();
         assert!(error.to_string().contains("it takes 20"), "{error}");
     }

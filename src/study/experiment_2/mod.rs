@@ -5,7 +5,7 @@
 //! published encoder: every scorer over it in one pass; each trained encoder: its own scorer   one record per model
 //!     first stage by the encoder, 100 candidates re-ranked; near-misses and accepts scored
 //! all of them -> second stages, separation, what training changed -> tables, findings          the stage
-//! the guard -> OUT/guard/verifier, calibrated on pairs kept aside
+//! the guard -> OUT/study-guard/verifier, calibrated on pairs kept aside
 //! ```
 //!
 //! Scores have scales of their own (a cosine, a mean of maxima, a tanh), so that means are compared within a scorer alone,

@@ -211,13 +211,13 @@ fn the_guard_is_left_once_and_again_when_it_is_another() {
     let calibration = first.calibration.unwrap();
     assert_eq!(calibration.true_accept, 0.95);
     let verifier = session
-        .load_verifier(&out.path().join("guard/verifier"), None)
+        .load_verifier(&out.path().join("study-guard/verifier"), None)
         .unwrap();
     assert_eq!(verifier.threshold().unwrap(), calibration.threshold);
     let own = session.encoder.tokenizer().max_length();
     assert_eq!(verifier.config().max_length, own.min(64));
     // What is there is taken as it is.
-    let file = out.path().join("guard/verifier/verifier.json");
+    let file = out.path().join("study-guard/verifier/verifier.json");
     let written = || std::fs::metadata(&file).unwrap().modified().unwrap();
     let before = written();
     let second = stage.measure(&session).unwrap();
@@ -227,12 +227,12 @@ fn the_guard_is_left_once_and_again_when_it_is_another() {
     );
     assert_eq!(json!(second.comparisons), json!(first.comparisons));
     // Without its id nobody knows whose it is.
-    std::fs::remove_file(out.path().join("guard/id")).unwrap();
+    std::fs::remove_file(out.path().join("study-guard/id")).unwrap();
     let third = stage.measure(&session).unwrap();
     assert_eq!(third.calibration, Some(calibration.clone()));
     guard(&mut stage).options.steps = 2;
     let other = stage.measure(&session).unwrap().calibration.unwrap();
     assert_ne!(other.threshold, calibration.threshold);
-    let kept = crate::verifier::Config::read(&out.path().join("guard/verifier"));
+    let kept = crate::verifier::Config::read(&out.path().join("study-guard/verifier"));
     assert_eq!(kept.unwrap().calibration, Some(other));
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::data::groups::{connected, split};
+use crate::data::groups::{connected, folded, split};
 use crate::data::pairs::{
     Filter, NearMiss, Paraphrase, contradiction, read_near_misses, read_paraphrases,
 };
@@ -66,8 +66,48 @@ impl Lists {
     /// # Errors
     /// As [`read_near_misses`]; [`Error::Input`] for a pair that is in both, which it names with its files.
     pub fn read(near_misses: &[PathBuf], paraphrases: &[PathBuf]) -> Result<Self> {
+        let (lists, starts, equal_starts) = Self::gather(near_misses, paraphrases)?;
+        if let Some([near_miss, equal]) = contradiction(&lists.near_misses, &lists.paraphrases) {
+            let row = &lists.near_misses[near_miss];
+            let of = |starts: &[usize], row| starts.partition_point(|&start| start <= row) - 1;
+            return Err(both(
+                &row.anchor,
+                &row.text,
+                &near_misses[of(&starts, near_miss)],
+                &paraphrases[of(&equal_starts, equal)],
+            ));
+        }
+        Ok(lists)
+    }
+
+    /// [`Lists::read`] of files that are given for something else too, so that a pair that is in both is no mistake: it is
+    /// taken for the near-miss that it is called, and said.
+    ///
+    /// # Errors
+    /// As [`read_near_misses`].
+    pub fn read_leniently(near_misses: &[PathBuf], paraphrases: &[PathBuf]) -> Result<Self> {
+        let (mut lists, ..) = Self::gather(near_misses, paraphrases)?;
+        let different: HashSet<[&str; 2]> = (lists.near_misses.iter())
+            .flat_map(|p| [[&p.anchor[..], &p.text], [&p.text, &p.anchor]])
+            .collect();
+        let before = lists.paraphrases.len();
+        let same = |p: &Paraphrase| !different.contains(&[&p.anchor[..], &p.text]);
+        lists.paraphrases.retain(same);
+        let left_out = before - lists.paraphrases.len();
+        if left_out > 0 {
+            lists.notes.push(format!(
+                "pairs of equal meaning that are near-misses too, left out: {left_out}"
+            ));
+        }
+        Ok(lists)
+    }
+
+    /// What files hold, and the first row of every one.
+    fn gather(
+        near_misses: &[PathBuf],
+        paraphrases: &[PathBuf],
+    ) -> Result<(Self, Vec<usize>, Vec<usize>)> {
         let mut lists = Lists::default();
-        // The first row of every file.
         let (mut starts, mut equal_starts) = (Vec::new(), Vec::new());
         for path in near_misses {
             let (rows, notes) = read_near_misses(path, Filter::Corrected)?;
@@ -103,21 +143,11 @@ impl Lists {
                 rows.for_each(|row| row.source.clone_from(&own));
             }
         }
-        if let Some([near_miss, equal]) = contradiction(&lists.near_misses, &lists.paraphrases) {
-            let row = &lists.near_misses[near_miss];
-            let of = |starts: &[usize], row| starts.partition_point(|&start| start <= row) - 1;
-            return Err(both(
-                &row.anchor,
-                &row.text,
-                &near_misses[of(&starts, near_miss)],
-                &paraphrases[of(&equal_starts, equal)],
-            ));
-        }
-        Ok(lists)
+        Ok((lists, starts, equal_starts))
     }
 
     /// This share of all pairs to train on and the rest, in their order; pairs that share a sentence, even by way of others,
-    /// stay together.
+    /// stay together. Of a rest beyond what [`split`] keeps the number is in its notes.
     ///
     /// # Errors
     /// As [`split`].
@@ -126,6 +156,8 @@ impl Lists {
         let equal = self.paraphrases.iter().map(|p| [&p.anchor[..], &p.text]);
         let near = self.near_misses.iter().map(|p| [&p.anchor[..], &p.text]);
         let parts = split(&connected(equal.chain(near)), training_share, seed)?;
+        let all = n + self.near_misses.len();
+        let unused = all - parts.train.len() - parts.held_out.len();
         let pick = |mut rows: Vec<usize>| {
             rows.sort_unstable();
             let (equal, near) = rows.split_at(rows.partition_point(|&row| row < n));
@@ -141,7 +173,9 @@ impl Lists {
                 notes: Vec::new(),
             }
         };
-        Ok([pick(parts.train), pick(parts.held_out)])
+        let (train, mut rest) = (pick(parts.train), pick(parts.held_out));
+        rest.notes.extend(beyond(unused));
+        Ok([train, rest])
     }
 
     /// All pairs, those of equal meaning first.
@@ -204,11 +238,16 @@ impl Default for GuardOptions {
 /// Built-in rows that differ from each other, which leaves the grammar room to write them.
 const BUILT_IN: usize = 20_000;
 
-/// So many built-in rows: of each question a rewording to accept and a near-miss to reject. After 20,000 they come again.
+/// So many built-in rows: of each question a rewording to accept and a near-miss to reject, without sentences that are among
+/// `kept_aside`. After 20,000 they come again.
 ///
 /// # Errors
 /// As [`questions::generate`].
-pub fn built_in_rows(seed: u64, rows: usize) -> Result<Vec<Contrast>> {
+pub fn built_in_rows<'a>(
+    seed: u64,
+    rows: usize,
+    kept_aside: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<Contrast>> {
     if rows == 0 {
         return Ok(Vec::new());
     }
@@ -224,8 +263,13 @@ pub fn built_in_rows(seed: u64, rows: usize) -> Result<Vec<Contrast>> {
         .into_iter()
         .map(|p| both(p.anchor, p.text));
     let all = accepts.zip(rejects);
+    let kept_aside: HashSet<String> = kept_aside.into_iter().map(folded).collect();
     let all: Vec<Contrast> = all
         .map(|(accept, reject)| Contrast { accept, reject })
+        .filter(|row| {
+            let mut texts = row.accept.iter().chain(&row.reject);
+            !texts.any(|text| kept_aside.contains(&folded(text)))
+        })
         .collect();
     Ok(all.iter().cycle().take(rows).cloned().collect())
 }
@@ -279,15 +323,17 @@ impl GuardData {
         check(options)?;
         let lists = Lists::read(near_misses, paraphrases)?;
         let [train, held_out] = lists.divided(1.0 - options.keep_aside, options.mix.seed)?;
-        let kept_aside = once(held_out.labelled().into_iter());
+        let kept_aside = once(held_out.labelled());
         enough(&kept_aside, lists.paraphrases.len(), options)?;
         let mixture = mix(&train.near_misses, &train.paraphrases, &options.mix)?;
         let mut notes = lists.notes;
+        notes.extend(held_out.notes);
         notes.extend(mixed(&mixture));
         notes.push(aside(&kept_aside));
         let mut rows = mixture.rows;
         let wanted = rows.len() as f64 * options.built_in / (1.0 - options.built_in);
-        let built_in = built_in_rows(options.mix.seed, wanted as usize)?;
+        let texts = kept_aside.iter().flat_map(Labelled::texts);
+        let built_in = built_in_rows(options.mix.seed, wanted as usize, texts)?;
         if !built_in.is_empty() {
             notes.push(format!("built-in rows of questions: {}", built_in.len()));
         }
@@ -362,6 +408,9 @@ impl GuardData {
             .map(|(row, _)| [&row.anchor[..], &row.positive])
             .collect();
         enough(&kept_aside, positives.len(), options)?;
+        notes.extend(beyond(
+            rows.len() - parts.train.len() - parts.held_out.len(),
+        ));
         let mut train = parts.train;
         train.sort_unstable();
         let train: Vec<Triplet> = train.iter().map(|&row| rows[row].0.clone()).collect();
@@ -455,11 +504,15 @@ fn enough(kept_aside: &[Labelled], all: usize, options: &GuardOptions) -> Result
     if kept >= fewest {
         return Ok(());
     }
-    // A fifth more, since shares are of whole groups of sentences.
-    let share = (120.0 * fewest as f64 / all as f64).ceil() / 100.0;
-    let cure = match share <= 0.5 {
-        true => format!("keep a larger share of the rows aside, as {share}"),
-        false => format!("give more of them, {} or so", 12 * fewest),
+    // Of what there is and of what such a share left, and a fifth more, since shares are of whole groups of sentences.
+    let left = options.keep_aside * fewest as f64 / kept as f64;
+    let share = (120.0 * left.max(fewest as f64 / all as f64)).ceil() / 100.0;
+    let cure = match (share <= 0.5, kept) {
+        (true, _) => format!("keep a larger share of the rows aside, as {share}"),
+        (false, 0) if all >= 12 * fewest => {
+            "give some that share no sentence with the others".into()
+        }
+        _ => format!("give more of them, {} or so", 12 * fewest),
     };
     Err(Error::Invalid(format!(
         "{kept} of {all} pairs of equal meaning are kept aside, and the threshold that accepts {} of them takes {fewest} or more: {cure}, or accept a smaller share of them",
@@ -468,11 +521,19 @@ fn enough(kept_aside: &[Labelled], all: usize, options: &GuardOptions) -> Result
 }
 
 /// Each pair once.
-fn once(pairs: impl Iterator<Item = Labelled>) -> Vec<Labelled> {
+fn once(pairs: impl IntoIterator<Item = Labelled>) -> Vec<Labelled> {
     let mut seen = HashSet::new();
     pairs
+        .into_iter()
         .filter(|pair| seen.insert((pair.anchor.clone(), pair.text.clone(), pair.same())))
         .collect()
+}
+
+/// What is neither trained on nor judged, of which there is enough.
+fn beyond(unused: usize) -> Option<String> {
+    (unused > 0).then(|| {
+        format!("rows neither trained on nor kept aside, of which there are enough: {unused}")
+    })
 }
 
 /// What was kept aside.
@@ -551,14 +612,18 @@ mod tests {
 
     #[test]
     fn built_in_rows_are_of_one_question_each() {
-        let rows = built_in_rows(42, 60).unwrap();
+        let rows = built_in_rows(42, 60, []).unwrap();
         assert_eq!(rows.len(), 60);
         for Contrast { accept, reject } in &rows {
             assert!(accept[0] == reject[0] && accept[1] != reject[1]);
         }
-        assert_eq!(built_in_rows(42, 60).unwrap(), rows);
-        assert_ne!(built_in_rows(7, 60).unwrap(), rows);
-        assert!(built_in_rows(42, 0).unwrap().is_empty());
+        assert_eq!(built_in_rows(42, 60, []).unwrap(), rows);
+        // What is kept aside is not among them, in whatever spelling.
+        let aside = rows[7].reject[1].to_uppercase();
+        let others = built_in_rows(42, 60, [&aside[..]]).unwrap();
+        assert_eq!((others.len(), &others[7]), (60, &rows[8]));
+        assert_ne!(built_in_rows(7, 60, []).unwrap(), rows);
+        assert!(built_in_rows(42, 0, []).unwrap().is_empty());
     }
 
     fn refused<T>(found: Result<T>, parts: &[&str]) {

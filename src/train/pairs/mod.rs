@@ -29,9 +29,10 @@ use super::trainer::{Progress, default_budget};
 use crate::device::Device;
 use crate::encoder::{Dropout, Encoder};
 use crate::error::{Error, Result};
+use crate::model::hub::FetchOptions;
 use crate::ops::adamw::AdamW;
 use crate::text::TextKind;
-use crate::verifier::{Kind, Learned, Verifier};
+use crate::verifier::{Kind, Learned, LoadVerifier, Verifier};
 
 /// The verifier in a training folder, once the training has ended.
 pub const VERIFIER: &str = "verifier";
@@ -407,7 +408,16 @@ impl<R: PairRow> Learner for Pairs<'_, R> {
     }
 
     fn take(&mut self, folder: &Path) -> Result<()> {
-        let saved = Verifier::load(&folder.join(VERIFIER), &self.device())?;
+        // Its encoder was here when it was trained.
+        let fetch = FetchOptions {
+            offline: true,
+            ..FetchOptions::default()
+        };
+        let options = LoadVerifier {
+            fetch,
+            ..LoadVerifier::default()
+        };
+        let saved = Verifier::load_with(&folder.join(VERIFIER), &self.device(), &options)?;
         (self.step.encoder, self.step.verifier) = saved.into_parts();
         Ok(())
     }

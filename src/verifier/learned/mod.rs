@@ -41,7 +41,7 @@ use crate::ops::map_pool_backward::{MapPooling, map_pool_backward};
 use crate::ops::maxsim::{Reduction, maxsim};
 use crate::ops::pool::Pooling;
 use crate::ops::soft_alignment::soft_alignment;
-use crate::ops::{MapLayout, PackedTexts, PairList, Pairs, Tokens, pair_dot, pool, similarity_map};
+use crate::ops::{MapLayout, PairList, Pairs, Tokens, pair_dot, pool, similarity_map};
 use crate::random::Stream;
 
 /// What a step drops, pair by pair.
@@ -285,15 +285,6 @@ impl Learned {
             Working::Mixed(weights) => read(weights.vector(self.objective)),
         }?;
         Ok([values[0], values[1]])
-    }
-
-    /// Scale and bias whose sigmoid makes a score the probability that a pair means the same, of one that was trained by
-    /// binary cross-entropy.
-    ///
-    /// # Errors
-    /// What the device reports.
-    pub fn probability(&self) -> Result<Option<[f32; 2]>> {
-        Ok(Some(self.objective()?).filter(|learned| *learned != OBJECTIVE))
     }
 
     /// Writes the gradients in scale and bias of the score before a sigmoid.
@@ -774,21 +765,27 @@ impl Scorer for Learned {
         self.check_widths(queries, documents)?;
         let (q, c) = (queries.tokens(), documents.tokens());
         let mut scores = Vec::with_capacity(pairs.len());
-        let mut todo = pairs.pairs();
-        while !todo.is_empty() {
-            let bytes = |&[query, document]: &[u32; 2]| {
-                let rows = |texts: &PackedTexts, text: u32| texts.rows(text as usize).len();
-                self.pair_bytes(rows(q.packing, query), rows(c.packing, document))
+        let rows = |&[query, document]: &[u32; 2]| {
+            [(q, query), (c, document)].map(|(side, text)| side.packing.rows(text as usize).len())
+        };
+        let together = match self.is_padded() {
+            true => PADDED_TOGETHER,
+            false => usize::MAX,
+        };
+        let groups = pairs.pairs().chunks(together).map(|group| {
+            let longest = |side: usize| group.iter().map(|pair| rows(pair)[side] as u32).max();
+            (group, [0, 1].map(|side| longest(side).unwrap_or_default()))
+        });
+        // Of a group that does not fit, parts are padded as the whole is.
+        let mut groups: Vec<_> = groups.collect();
+        groups.reverse();
+        while let Some((todo, padding)) = groups.pop() {
+            let bytes = |pair: &[u32; 2]| {
+                let [query, document] = rows(pair);
+                self.pair_bytes(query, document)
             };
             let (mut taken, mut count) = (0, 0);
-            let most = if self.is_padded() {
-                PADDED_TOGETHER
-            } else {
-                usize::MAX
-            };
-            while count < todo.len().min(most)
-                && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE)
-            {
+            while count < todo.len() && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE) {
                 taken += bytes(&todo[count]);
                 count += 1;
             }
@@ -797,7 +794,7 @@ impl Scorer for Learned {
             let layout = MapLayout::new(&self.device, q.packing, c.packing, &now)?;
             let mut maps = self.device.alloc::<f32>(layout.elements())?;
             similarity_map(q, c, self.d, &now, &layout, &mut maps)?;
-            let (raw, _) = self.over_maps(&layout, &maps, Mode::Eval, None, false)?;
+            let (raw, _) = self.over_maps(&layout, &maps, Mode::Eval, Some(padding), false)?;
             if let Some(at) = raw.iter().position(|raw| !raw.is_finite()) {
                 let [query, document] = now.pairs()[at];
                 return Err(Error::Invalid(format!(
@@ -806,7 +803,9 @@ impl Scorer for Learned {
                 )));
             }
             scores.extend(raw.into_iter().map(|raw| self.score_of(raw) as f32));
-            todo = later;
+            if !later.is_empty() {
+                groups.push((later, padding));
+            }
         }
         Ok(scores)
     }

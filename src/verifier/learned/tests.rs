@@ -7,6 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::*;
 use crate::model::checkpoint::Tensor;
+use crate::ops::PackedTexts;
 
 /// The golden file.
 struct Golden(Vec<u8>);
@@ -179,6 +180,61 @@ fn scores_and_gradients_of_f3_are_pytorchs() {
             }
         }
     }
+}
+
+/// What a padded score depends on is the longest of its 32, in however many parts memory has them scored.
+#[test]
+fn padding_is_that_of_32_pairs() {
+    let cpu = Device::cpu();
+    let padded = Learned::start(Kind::Cnn, 64, 1, &cpu)
+        .unwrap()
+        .with_padding(true);
+    // 60 tokens a side; the last of the first 32 pairs has 80 beside 90.
+    let lengths = |text: u32| match text {
+        62 => 80,
+        63 => 90,
+        _ => 60,
+    };
+    let offsets: Vec<u32> = (0..=66).map(|text| (0..text).map(lengths).sum()).collect();
+    let n = *offsets.last().unwrap() as usize;
+    let mut stream = crate::random::Stream::new(3, &["padding"], 0);
+    let rows: Vec<f32> = (0..64 * n)
+        .map(|_| stream.below(2000) as f32 / 1000.0 - 1.0)
+        .collect();
+    let vectors = TokenVectors::from_rows(&cpu, &rows, 64, offsets.clone()).unwrap();
+    let pairs: Vec<[u32; 2]> = (0..33).map(|i| [2 * i, 2 * i + 1]).collect();
+    assert!(
+        16 * padded.pair_bytes(60, 60) > AT_ONCE,
+        "all at once: nothing is tested"
+    );
+    let list = PairList::new(&cpu, pairs.clone()).unwrap();
+    let scores = padded.score(&vectors, &vectors, &list).unwrap();
+    let packing = PackedTexts::new(&cpu, offsets).unwrap();
+    let tokens = TrainingTokens::new(cpu.upload(&rows).unwrap(), packing, 64).unwrap();
+    let alone = |pair: usize, padding| -> f32 {
+        let list = PairList::new(&cpu, vec![pairs[pair]]).unwrap();
+        let (raw, _) = padded
+            .forward(&tokens, &list, Mode::Eval, Some(padding), false)
+            .unwrap();
+        padded.score_of(raw[0]) as f32
+    };
+    for (pair, padding) in [
+        (0, [80, 90]),
+        (20, [80, 90]),
+        (31, [80, 90]),
+        (32, [60, 60]),
+    ] {
+        let want = alone(pair, padding);
+        assert!(
+            (scores[pair] - want).abs() < 1e-5,
+            "{pair}: {} {want}",
+            scores[pair]
+        );
+    }
+    assert!(
+        (scores[0] - alone(0, [60, 60])).abs() > 1e-4,
+        "padding makes no difference"
+    );
 }
 
 #[test]

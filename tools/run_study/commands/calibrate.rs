@@ -49,7 +49,7 @@ pub fn run(
         name: "new".into(),
         threshold: calibration.threshold,
         scores: scores.clone(),
-        probability: verifier.scorer().probability()?,
+        probability: verifier.probability()?,
     }];
     judges.extend(before.as_ref().map(|before| Judge {
         name: "before".into(),

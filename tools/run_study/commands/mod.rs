@@ -14,9 +14,11 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use nearmiss::model::hub::FetchOptions;
+use nearmiss::study::experiment_2::guard::FOLDER;
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::progress::{Progress, to_stderr};
 use nearmiss::study::session::{self, Session, SessionOptions};
+use nearmiss::train::pairs::VERIFIER;
 use nearmiss::verifier::{self, LoadVerifier, Penalty, Verifier};
 use nearmiss::{Error, Result};
 
@@ -92,7 +94,13 @@ fn open(common: &Common) -> Result<Session> {
 
 /// The folder of the guard's verifier where none is named.
 fn guard(run: &Run, folder: Option<PathBuf>) -> PathBuf {
-    folder.unwrap_or_else(|| run.out.join("guard").join(nearmiss::train::pairs::VERIFIER))
+    folder.unwrap_or_else(|| {
+        let [own, study] = ["guard", FOLDER].map(|name| run.out.join(name).join(VERIFIER));
+        match !own.exists() && study.exists() {
+            true => study,
+            false => own,
+        }
+    })
 }
 
 /// Opens a verifier with its encoder.

@@ -11,7 +11,7 @@ use nearmiss::train::FolderLock;
 use nearmiss::train::pairs::{
     MixOptions, Objective, PairOptions, PairRow, PairTrainer, Rates, TrainedPair, VERIFIER,
 };
-use nearmiss::verifier::{Calibration, Penalty, Verifier};
+use nearmiss::verifier::{Calibration, Penalty};
 use nearmiss::{Error, Result};
 use serde_json::json;
 
@@ -89,7 +89,7 @@ pub fn run(common: &Common, training: &GuardTraining) -> Result<()> {
 
     data.write_kept_aside(folder)?;
     let path = folder.join(VERIFIER);
-    let mut verifier = Verifier::load(&path, session.encoder.device())?;
+    let mut verifier = session.load_verifier(&path, None)?;
     let scores = score(&verifier, &data.kept_aside, &session.progress)?;
     let calibration = match &verifier.config().calibration {
         // Of the user, since.
@@ -121,7 +121,7 @@ pub fn run(common: &Common, training: &GuardTraining) -> Result<()> {
         .filter(|(pair, _)| pair.same());
     let same: Vec<f64> = same.map(|(_, &cosine)| cosine).collect();
     let of_cosine = threshold(&same, calibration.true_accept).unwrap_or_default();
-    let probability = verifier.scorer().probability()?;
+    let probability = verifier.probability()?;
     let judge = |name: &str, threshold, scores, probability| Judge {
         name: name.into(),
         threshold,
