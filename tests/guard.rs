@@ -585,6 +585,10 @@ fn guards_that_cannot_be_asked() {
         ],
     );
     ends(&s.train(&[]), 0);
+    // Without one's own, the one of the study is asked.
+    fs::rename(s.path("results/guard"), s.path("results/study-guard")).unwrap();
+    fails(&ask(&["a dog", "  "]), 1, &["the second text is empty"]);
+    fs::rename(s.path("results/study-guard"), s.path("results/guard")).unwrap();
     fails(&ask(&["a dog", "  "]), 1, &["the second text is empty"]);
     fails(&ask(&["--pairs", "nowhere.csv"]), 1, &["nowhere.csv"]);
     s.put("columns.csv", "sentence1,text\na,b\n");

@@ -118,7 +118,7 @@ impl Preset {
             batch: 16,
             steps,
             encoder: Some(Rates {
-                learning_rate: 5e-5,
+                learning_rate: 1e-4,
                 weight_decay: 0.005,
             }),
             verifier: Rates {
@@ -153,6 +153,7 @@ impl Preset {
                 depth: 10,
                 guard: guard(3),
                 guard_anchors: 8,
+                guard_questions: true,
             },
             Preset::Small => Experiment2Size {
                 rows: 1_000,
@@ -170,6 +171,7 @@ impl Preset {
                 depth: 100,
                 guard: guard(200),
                 guard_anchors: 150,
+                guard_questions: false,
             },
             Preset::Full => Experiment2Size {
                 rows: 100_000,
@@ -183,6 +185,7 @@ impl Preset {
                 depth: RetrieveOptions::default().depth,
                 guard: guard(2_000),
                 guard_anchors: 500,
+                guard_questions: true,
             },
         }
     }
@@ -239,6 +242,8 @@ pub struct Experiment2Size {
     pub guard: PairOptions,
     /// Built-in anchors of every kind that it is trained on.
     pub guard_anchors: usize,
+    /// Whether built-in questions are among its rows.
+    pub guard_questions: bool,
 }
 
 /// Jobs to be done one after the other.

@@ -506,8 +506,8 @@ pub struct GuardTraining {
     /// accept above pairs to reject; softmax tells the positive from those of the whole batch, and takes --triplets.
     #[arg(long, value_enum, default_value_t = Wanted::Binary)]
     pub objective: Wanted,
-    /// Steps.
-    #[arg(long, value_name = "N", default_value_t = 600)]
+    /// Steps; a quarter of these make a usable guard, and more a better one.
+    #[arg(long, value_name = "N", default_value_t = 2400)]
     pub steps: u64,
     /// Rows of a step, each a pair to accept and a pair to reject.
     #[arg(long, default_value_t = 16)]
@@ -516,7 +516,7 @@ pub struct GuardTraining {
     #[arg(
         long,
         value_name = "RATE",
-        default_value_t = 5e-5,
+        default_value_t = 1e-4,
         conflicts_with = "frozen"
     )]
     pub learning_rate: f64,

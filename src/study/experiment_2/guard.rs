@@ -45,13 +45,18 @@ pub struct GuardRows {
 
 impl GuardRows {
     /// From files that give both near-misses and sentences of equal meaning, a tenth of which is kept aside, no sentence
-    /// being on both sides; without them from the built-in edit sets, so many anchors of every kind of edit. Built-in
-    /// questions come to either: a quarter of the rows beside files, half of them beside edit sets, which are then half of
-    /// what is kept aside too.
+    /// being on both sides; without them from the built-in edit sets, so many anchors of every kind of edit. With
+    /// `questions`, built-in ones come to either and make half of the rows; beside edit sets they are half of what is kept
+    /// aside too. They teach a training of some thousand steps, and hinder one of some hundred.
     ///
     /// # Errors
     /// What readers, the grammar and [`mix`] report; [`Error::Invalid`] for too few accepts to be kept aside.
-    pub fn new(files: &TrainingFiles, seed: u64, per_category: usize) -> Result<Self> {
+    pub fn new(
+        files: &TrainingFiles,
+        seed: u64,
+        per_category: usize,
+        questions: bool,
+    ) -> Result<Self> {
         let mut notes = Vec::new();
         let given = !files.structural.is_empty() && !files.positives.is_empty();
         let (name, train, aside) = match given {
@@ -75,12 +80,17 @@ impl GuardRows {
                     Ok(lists_of(&set))
                 };
                 let mut aside = of(Split::Calibration)?;
-                let n = aside.near_misses.len() + aside.paraphrases.len();
-                let split = questions::Split::UnseenTemplates;
-                let questions = questions::generate(split, seed, n.max(2))?;
-                aside.near_misses.extend(questions.near_misses());
-                aside.paraphrases.extend(questions.paraphrases());
-                ("edits+questions".into(), of(Split::Train)?, aside)
+                let train = of(Split::Train)?;
+                if questions {
+                    let n = aside.near_misses.len() + aside.paraphrases.len();
+                    let split = questions::Split::UnseenTemplates;
+                    let questions = questions::generate(split, seed, n.max(2))?;
+                    aside.near_misses.extend(questions.near_misses());
+                    aside.paraphrases.extend(questions.paraphrases());
+                    ("edits+questions".into(), train, aside)
+                } else {
+                    ("edits".into(), train, aside)
+                }
             }
         };
         let options = MixOptions {
@@ -100,7 +110,6 @@ impl GuardRows {
             ));
         }
         let mut rows = mixture.rows;
-        let beside = if given { rows.len() / 3 } else { rows.len() };
         let Lists {
             near_misses,
             paraphrases,
@@ -114,10 +123,12 @@ impl GuardRows {
                 paraphrases.len()
             )));
         }
-        let aside = (near_misses.iter().map(|p| [&p.anchor, &p.text]))
-            .chain(paraphrases.iter().map(|p| [&p.anchor, &p.text]));
-        let aside = aside.flatten().map(String::as_str);
-        rows.extend(built_in_rows(seed, beside, aside)?);
+        if questions {
+            let aside = (near_misses.iter().map(|p| [&p.anchor, &p.text]))
+                .chain(paraphrases.iter().map(|p| [&p.anchor, &p.text]));
+            let aside = aside.flatten().map(String::as_str);
+            rows.extend(built_in_rows(seed, rows.len(), aside)?);
+        }
         Ok(GuardRows {
             name,
             rows,
@@ -310,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_aside_is_not_trained_on() {
-        let rows = GuardRows::new(&TrainingFiles::default(), 42, 8).unwrap();
+        let rows = GuardRows::new(&TrainingFiles::default(), 42, 8, true).unwrap();
         let aside = sentences(rows.accepts.iter().chain(&rows.rejects));
         assert!(rows.texts().is_disjoint(&aside));
         // 5 kinds of 8 anchors, with two controls and a synonym where there is one; and as many questions.
@@ -319,9 +330,12 @@ mod tests {
         assert_eq!(rejects - edits / 2, 40);
         assert!((80..=120).contains(&(accepts - edits / 2)));
         assert!(rows.rows.len() >= rows.accepts.len() / 2 && rows.notes.is_empty());
-        let again = GuardRows::new(&TrainingFiles::default(), 42, 8).unwrap();
+        let again = GuardRows::new(&TrainingFiles::default(), 42, 8, true).unwrap();
         assert_eq!(again.sha256(), rows.sha256());
-        let other = GuardRows::new(&TrainingFiles::default(), 7, 8).unwrap();
+        let alone = GuardRows::new(&TrainingFiles::default(), 42, 8, false).unwrap();
+        assert_eq!(alone.rejects.len() + alone.accepts.len(), edits);
+        assert_eq!(2 * alone.rows.len(), rows.rows.len());
+        let other = GuardRows::new(&TrainingFiles::default(), 7, 8, true).unwrap();
         assert_ne!(other.sha256(), rows.sha256());
     }
 
@@ -344,7 +358,7 @@ mod tests {
             positives: vec![file("same.csv", "sentence1,sentence2", &equal, n)],
             ..TrainingFiles::default()
         };
-        let rows = GuardRows::new(&files(300), 1, 8).unwrap();
+        let rows = GuardRows::new(&files(300), 1, 8, true).unwrap();
         assert_eq!(rows.name, "near+same");
         let aside = sentences(rows.accepts.iter().chain(&rows.rejects));
         assert!(rows.texts().is_disjoint(&aside));
@@ -354,7 +368,7 @@ mod tests {
         assert!(said.contains("near-misses too, left out: 1"), "{said}");
         // One file of each is one source.
         assert!(!said.contains("to be rejected"), "{said}");
-        let error = GuardRows::new(&files(30), 1, 8).unwrap_err();
+        let error = GuardRows::new(&files(30), 1, 8, true).unwrap_err();
         assert!(error.to_string().contains("it takes 20"), "{error}");
     }
 }

@@ -65,7 +65,7 @@ fn stage() -> Experiment2 {
         ))],
         evaluation: Options::default(),
         guard: Some(Guard {
-            rows: GuardRows::new(&files, 42, size.guard_anchors).unwrap(),
+            rows: GuardRows::new(&files, 42, size.guard_anchors, size.guard_questions).unwrap(),
             options: size.guard,
         }),
         seed: 42,

@@ -218,7 +218,7 @@ pub struct GuardOptions {
     /// Share of pairs of equal meaning that is to be accepted. 0.95.
     pub true_accept: f64,
     /// Share of the rows to train on that are built in: pairs of questions, see [`questions`]. What is given is often of few
-    /// kinds, and what a guard meets is not. 0.25.
+    /// kinds, and what a guard meets is not. 0.5.
     pub built_in: f64,
     /// How rows are made of pairs.
     pub mix: MixOptions,
@@ -229,7 +229,7 @@ impl Default for GuardOptions {
         GuardOptions {
             keep_aside: 0.1,
             true_accept: 0.95,
-            built_in: 0.25,
+            built_in: 0.5,
             mix: MixOptions::default(),
         }
     }

@@ -224,7 +224,12 @@ pub fn second(
             options.steps = steps.unwrap_or(options.steps);
             options.checkpoint_every = size.checkpoint_every;
             Some(Guard {
-                rows: GuardRows::new(&inputs.files, seed, size.guard_anchors)?,
+                rows: GuardRows::new(
+                    &inputs.files,
+                    seed,
+                    size.guard_anchors,
+                    size.guard_questions,
+                )?,
                 options,
             })
         }
