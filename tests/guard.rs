@@ -510,9 +510,9 @@ fn guards_that_cannot_be_trained() {
         &["--verifier-learning-rate"],
     );
     fails(
-        &s.train(&["--batch", "100"]),
+        &s.train(&["--batch", "200"]),
         1,
-        &["training rows are fewer than a batch of 100"],
+        &["training rows are fewer than a batch of 200"],
     );
     let frozen = ["--frozen", "--verifier", "f1"];
     fails(&s.train(&frozen), 2, &["f1 has no weights", "--frozen"]);

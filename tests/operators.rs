@@ -60,7 +60,14 @@ const PARTS: &[Part] = &[
         extension: "rs",
         required: |_| true,
         // `encode` times the operators together, `pairs` is what those of listed pairs have in common.
-        shared: &["mod", "encode", "pair_step", "pairs", "train_step"],
+        shared: &[
+            "mod",
+            "encode",
+            "pair_step",
+            "verify",
+            "pairs",
+            "train_step",
+        ],
     },
 ];
 

@@ -586,7 +586,7 @@ fn second_stages_are_trained_once_and_the_guard_is_left() {
         .collect();
     assert_eq!(models[..3], ["pooled", "none", "f0"]);
     assert_eq!(models.last(), Some(&"guard, seed 42"));
-    let config = fs::read_to_string(s.path("out/guard/verifier/verifier.json")).unwrap();
+    let config = fs::read_to_string(s.path("out/study-guard/verifier/verifier.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
     let threshold = &config["calibration"]["threshold"];
     assert!(threshold.is_f64() && *threshold == found["guard"]["threshold"]);
@@ -608,7 +608,7 @@ fn second_stages_are_trained_once_and_the_guard_is_left() {
         let curves = folders(&s, "train-")
             .into_iter()
             .map(|path| path.join(CURVE));
-        let files = curves.chain([s.path("out/guard/verifier/verifier.json")]);
+        let files = curves.chain([s.path("out/study-guard/verifier/verifier.json")]);
         files
             .map(|file| fs::metadata(file).unwrap().modified().unwrap())
             .collect()
@@ -668,7 +668,7 @@ fn second_experiments_that_cannot_be() {
         1,
         &["training rows are fewer than a batch of 400"],
     );
-    assert!(!s.path("out/guard").exists());
+    assert!(!s.path("out/study-guard").exists());
 }
 
 #[test]

@@ -13,6 +13,8 @@ const APART: Duration = Duration::from_secs(1);
 pub struct Interrupt {
     stop: Arc<AtomicBool>,
     heard: Arc<AtomicBool>,
+    /// Whether the first wish was heard.
+    answered: Arc<AtomicBool>,
     /// Milliseconds from `started` to the first wish, from 1; 0 if there was none.
     first: Arc<AtomicU64>,
     started: Instant,
@@ -23,6 +25,7 @@ impl Default for Interrupt {
         Interrupt {
             stop: Arc::default(),
             heard: Arc::default(),
+            answered: Arc::default(),
             first: Arc::default(),
             started: Instant::now(),
         }
@@ -40,11 +43,16 @@ impl Interrupt {
         const ORDER: Ordering = Ordering::SeqCst;
         self.stop.store(true, ORDER);
         let now = since_start.as_millis() as u64 + 1;
-        let again = match self.first.compare_exchange(0, now, ORDER, ORDER) {
-            Ok(_) => false,
-            Err(first) => now.saturating_sub(first) >= APART.as_millis() as u64,
-        };
-        again || !self.heard.load(ORDER)
+        match self.first.compare_exchange(0, now, ORDER, ORDER) {
+            Ok(_) => {
+                let heard = self.heard.load(ORDER);
+                self.answered.store(heard, ORDER);
+                !heard
+            }
+            Err(first) if now.saturating_sub(first) >= APART.as_millis() as u64 => true,
+            // The same wish, though whoever heard it may have ended meanwhile and be about to say so.
+            Err(_) => !self.answered.load(ORDER),
+        }
     }
 
     /// Hears it while the value lives.
@@ -79,7 +87,7 @@ mod tests {
     #[test]
     fn there_is_something_to_wait_for_while_somebody_listens() {
         let nobody = Interrupt::default();
-        assert!(nobody.ask());
+        assert!(nobody.ask() && nobody.ask());
         let interrupt = Interrupt::default();
         let listening = interrupt.listen();
         assert!(!listening.flag().load(Ordering::SeqCst));
@@ -90,6 +98,6 @@ mod tests {
         assert!(!at(5001) && !at(5999));
         assert!(at(6000));
         drop(listening);
-        assert!(at(5001));
+        assert!(!at(5002) && at(6001));
     }
 }
