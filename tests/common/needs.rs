@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use nearmiss::Device;
-use nearmiss::device::WgpuOptions;
+use nearmiss::device::{Tier, WgpuOptions};
 
 /// Something that tests need: here it is, or why not.
 pub struct Need<T> {
@@ -41,6 +41,18 @@ impl<T> Need<T> {
 
 /// Opens a device that is there: every test has one of its own.
 pub type Open = fn() -> Device;
+
+/// wgpu in the tier that every adapter has, where there is an adapter.
+pub fn wgpu_core() -> Need<Open> {
+    const OPEN: fn() -> nearmiss::Result<Device> = || {
+        Device::wgpu(WgpuOptions {
+            tier: Some(Tier::Core),
+            ..WgpuOptions::default()
+        })
+    };
+    let core: Open = || OPEN().expect("it opened before");
+    Need::new("wgpu-core", OPEN().map(|_| core))
+}
 
 /// The devices under test: the CPU, wgpu and CUDA.
 pub fn devices() -> [Need<Open>; 3] {

@@ -20,14 +20,13 @@ use std::path::Path;
 use golden::{MODELS, Point, model, training};
 use half::f16;
 use nearmiss::Device;
-use nearmiss::device::{Precision, Tier, WgpuOptions};
+use nearmiss::device::Precision;
 use nearmiss::encoder::{Dropout, Encoder, LoadOptions};
 use nearmiss::model::checkpoint::{Dtype, Tensor};
 use nearmiss::model::weights::{Gradients, Group};
 use nearmiss::model::{Checkpoint, ModelFolder};
 use nearmiss::ops::info_nce::{InfoNce, info_nce};
 use nearmiss::text::{Batch, pack};
-use needs::{Need, Open};
 use reference::{Model, Round, Settings, Tensors, Texts, loss, step};
 use trainer::{
     a_device_that_runs_out_of_memory_trains_in_smaller_chunks, a_killed_training_goes_on,
@@ -473,14 +472,6 @@ fn gradients_with_dropout_are_those_of_the_references(device: Device) {
     }
 }
 
-/// What every adapter has.
-fn core_tier() -> WgpuOptions {
-    WgpuOptions {
-        tier: Some(Tier::Core),
-        ..WgpuOptions::default()
-    }
-}
-
 fn main() {
     if let Some(folder) = std::env::var_os(trainer::FOLDER) {
         return trainer::to_be_killed(Path::new(&folder));
@@ -504,9 +495,7 @@ fn main() {
             training_lowers_the_loss,
         );
     }
-    let core: Open = || Device::wgpu(core_tier()).expect("it opened before");
-    let core = Need::new("wgpu-core", Device::wgpu(core_tier()).map(|_| core));
-    needs::add!(tests, &core =>
+    needs::add!(tests, &needs::wgpu_core() =>
         gradients_match_pytorch,
         gradients_with_dropout_are_those_of_the_references,
     );

@@ -23,9 +23,6 @@ use maps::{
     definitions_are_pytorchs, derivatives_are_central_differences,
     scores_and_gradients_are_pytorchs, two_forms_of_f4_are_one,
 };
-use nearmiss::Device;
-use nearmiss::device::{Tier, WgpuOptions};
-use needs::{Need, Open};
 use steps::{definitions_take_the_steps_of_pytorch, losses_are_pytorchs, steps_are_pytorchs};
 use trainer::{
     a_device_that_runs_out_of_memory_trains_in_smaller_pieces,
@@ -98,14 +95,6 @@ impl Errors {
     }
 }
 
-/// What every adapter has.
-fn core_tier() -> WgpuOptions {
-    WgpuOptions {
-        tier: Some(Tier::Core),
-        ..WgpuOptions::default()
-    }
-}
-
 fn main() {
     let mut tests = needs::Tests::default();
     needs::add!(tests:
@@ -130,9 +119,7 @@ fn main() {
             training_lowers_the_loss_and_leaves_a_verifier,
         );
     }
-    let core: Open = || Device::wgpu(core_tier()).expect("it opened before");
-    let core = Need::new("wgpu-core", Device::wgpu(core_tier()).map(|_| core));
-    needs::add!(tests, &core =>
+    needs::add!(tests, &needs::wgpu_core() =>
         scores_and_gradients_are_pytorchs,
         steps_are_pytorchs,
     );
