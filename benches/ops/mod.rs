@@ -277,6 +277,13 @@ fn worst_ratio<T: Float>(
         .fold(0.0, f64::max)
 }
 
+/// [`worst_ratio`] of what was computed in two ways, one bound for all.
+fn worst_of_two(got: &[f32], want: &[f32], bound: f64) -> f64 {
+    let want: Vec<f64> = want.iter().copied().map(f64::from).collect();
+    let all: Vec<usize> = (0..want.len()).collect();
+    worst_ratio(got, 1, &all, &want, &vec![bound; want.len()])
+}
+
 /// The rounding rules of the device.
 fn rounding(context: &Context) -> Rounding {
     Rounding::of(context.device.kind())

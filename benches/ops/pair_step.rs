@@ -20,7 +20,7 @@ use nearmiss::train::{Position, TextBatch};
 use nearmiss::verifier::{Kind, Learned};
 
 use super::encode::{bound, models};
-use super::{Case, Context, Prepared, Recorded, Scale, bits, json, worst_ratio};
+use super::{Case, Context, Prepared, Recorded, Scale, bits, json, worst_of_two};
 
 /// What a step runs besides an encoder's forward and backward.
 const STEP: &[&ops::OpSpec] = &[
@@ -134,9 +134,7 @@ fn prepare(context: &Context, folder: &Path, triplets: usize) -> Result<Prepared
     let want = step()?.gradients::<Triplet>(&parts, &task)?;
     let mut step = step()?;
     let losses = step.gradients::<Triplet>(&whole, &task)?;
-    let want: Vec<f64> = want.into_iter().map(f64::from).collect();
-    let which: Vec<usize> = (0..want.len()).collect();
-    let worst = worst_ratio(&losses, 1, &which, &want, &vec![bound; want.len()]);
+    let worst = worst_of_two(&losses, &want, bound);
     let settings = AdamW {
         learning_rate: 1e-6,
         gradient_factor: 1.0 / task.loss_scale,

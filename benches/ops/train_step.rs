@@ -16,7 +16,7 @@ use nearmiss::text::{pack, plan_batches};
 use nearmiss::train::{Objective, Position, Step, TextBatch};
 
 use super::encode::{bound, models};
-use super::{Case, Context, Prepared, Recorded, Scale, bits, json, worst_ratio};
+use super::{Case, Context, Prepared, Recorded, Scale, bits, json, worst_of_two};
 
 /// Every operator that a step runs.
 const STEP: &[&ops::OpSpec] = &[
@@ -172,9 +172,7 @@ fn prepare(
         ..objective
     };
     let want = Step::new(other)?.gradients(&parts, &plain)?;
-    let want: Vec<f64> = want.into_iter().map(f64::from).collect();
-    let which: Vec<usize> = (0..want.len()).collect();
-    let worst = worst_ratio(&losses, 1, &which, &want, &vec![bound; want.len()]);
+    let worst = worst_of_two(&losses, &want, bound);
 
     let settings = AdamW {
         learning_rate: 1e-6,

@@ -18,7 +18,7 @@ use nearmiss::verifier::{Kind, Learned, MAX_LENGTH, Scorer};
 use super::encode::{bound, draw, models};
 use super::{
     Case, Context, D_MODEL, Prepared, Recorded, Scale, bits, json, noise, rounding, sample,
-    worst_ratio,
+    worst_of_two,
 };
 
 /// What scores token vectors.
@@ -104,7 +104,7 @@ fn one(context: &Context, folder: &Path) -> Result<Prepared> {
         .collect::<Result<_>>()?;
     Ok(Prepared {
         checked: together.len(),
-        worst: worst(&together, &alone, bound),
+        worst: worst_of_two(&together, &alone, bound),
         sets: 1,
         set_bytes: 0,
         recorded: Recorded::Nothing,
@@ -147,18 +147,11 @@ fn many(context: &Context, n: usize) -> Result<Prepared> {
     let bound = 8.0 * (2.0 * rounding.g(D_MODEL) + stored) + 4.0 * stored;
     Ok(Prepared {
         checked: which.len(),
-        worst: worst(&sampled, &alone, bound),
+        worst: worst_of_two(&sampled, &alone, bound),
         sets: 1,
         set_bytes: 0,
         recorded: Recorded::Nothing,
         items: (n as f64, "pairs"),
         call: Box::new(move |_| verifier.score(&queries, &documents, &list).map(drop)),
     })
-}
-
-/// [`worst_ratio`] of scores that were computed in another company.
-fn worst(got: &[f32], want: &[f32], bound: f64) -> f64 {
-    let want: Vec<f64> = want.iter().copied().map(f64::from).collect();
-    let all: Vec<usize> = (0..want.len()).collect();
-    worst_ratio(got, 1, &all, &want, &vec![bound; want.len()])
 }
