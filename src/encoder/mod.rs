@@ -20,7 +20,7 @@ mod training;
 mod window;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub use forward::{
     Dropout, Observer, Saved, SavedAttention, SavedFeedForward, SavedLayer, SavedPass, Stage,
@@ -49,6 +49,8 @@ pub struct Encoder {
     config: BertConfig,
     pooling: PoolingConfig,
     tokenizer: Tokenizer,
+    /// The tokenizer with the shorter limit that was asked for last: a copy takes as long as encoding a short text.
+    limited: Mutex<Option<Arc<Tokenizer>>>,
     weights: Working,
     /// The weights in f32 beside a working copy in f16, once a training has changed them.
     master: Option<Weights<f32>>,
@@ -122,6 +124,7 @@ impl Encoder {
             config,
             pooling,
             tokenizer,
+            limited: Mutex::new(None),
             weights,
             master: None,
             folder: folder.to_path_buf(),
@@ -204,17 +207,15 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode`].
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], kind: TextKind) -> Result<Vec<f32>> {
-        let mut all = Vec::with_capacity(texts.len() * self.width());
-        self.encode(
-            texts,
-            kind,
-            |_, rows| {
+        self.device.in_pool(|| {
+            let mut all = Vec::with_capacity(texts.len() * self.width());
+            let keep = |_, rows: &[f32]| {
                 all.extend_from_slice(rows);
                 Ok(())
-            },
-            |_, _| {},
-        )?;
-        Ok(all)
+            };
+            self.encode(texts, kind, keep, |_, _| {})?;
+            Ok(all)
+        })
     }
 
     /// The hidden states of a packed batch, `[t, d]` on the device: the last layer's output, with the batch's texts.

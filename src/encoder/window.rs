@@ -1,10 +1,12 @@
 //! Texts on their way through an encoder: windows of texts that are tokenised together, in batches that fit the device.
 
+use std::sync::Arc;
+
 use super::{EncodeStats, Encoder};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ops::PackedTexts;
-use crate::text::{Batch, TextKind, Tokenized, pack, plan_batches};
+use crate::text::{Batch, TextKind, Tokenized, Tokenizer, pack, plan_batches};
 
 /// Texts of a window unless the caller says otherwise: enough that texts of like length meet, few enough that memory
 /// stays small.
@@ -92,12 +94,10 @@ impl Encoder {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<EncodeStats> {
         let limited = match options.max_length {
-            Some(limit) if limit < self.tokenizer.max_length() => {
-                Some(self.tokenizer.with_max_length(limit)?)
-            }
+            Some(limit) if limit < self.tokenizer.max_length() => Some(self.limited(limit)?),
             _ => None,
         };
-        let tokenizer = limited.as_ref().unwrap_or(&self.tokenizer);
+        let tokenizer = limited.as_deref().unwrap_or(&self.tokenizer);
         let size = options.texts.unwrap_or(self.window).min(self.window).max(1);
         let tokenize = |window: &[S]| -> Result<(Tokenized, usize)> {
             let blank = window.iter().filter(|t| t.as_ref().trim().is_empty());
@@ -135,6 +135,19 @@ impl Encoder {
             first += tokens.ids.len();
         }
         Ok(job.stats)
+    }
+
+    /// Its tokenizer with a limit below its own.
+    fn limited(&self, limit: usize) -> Result<Arc<Tokenizer>> {
+        let mut last = self.limited.lock().unwrap_or_else(|p| p.into_inner());
+        if let Some(tokenizer) = &*last
+            && tokenizer.max_length() == limit
+        {
+            return Ok(tokenizer.clone());
+        }
+        let limited = Arc::new(self.tokenizer.with_max_length(limit)?);
+        *last = Some(limited.clone());
+        Ok(limited)
     }
 }
 

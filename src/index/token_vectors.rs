@@ -83,17 +83,19 @@ impl TokenVectors {
         kind: TextKind,
         max_length: Option<usize>,
     ) -> Result<Self> {
-        let mut pieces = Vec::new();
-        let keep = |_, piece, _: &[f32]| {
-            pieces.push(piece);
-            Ok(())
-        };
-        encoder.encode_tokens(texts, kind, max_length, keep, |_, _| {})?;
-        if pieces.len() == 1 {
-            return Ok(pieces.remove(0));
-        }
-        let all: Vec<Part<'_>> = pieces.iter().map(|piece| (piece, 0..piece.len())).collect();
-        Self::gather(encoder.device(), encoder.width(), &all)
+        encoder.device().in_pool(|| {
+            let mut pieces = Vec::new();
+            let keep = |_, piece, _: &[f32]| {
+                pieces.push(piece);
+                Ok(())
+            };
+            encoder.encode_tokens(texts, kind, max_length, keep, |_, _| {})?;
+            if pieces.len() == 1 {
+                return Ok(pieces.remove(0));
+            }
+            let all: Vec<Part<'_>> = pieces.iter().map(|piece| (piece, 0..piece.len())).collect();
+            Self::gather(encoder.device(), encoder.width(), &all)
+        })
     }
 
     /// Texts of several, one behind the other.

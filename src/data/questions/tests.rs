@@ -1,7 +1,9 @@
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use super::*;
+use crate::data::pairs::{Filter, contradiction, read_near_misses, read_paraphrases};
 use crate::metrics::edits::words;
 use crate::metrics::statistics::roc_auc;
 
@@ -54,6 +56,30 @@ fn texts_are_written_as_people_write() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_guards_are_judged_by_is_none_of_it() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/questions");
+    let near_misses = folder.join("near_misses.csv");
+    let (misses, _) = read_near_misses(&near_misses, Filter::Corrected).unwrap();
+    let (same, _) = read_paraphrases(&folder.join("paraphrases.csv")).unwrap();
+    assert_eq!((misses.len(), same.len()), (198, 198));
+    assert_eq!(contradiction(&misses, &same), None);
+    let misses = misses.iter().map(|pair| [&pair.anchor, &pair.text]);
+    let same = same.iter().map(|pair| [&pair.anchor, &pair.text]);
+    let judged: HashSet<[Vec<String>; 2]> = misses
+        .chain(same)
+        .map(|two| two.map(|t| words(t)))
+        .collect();
+    for pair in &some(Split::Train).pairs {
+        let two = [&pair.anchor, &pair.text].map(|text| words(text));
+        let turned = [two[1].clone(), two[0].clone()];
+        assert!(
+            !judged.contains(&two) && !judged.contains(&turned),
+            "{pair:?}"
+        );
     }
 }
 

@@ -1,10 +1,11 @@
-//! The product on the processor: the `gemm` crate's, in panels, each finished while it is in cache.
+//! The product on the processor: the `gemm` crate's, in panels, each finished while it is in cache, and for few rows that
+//! of `few.rs`.
 
 use gemm::Parallelism;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{Dims, Epilogue};
+use super::{Dims, Epilogue, few};
 
 /// Rows of one CPU panel: at least this many, so that packing `w` (once per panel) stays a few per cent of the work.
 const PANEL: usize = 256;
@@ -36,7 +37,13 @@ pub(super) fn matmul(
     }
     let bias = epilogue.bias.map(|b| b.host());
     let residual = epilogue.residual.map(|b| b.host());
-    let (panel, parallelism) = panels(m);
+    let (turned, panel, parallelism) = if m <= few::MOST {
+        let panel = m.div_ceil(rayon::current_num_threads());
+        (Some(few::product(a, w, dims)), panel, Parallelism::None)
+    } else {
+        let (panel, parallelism) = panels(m);
+        (None, panel, parallelism)
+    };
     let mut saved = before_gelu.map(|saved| saved.chunks_mut(panel * n));
     let jobs: Vec<_> = c
         .chunks_mut(panel * n)
@@ -47,7 +54,10 @@ pub(super) fn matmul(
         .for_each(|(i, (c, saved))| {
             let first_row = i * panel;
             let rows = c.len() / n;
-            product(&a[first_row * k..], w, c, rows, n, k, parallelism);
+            match &turned {
+                Some((turned, columns)) => few::turn(turned, *columns, first_row, c, n),
+                None => product(&a[first_row * k..], w, c, rows, n, k, parallelism),
+            }
             if bias.is_some() || epilogue.gelu || residual.is_some() {
                 let residual = residual.map(|r| &r[first_row * n..][..rows * n]);
                 finish(c, bias, epilogue.gelu, saved, residual, n);

@@ -7,9 +7,11 @@
 //! Cost: `2 m n k` FLOP against `m k + n k + m n` elements. `gelu(x) = x/2 (1 + erf(x / sqrt 2))`, the exact form.
 //!
 //! On the CPU the product itself is the `gemm` crate's; rows are dealt out to threads in panels and each thread
-//! finishes its panel (product, then epilogue) before the next, so that the epilogue finds it in cache.
+//! finishes its panel (product, then epilogue) before the next, so that the epilogue finds it in cache. Few rows are
+//! multiplied by a loop of our own, which reads `w` as it lies instead of packing it.
 
 mod cpu;
+mod few;
 mod gpu;
 mod reference;
 

@@ -480,14 +480,20 @@ impl Learned {
                 (scores, BodyPass::Transformer(Box::new(pass)))
             }
             (Body::Cnn(table, running), BodyInputs::Cnn(inputs)) => {
-                let mut running = lock(running);
-                let statistics = match mode {
-                    Mode::Eval => Statistics::Running(&running),
-                    Mode::Training { note, .. } => Statistics::Own(note.then_some(&mut running)),
+                // Not locked while operators run: see `Device::in_pool`.
+                let mut known = lock(running).clone();
+                let (statistics, notes) = match mode {
+                    Mode::Eval => (Statistics::Running(&known), false),
+                    Mode::Training { note, .. } => {
+                        (Statistics::Own(note.then_some(&mut known)), note)
+                    }
                 };
                 let windows = windows.as_slice();
                 let (scores, pass) =
                     cnn::forward::forward(weights, table, windows, inputs, statistics)?;
+                if notes {
+                    *lock(running) = known;
+                }
                 (scores, BodyPass::Cnn(Box::new(pass)))
             }
             _ => unreachable!("inputs are made for the body"),
@@ -545,6 +551,60 @@ impl Learned {
             }
             _ => Ok(()),
         }
+    }
+
+    /// As [`Scorer::score`], of a body with maps.
+    fn scores(
+        &self,
+        queries: &TokenVectors,
+        documents: &TokenVectors,
+        pairs: &PairList,
+    ) -> Result<Vec<f32>> {
+        let (q, c) = (queries.tokens(), documents.tokens());
+        let mut scores = Vec::with_capacity(pairs.len());
+        let rows = |&[query, document]: &[u32; 2]| {
+            [(q, query), (c, document)].map(|(side, text)| side.packing.rows(text as usize).len())
+        };
+        let together = match self.is_padded() {
+            true => PADDED_TOGETHER,
+            false => usize::MAX,
+        };
+        let groups = pairs.pairs().chunks(together).map(|group| {
+            let longest = |side: usize| group.iter().map(|pair| rows(pair)[side] as u32).max();
+            (group, [0, 1].map(|side| longest(side).unwrap_or_default()))
+        });
+        // Of a group that does not fit, parts are padded as the whole is.
+        let mut groups: Vec<_> = groups.collect();
+        groups.reverse();
+        while let Some((todo, padding)) = groups.pop() {
+            let bytes = |pair: &[u32; 2]| {
+                let [query, document] = rows(pair);
+                self.pair_bytes(query, document)
+            };
+            let (mut taken, mut count) = (0, 0);
+            while count < todo.len() && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE) {
+                taken += bytes(&todo[count]);
+                count += 1;
+            }
+            let (now, later) = todo.split_at(count);
+            let now = PairList::new(&self.device, now.to_vec())?;
+            let layout = MapLayout::new(&self.device, q.packing, c.packing, &now)?;
+            let mut maps = self.device.alloc::<f32>(layout.elements())?;
+            similarity_map(q, c, self.d, &now, &layout, &mut maps)?;
+            let (raw, _) = self.over_maps(&layout, &maps, Mode::Eval, Some(padding), false)?;
+            if let Some(at) = raw.iter().position(|raw| !raw.is_finite()) {
+                let [query, document] = now.pairs()[at];
+                return Err(Error::Invalid(format!(
+                    "{} gives {} for the pair of query {query} and document {document}: their token vectors, or the verifier's weights, are not finite",
+                    self.kind, raw[at]
+                )));
+            }
+            scores.extend(raw.into_iter().map(|raw| self.score_of(raw) as f32));
+            if !later.is_empty() {
+                groups.push((later, padding));
+            }
+        }
+        Ok(scores)
     }
 
     /// How one without weights makes a score of a map; `None` for those that do otherwise.
@@ -763,51 +823,8 @@ impl Scorer for Learned {
             return fixed.score(queries, documents, pairs);
         }
         self.check_widths(queries, documents)?;
-        let (q, c) = (queries.tokens(), documents.tokens());
-        let mut scores = Vec::with_capacity(pairs.len());
-        let rows = |&[query, document]: &[u32; 2]| {
-            [(q, query), (c, document)].map(|(side, text)| side.packing.rows(text as usize).len())
-        };
-        let together = match self.is_padded() {
-            true => PADDED_TOGETHER,
-            false => usize::MAX,
-        };
-        let groups = pairs.pairs().chunks(together).map(|group| {
-            let longest = |side: usize| group.iter().map(|pair| rows(pair)[side] as u32).max();
-            (group, [0, 1].map(|side| longest(side).unwrap_or_default()))
-        });
-        // Of a group that does not fit, parts are padded as the whole is.
-        let mut groups: Vec<_> = groups.collect();
-        groups.reverse();
-        while let Some((todo, padding)) = groups.pop() {
-            let bytes = |pair: &[u32; 2]| {
-                let [query, document] = rows(pair);
-                self.pair_bytes(query, document)
-            };
-            let (mut taken, mut count) = (0, 0);
-            while count < todo.len() && (count == 0 || taken + bytes(&todo[count]) <= AT_ONCE) {
-                taken += bytes(&todo[count]);
-                count += 1;
-            }
-            let (now, later) = todo.split_at(count);
-            let now = PairList::new(&self.device, now.to_vec())?;
-            let layout = MapLayout::new(&self.device, q.packing, c.packing, &now)?;
-            let mut maps = self.device.alloc::<f32>(layout.elements())?;
-            similarity_map(q, c, self.d, &now, &layout, &mut maps)?;
-            let (raw, _) = self.over_maps(&layout, &maps, Mode::Eval, Some(padding), false)?;
-            if let Some(at) = raw.iter().position(|raw| !raw.is_finite()) {
-                let [query, document] = now.pairs()[at];
-                return Err(Error::Invalid(format!(
-                    "{} gives {} for the pair of query {query} and document {document}: their token vectors, or the verifier's weights, are not finite",
-                    self.kind, raw[at]
-                )));
-            }
-            scores.extend(raw.into_iter().map(|raw| self.score_of(raw) as f32));
-            if !later.is_empty() {
-                groups.push((later, padding));
-            }
-        }
-        Ok(scores)
+        self.device
+            .in_pool(|| self.scores(queries, documents, pairs))
     }
 
     fn parameters(&self) -> usize {
