@@ -354,7 +354,8 @@ fn an_encoder_that_stays_as_it_is_is_not_in_the_folder() {
     ] {
         fs::copy(golden.join(file), s.path("model").join(file)).unwrap();
     }
-    ends(&s.train(&["--frozen", "--backbone", "model"]), 0);
+    let training = s.train(&["--frozen", "--backbone", "model", "--threads", "1"]);
+    ends(&training, 0);
     assert!(!s.path("results/guard/verifier/encoder").exists());
     // Found from another folder.
     let verifier = s.path("results/guard/verifier");

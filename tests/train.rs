@@ -250,6 +250,13 @@ fn few_pairs_are_enough() {
     assert_eq!([&plan["steps"], &plan["warmup_steps"]], [1, 0]);
 }
 
+/// Rows are tokenised ahead by a thread of their own, in the pool that trains.
+#[test]
+fn one_thread_is_enough() {
+    let s = Scratch::new();
+    succeeds(&s.train("rows.csv", &["--threads", "1"]));
+}
+
 #[test]
 fn the_model_is_a_backbone_and_training_it_twice_is_refused() {
     let s = Scratch::new();

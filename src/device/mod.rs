@@ -454,7 +454,8 @@ impl Device {
     /// text. On a GPU it is just called.
     ///
     /// The thread may run other work while an operator of this one waits for others: nothing that is locked may stay so
-    /// from one operator to the next.
+    /// from one operator to the next. Nor may `work` wait for another thread that needs the pool: it may have one thread
+    /// alone.
     pub fn in_pool<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self.backend() {
             Backend::Cpu(_) => rayon::scope(|_| work()),

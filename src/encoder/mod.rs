@@ -229,24 +229,33 @@ impl Encoder {
         observe: Option<Observer<'_>>,
     ) -> Result<(Buffer<f32>, PackedTexts)> {
         self.check_batch(batch)?;
-        // An observer wants to see what happens in between.
-        if observe.is_none()
-            && let Some(h) = self.graphs.run(
-                &self.device,
-                Output::Hidden,
-                batch,
-                |inputs| self.forward(inputs, None, None),
-                |h| {
-                    let mut copy = self.device.alloc(h.len())?;
-                    copy.copy_from(0, h)?;
-                    Ok(copy)
-                },
-            )?
-        {
+        match observe {
+            None => self.device.in_pool(|| self.hidden(batch)),
+            // It wants to see what happens in between.
+            observe => {
+                let inputs = Inputs::upload(&self.device, batch)?;
+                let h = self.forward(&inputs, None, observe)?;
+                Ok((h, inputs.texts))
+            }
+        }
+    }
+
+    fn hidden(&self, batch: &Batch) -> Result<(Buffer<f32>, PackedTexts)> {
+        if let Some(h) = self.graphs.run(
+            &self.device,
+            Output::Hidden,
+            batch,
+            |inputs| self.forward(inputs, None, None),
+            |h| {
+                let mut copy = self.device.alloc(h.len())?;
+                copy.copy_from(0, h)?;
+                Ok(copy)
+            },
+        )? {
             return Ok((h, PackedTexts::new(&self.device, batch.offsets.clone())?));
         }
         let inputs = Inputs::upload(&self.device, batch)?;
-        let h = self.forward(&inputs, None, observe)?;
+        let h = self.forward(&inputs, None, None)?;
         Ok((h, inputs.texts))
     }
 
@@ -257,15 +266,17 @@ impl Encoder {
             let h = self.forward(inputs, None, None)?;
             self.pool(&h, &inputs.texts)
         };
-        let replayed = self
-            .graphs
-            .run(&self.device, Output::Embeddings, batch, work, |out| {
-                out.read()
-            })?;
-        match replayed {
-            Some(rows) => Ok(Pooled::OnHost(rows)),
-            None => work(&Inputs::upload(&self.device, batch)?).map(Pooled::OnDevice),
-        }
+        self.device.in_pool(|| {
+            let replayed =
+                self.graphs
+                    .run(&self.device, Output::Embeddings, batch, work, |out| {
+                        out.read()
+                    })?;
+            match replayed {
+                Some(rows) => Ok(Pooled::OnHost(rows)),
+                None => work(&Inputs::upload(&self.device, batch)?).map(Pooled::OnDevice),
+            }
+        })
     }
 
     /// The published pooling of token vectors.

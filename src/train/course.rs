@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 const LEAST_SCALE: f32 = 1.0 / 1024.0;
 
 /// What is trained, and how one step of it goes.
-pub(super) trait Learner {
+pub(super) trait Learner: Send {
     /// A row of the training data.
     type Row: Row;
 
@@ -224,15 +224,16 @@ impl Run {
             loss_scale: self.state.scale.scale(),
             gradient_factor: self.state.scale.gradient_factor(),
         };
-        let losses = learner.gradients(batch, &at)?;
+        let device = learner.device();
+        let losses = device.in_pool(|| learner.gradients(batch, &at))?;
         let number = self.state.step + 1;
         let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
         if !loss.is_finite() {
             return Err(not_finite("loss", number, batch, &losses));
         }
         let learning_rate = learner.learning_rate(at.updates);
-        let norm = learner.update(&at)?;
-        let dynamic = learner.device().precision() == Precision::Mixed;
+        let norm = device.in_pool(|| learner.update(&at))?;
+        let dynamic = device.precision() == Precision::Mixed;
         if self.state.scale.update(norm.is_finite()) {
             self.state.updates += 1;
         } else if !dynamic || self.state.scale.scale() < LEAST_SCALE {

@@ -43,6 +43,9 @@ DOCUMENTS = [2, 5, 8, 16, 17, 24, 40, 128]
 PAIRS = [(0, 0), (6, 6), (1, 3), (4, 4), (2, 6), (5, 5), (3, 2), (2, 1), (7, 7), (5, 7)]
 # Under `paper` masking F3 depends on how far the batch is padded; these pad to 31 x 40.
 SHORT_PAIRS = 8
+# F3's logits of one pass share most of their rounding, since all go through one average and one head: how far they are off is
+# one draw or two. So many orders of its channels, which mean the same, make more.
+ORDERS = 16
 # Twice what rounding the normalised tokens to f16 can do to a cosine.
 MARGIN = 0.002
 
@@ -357,8 +360,22 @@ def gradients(module: nn.Module, prefix: str, paper: bool, n_pairs: int, out: di
             out[f"errors.{kind}.{prefix}.{name}"] = np.array([squared(of_kind[name], values)])
 
 
-def eval_logits(module: nn.Module, prefix: str, paper: bool, n_pairs: int, out: dict[str, np.ndarray]) -> torch.Tensor:
-    """Logits and scores in eval mode, and the errors as above."""
+def rolled(module: F3, by: int) -> F3:
+    """The module with its channels in another order, each `by` places on: the same function."""
+    module = copy.deepcopy(module)
+    state = module.state_dict()
+    for name, tensor in state.items():
+        if tensor.dim() > 0:
+            tensor = tensor.roll(by, 0)
+        if tensor.dim() > 1 and not name.startswith("conv1"):
+            tensor = tensor.roll(by, 1)
+        state[name] = tensor
+    module.load_state_dict(state)
+    return module
+
+
+def eval_logits(module: F3, prefix: str, paper: bool, n_pairs: int, out: dict[str, np.ndarray]) -> torch.Tensor:
+    """Logits and scores in eval mode, and the errors as above, summed up over all orders of the channels."""
 
     def find(module: nn.Module, half: bool) -> dict[str, np.ndarray]:
         queries, documents = (wide(rows, dtype=dtype_of(module)) for rows in corpus())
@@ -368,8 +385,12 @@ def eval_logits(module: nn.Module, prefix: str, paper: bool, n_pairs: int, out: 
         return {"logits": logits.double().numpy()}
 
     exact = find(module, False)["logits"]
-    for kind, found in inexact(module, find):
-        out[f"errors.{kind}.{prefix}.eval_logits"] = np.array([squared(found["logits"], exact)])
+    for by in range(ORDERS):
+        other = rolled(module, by)
+        close("F3's logits with its channels in another order", *(torch.from_numpy(l) for l in (find(other, False)["logits"], exact)))
+        for kind, found in inexact(other, find):
+            errors = out.setdefault(f"errors.{kind}.{prefix}.eval_logits", np.zeros(1))
+            errors += squared(found["logits"], exact)
     out[f"{prefix}.eval_logits"] = exact
     out[f"{prefix}.eval_scores"] = np.tanh(exact)
     return torch.from_numpy(exact)

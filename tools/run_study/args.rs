@@ -506,8 +506,8 @@ pub struct GuardTraining {
     /// accept above pairs to reject; softmax tells the positive from those of the whole batch, and takes --triplets.
     #[arg(long, value_enum, default_value_t = Wanted::Binary)]
     pub objective: Wanted,
-    /// Steps; a quarter of these make a usable guard, and more a better one.
-    #[arg(long, value_name = "N", default_value_t = 2400)]
+    /// Steps: three quarters of an hour of two cores; a third of them make a usable guard.
+    #[arg(long, value_name = "N", default_value_t = 7000)]
     pub steps: u64,
     /// Rows of a step, each a pair to accept and a pair to reject.
     #[arg(long, default_value_t = 16)]

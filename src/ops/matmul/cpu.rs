@@ -37,12 +37,10 @@ pub(super) fn matmul(
     }
     let bias = epilogue.bias.map(|b| b.host());
     let residual = epilogue.residual.map(|b| b.host());
-    let (turned, panel, parallelism) = if m <= few::MOST {
-        let panel = m.div_ceil(rayon::current_num_threads());
-        (Some(few::product(a, w, dims)), panel, Parallelism::None)
-    } else {
-        let (panel, parallelism) = panels(m);
-        (None, panel, parallelism)
+    let turned = few::product(a, w, dims);
+    let (panel, parallelism) = match turned {
+        Some(_) => (m.div_ceil(rayon::current_num_threads()), Parallelism::None),
+        None => panels(m),
     };
     let mut saved = before_gelu.map(|saved| saved.chunks_mut(panel * n));
     let jobs: Vec<_> = c
@@ -55,7 +53,7 @@ pub(super) fn matmul(
             let first_row = i * panel;
             let rows = c.len() / n;
             match &turned {
-                Some((turned, columns)) => few::turn(turned, *columns, first_row, c, n),
+                Some(turned) => turned.write(first_row, c, n),
                 None => product(&a[first_row * k..], w, c, rows, n, k, parallelism),
             }
             if bias.is_some() || epilogue.gelu || residual.is_some() {

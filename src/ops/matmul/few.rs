@@ -1,20 +1,21 @@
 //! The product of few rows on the processor: a query's tokens, a pair of texts.
 //!
 //! A product in general packs both operands, so that its innermost loop reads them in order. For few rows packing `w` takes
-//! longer than multiplying by it: at 1,536 columns, whose rows lie a multiple of the cache's ways apart, six times as long.
+//! longer than multiplying by it: where its rows are 1,536 wide, and so a multiple of a cache way apart, up to five times.
 //! Here `w` is read once as it lies, and the few rows are packed instead, columns first: every value of `w` is multiplied
-//! by a vector of as many rows of `a` as a tile is wide, and sums stay in registers over all of `k`.
+//! by a vector of as many rows of `a` as a tile is wide, and sums stay in registers.
 //!
 //! The result comes out with columns first, too; it is turned around by rows, just before the epilogue.
+//!
+//! The loop is written in vectors: from arrays the compiler makes vectors of either index of a tile, and of the wrong one
+//! it is thirty times as slow.
 
-use multiversion::multiversion;
-use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
 use super::Dims;
 
 /// Rows of `a` up to which this is faster than packing `w`.
-pub(super) const MOST: usize = 128;
+const MOST: usize = 128;
 
 /// Rows of `a` in a tile.
 const LANES: usize = 16;
@@ -22,20 +23,50 @@ const LANES: usize = 16;
 /// Elements of `k` between two checks that there are more.
 const UNROLLED: usize = 4;
 
+/// Elements of `k` that are summed up by themselves, so that rounding grows with their number and that of the sums, not
+/// with `k`.
+const BLOCK: usize = 256;
+
 /// Rows of `w` that a thread takes at a time: a multiple of every tile's, few enough for several threads to share 384.
 const TASK: usize = 48;
 
-/// `c^T = w a^T` `[n, columns]`, `columns` being `m` rounded up to whole tiles. `n` and `k` are multiples of 8.
-pub(super) fn product(a: &[f32], w: &[f32], dims: Dims) -> (Vec<f32>, usize) {
-    let Dims { m, n, k } = dims;
+/// Adds all of `a`, which is packed, times some rows of `w`, `k` wide and a multiple of 8 in number, to as many rows of
+/// `c^T`.
+type Kernel = fn(a: &[f32], w: &[f32], turned: &mut [f32], k: usize);
+
+/// The kernels that this processor has instructions for, the fastest one first.
+fn kernels() -> Vec<Kernel> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has the instructions.
+            kernels.push(|a, w, turned, k| unsafe { x86::avx512(a, w, turned, k) });
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instructions.
+            kernels.push(|a, w, turned, k| unsafe { x86::avx2(a, w, turned, k) });
+        }
+    }
+    kernels
+}
+
+/// `c^T = w a^T` `[n, columns]`, `columns` being `m` rounded up to whole tiles; `None` where packing `w` is worth it, or no
+/// kernel suits the processor. `n` and `k` are multiples of 8.
+pub(super) fn product(a: &[f32], w: &[f32], dims: Dims) -> Option<Turned> {
+    let kernel = *kernels().first().filter(|_| dims.m <= MOST)?;
+    Some(multiply(kernel, a, w, dims))
+}
+
+fn multiply(kernel: Kernel, a: &[f32], w: &[f32], Dims { m, n, k }: Dims) -> Turned {
     let columns = m.next_multiple_of(LANES);
     let packed = pack(&a[..m * k], k, columns);
-    let mut turned = vec![0f32; n * columns];
-    let tasks = turned.par_chunks_mut(TASK * columns);
+    let mut values = vec![0f32; n * columns];
+    let tasks = values.par_chunks_mut(TASK * columns);
     tasks
         .zip(w.par_chunks(TASK * k))
-        .for_each(|(turned, w)| tiles(&packed, w, turned, k));
-    (turned, columns)
+        .for_each(|(turned, w)| kernel(&packed, w, turned, k));
+    Turned { values, columns }
 }
 
 /// Rows of `a` in groups of [`LANES`], in each of which the elements of a column lie together; rows that are not there are
@@ -52,64 +83,85 @@ fn pack(a: &[f32], k: usize, columns: usize) -> Vec<f32> {
     packed
 }
 
-/// All of `packed` times some rows of `w`, in tiles that fill half of the registers there are.
-#[multiversion(targets = "simd")]
-fn tiles(packed: &[f32], w: &[f32], turned: &mut [f32], k: usize) {
-    if target_cfg_f!(target_feature = "avx512f") {
-        tiles_of::<8>(packed, w, turned, k);
-    } else {
-        tiles_of::<4>(packed, w, turned, k);
-    }
+/// A product by columns.
+pub(super) struct Turned {
+    /// `[n, columns]`.
+    values: Vec<f32>,
+    columns: usize,
 }
 
-#[inline(always)]
-fn tiles_of<const ROWS: usize>(packed: &[f32], w: &[f32], turned: &mut [f32], k: usize) {
-    let columns = packed.len() / k;
-    let jobs = turned.chunks_exact_mut(ROWS * columns);
-    for (turned, w) in jobs.zip(w.chunks_exact(ROWS * k)) {
-        for (group, a) in packed.chunks_exact(LANES * k).enumerate() {
-            let sums = tile::<ROWS>(a, w, k);
-            for (row, sums) in turned.chunks_exact_mut(columns).zip(sums) {
-                row[group * LANES..][..LANES].copy_from_slice(&sums);
+impl Turned {
+    /// Writes rows of `c` `[., n]`, the first of which is number `first`.
+    pub fn write(&self, first: usize, c: &mut [f32], n: usize) {
+        for (r, row) in c.chunks_exact_mut(n).enumerate() {
+            let column = self.values[first + r..].iter().step_by(self.columns);
+            for (c, &value) in row.iter_mut().zip(column) {
+                *c = value;
             }
         }
     }
 }
 
-/// Products of `ROWS` rows of `w` with [`LANES`] of `a`, which are packed. The sums stay in registers as long as every
-/// index of `tile` is a constant, nothing is checked between them and nothing called (a closure may be).
-#[inline(always)]
-fn tile<const ROWS: usize>(a: &[f32], w: &[f32], k: usize) -> [[f32; LANES]; ROWS] {
-    let mut tile = [[0f32; LANES]; ROWS];
-    let a = a.as_chunks::<LANES>().0.as_chunks::<UNROLLED>().0;
-    let mut rows: [&[[f32; UNROLLED]]; ROWS] = [&[]; ROWS];
-    for r in 0..ROWS {
-        rows[r] = w[r * k..][..k].as_chunks().0;
-    }
-    for (step, a) in a.iter().enumerate() {
-        let mut w = [&[0f32; UNROLLED]; ROWS];
-        for r in 0..ROWS {
-            w[r] = &rows[r][step];
-        }
-        for u in 0..UNROLLED {
-            for r in 0..ROWS {
-                for lane in 0..LANES {
-                    tile[r][lane] = w[r][u].mul_add(a[u][lane], tile[r][lane]);
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, __m512, _mm256_fmadd_ps, _mm256_set1_ps, _mm512_fmadd_ps, _mm512_set1_ps,
+    };
+
+    use super::{BLOCK, LANES, UNROLLED};
+
+    /// A kernel whose tile of `$rows` rows of `w` and [`LANES`] of `a` takes half of the registers or fewer.
+    macro_rules! kernel {
+        ($name:ident, $features:literal, $vector:ty, $rows:literal, $splat:ident, $multiply_add:ident) => {
+            #[target_feature(enable = $features)]
+            pub fn $name(packed: &[f32], w: &[f32], turned: &mut [f32], k: usize) {
+                const VECTORS: usize = LANES * size_of::<f32>() / size_of::<$vector>();
+                let columns = packed.len() / k;
+                let tiles = turned.chunks_exact_mut($rows * columns);
+                for (turned, w) in tiles.zip(w.chunks_exact($rows * k)) {
+                    for (group, a) in packed.chunks_exact(LANES * k).enumerate() {
+                        for (block, a) in a.chunks(LANES * BLOCK).enumerate() {
+                            let a = a.as_chunks::<LANES>().0.as_chunks::<UNROLLED>().0;
+                            let mut rows: [&[[f32; UNROLLED]]; $rows] = [&[]; $rows];
+                            for r in 0..$rows {
+                                let row = &w[r * k + block * BLOCK..][..a.len() * UNROLLED];
+                                rows[r] = row.as_chunks().0;
+                            }
+                            let mut sums = [[$splat(0.0); VECTORS]; $rows];
+                            for (step, a) in a.iter().enumerate() {
+                                for u in 0..UNROLLED {
+                                    let a: [$vector; VECTORS] = bytemuck::cast(a[u]);
+                                    for r in 0..$rows {
+                                        let w = $splat(rows[r][step][u]);
+                                        for v in 0..VECTORS {
+                                            sums[r][v] = $multiply_add(w, a[v], sums[r][v]);
+                                        }
+                                    }
+                                }
+                            }
+                            for r in 0..$rows {
+                                let sums: [f32; LANES] = bytemuck::cast(sums[r]);
+                                let totals = &mut turned[r * columns + group * LANES..][..LANES];
+                                for (total, sum) in totals.iter_mut().zip(sums) {
+                                    *total += sum;
+                                }
+                            }
+                        }
+                    }
                 }
             }
-        }
+        };
     }
-    tile
-}
 
-/// Writes rows of `c` `[., n]`, the first of which is number `first`, from their columns.
-pub(super) fn turn(turned: &[f32], columns: usize, first: usize, c: &mut [f32], n: usize) {
-    for (r, row) in c.chunks_exact_mut(n).enumerate() {
-        let column = turned[first + r..].iter().step_by(columns);
-        for (c, &value) in row.iter_mut().zip(column) {
-            *c = value;
-        }
-    }
+    kernel!(
+        avx512,
+        "avx512f",
+        __m512,
+        8,
+        _mm512_set1_ps,
+        _mm512_fmadd_ps
+    );
+    kernel!(avx2, "avx2,fma", __m256, 4, _mm256_set1_ps, _mm256_fmadd_ps);
 }
 
 #[cfg(test)]
@@ -122,21 +174,25 @@ mod tests {
     fn every_number_of_rows_and_tiles_is_the_sum_of_its_products() {
         let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 64.0;
         let g = |terms| Rounding::of(DeviceKind::Cpu).g(terms);
-        for (m, n, k) in [
+        let shapes = [
             (1, 8, 8),
             (15, 40, 24),
-            (16, 48, 16),
+            (16, 48, 264),
             (17, 56, 8),
-            (40, 104, 72),
-        ] {
+            (40, 104, 520),
+        ];
+        for (kernel, (m, n, k)) in kernels()
+            .into_iter()
+            .flat_map(|kernel| shapes.map(|s| (kernel, s)))
+        {
             let a: Vec<f32> = (0..m * k).map(value).collect();
             let w: Vec<f32> = (0..n * k).map(|i| value(i + 7)).collect();
-            let (turned, columns) = product(&a, &w, Dims { m, n, k });
+            let turned = multiply(kernel, &a, &w, Dims { m, n, k });
             let mut c = vec![f32::NAN; m * n];
             // In two pieces, as two threads take them.
             let (first, rest) = c.split_at_mut(m / 2 * n);
-            turn(&turned, columns, 0, first, n);
-            turn(&turned, columns, m / 2, rest, n);
+            turned.write(0, first, n);
+            turned.write(m / 2, rest, n);
             for (i, c) in c.iter().enumerate() {
                 let (a, w) = (&a[i / n * k..][..k], &w[i % n * k..][..k]);
                 let products = a.iter().zip(w).map(|(a, w)| f64::from(*a) * f64::from(*w));

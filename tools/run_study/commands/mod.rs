@@ -54,9 +54,8 @@ fn print_open(text: &str) -> Result<bool> {
 /// Threads per core that can be asked for: more only stand in each other's way.
 const MOST_THREADS_PER_CORE: usize = 4;
 
-/// Takes as many threads as are asked for, this one among them.
+/// Takes as many threads as are asked for.
 fn set_threads(run: &Run) -> Result<()> {
-    let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = run.threads {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let most = MOST_THREADS_PER_CORE * cores;
@@ -65,10 +64,11 @@ fn set_threads(run: &Run) -> Result<()> {
                 "--threads {threads}: give 1 to {most} on this machine of {cores} cores"
             )));
         }
-        pool = pool.num_threads(threads);
+        // Fails only if a pool exists already, which nothing before this line makes.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
     }
-    // Fails only if a pool exists already, which nothing before this line makes.
-    let _ = pool.use_current_thread().build_global();
     Ok(())
 }
 
