@@ -13,19 +13,14 @@
 use rayon::prelude::*;
 
 use super::Dims;
+#[cfg(target_arch = "x86_64")]
+use x86::kernels;
 
 /// Rows of `a` up to which this is faster than packing `w`.
 const MOST: usize = 128;
 
 /// Rows of `a` in a tile.
 const LANES: usize = 16;
-
-/// Elements of `k` between two checks that there are more.
-const UNROLLED: usize = 4;
-
-/// Elements of `k` that are summed up by themselves, so that rounding grows with their number and that of the sums, not
-/// with `k`.
-const BLOCK: usize = 256;
 
 /// Rows of `w` that a thread takes at a time: a multiple of every tile's, few enough for several threads to share 384.
 const TASK: usize = 48;
@@ -35,20 +30,9 @@ const TASK: usize = 48;
 type Kernel = fn(a: &[f32], w: &[f32], turned: &mut [f32], k: usize);
 
 /// The kernels that this processor has instructions for, the fastest one first.
+#[cfg(not(target_arch = "x86_64"))]
 fn kernels() -> Vec<Kernel> {
-    let mut kernels: Vec<Kernel> = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has the instructions.
-            kernels.push(|a, w, turned, k| unsafe { x86::avx512(a, w, turned, k) });
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has the instructions.
-            kernels.push(|a, w, turned, k| unsafe { x86::avx2(a, w, turned, k) });
-        }
-    }
-    kernels
+    Vec::new()
 }
 
 /// `c^T = w a^T` `[n, columns]`, `columns` being `m` rounded up to whole tiles; `None` where packing `w` is worth it, or no
@@ -108,13 +92,34 @@ mod x86 {
         __m256, __m512, _mm256_fmadd_ps, _mm256_set1_ps, _mm512_fmadd_ps, _mm512_set1_ps,
     };
 
-    use super::{BLOCK, LANES, UNROLLED};
+    use super::{Kernel, LANES};
+
+    /// Elements of `k` between two checks that there are more.
+    const UNROLLED: usize = 4;
+
+    /// Elements of `k` that are summed up by themselves, so that rounding grows with their number and that of the sums, not
+    /// with `k`.
+    const BLOCK: usize = 256;
+
+    /// The kernels that this processor has instructions for, the fastest one first.
+    pub fn kernels() -> Vec<Kernel> {
+        let mut kernels: Vec<Kernel> = Vec::new();
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has the instructions.
+            kernels.push(|a, w, turned, k| unsafe { avx512(a, w, turned, k) });
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instructions.
+            kernels.push(|a, w, turned, k| unsafe { avx2(a, w, turned, k) });
+        }
+        kernels
+    }
 
     /// A kernel whose tile of `$rows` rows of `w` and [`LANES`] of `a` takes half of the registers or fewer.
     macro_rules! kernel {
         ($name:ident, $features:literal, $vector:ty, $rows:literal, $splat:ident, $multiply_add:ident) => {
             #[target_feature(enable = $features)]
-            pub fn $name(packed: &[f32], w: &[f32], turned: &mut [f32], k: usize) {
+            fn $name(packed: &[f32], w: &[f32], turned: &mut [f32], k: usize) {
                 const VECTORS: usize = LANES * size_of::<f32>() / size_of::<$vector>();
                 let columns = packed.len() / k;
                 let tiles = turned.chunks_exact_mut($rows * columns);
