@@ -387,7 +387,8 @@ def eval_logits(module: F3, prefix: str, paper: bool, n_pairs: int, out: dict[st
     exact = find(module, False)["logits"]
     for by in range(ORDERS):
         other = rolled(module, by)
-        close("F3's logits with its channels in another order", *(torch.from_numpy(l) for l in (find(other, False)["logits"], exact)))
+        logits = find(other, False)["logits"]
+        close("F3's logits with its channels in another order", torch.from_numpy(logits), torch.from_numpy(exact))
         for kind, found in inexact(other, find):
             errors = out.setdefault(f"errors.{kind}.{prefix}.eval_logits", np.zeros(1))
             errors += squared(found["logits"], exact)
