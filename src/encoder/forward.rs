@@ -32,7 +32,7 @@ use crate::ops::{Origins, attention, dropout, embedding, layer_norm, matmul, mat
 use crate::text::Batch;
 
 /// What a forward pass shows on its way: the stage and the residual stream `[t, d]`.
-pub type Observer<'a> = &'a mut dyn FnMut(Stage, &Buffer<f32>) -> Result<()>;
+pub type Observer<'a> = &'a mut (dyn FnMut(Stage, &Buffer<f32>) -> Result<()> + Send);
 
 /// A point of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -207,15 +207,17 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode`].
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S], kind: TextKind) -> Result<Vec<f32>> {
-        self.device.in_pool(|| {
-            let mut all = Vec::with_capacity(texts.len() * self.width());
-            let keep = |_, rows: &[f32]| {
+        let mut all = Vec::with_capacity(texts.len() * self.width());
+        self.encode(
+            texts,
+            kind,
+            |_, rows| {
                 all.extend_from_slice(rows);
                 Ok(())
-            };
-            self.encode(texts, kind, keep, |_, _| {})?;
-            Ok(all)
-        })
+            },
+            |_, _| {},
+        )?;
+        Ok(all)
     }
 
     /// The hidden states of a packed batch, `[t, d]` on the device: the last layer's output, with the batch's texts.
@@ -229,34 +231,27 @@ impl Encoder {
         observe: Option<Observer<'_>>,
     ) -> Result<(Buffer<f32>, PackedTexts)> {
         self.check_batch(batch)?;
-        match observe {
-            None => self.device.in_pool(|| self.hidden(batch)),
-            // It wants to see what happens in between.
-            observe => {
-                let inputs = Inputs::upload(&self.device, batch)?;
-                let h = self.forward(&inputs, None, observe)?;
-                Ok((h, inputs.texts))
+        self.device.in_pool(|| {
+            // An observer wants to see what happens in between.
+            if observe.is_none()
+                && let Some(h) = self.graphs.run(
+                    &self.device,
+                    Output::Hidden,
+                    batch,
+                    |inputs| self.forward(inputs, None, None),
+                    |h| {
+                        let mut copy = self.device.alloc(h.len())?;
+                        copy.copy_from(0, h)?;
+                        Ok(copy)
+                    },
+                )?
+            {
+                return Ok((h, PackedTexts::new(&self.device, batch.offsets.clone())?));
             }
-        }
-    }
-
-    fn hidden(&self, batch: &Batch) -> Result<(Buffer<f32>, PackedTexts)> {
-        if let Some(h) = self.graphs.run(
-            &self.device,
-            Output::Hidden,
-            batch,
-            |inputs| self.forward(inputs, None, None),
-            |h| {
-                let mut copy = self.device.alloc(h.len())?;
-                copy.copy_from(0, h)?;
-                Ok(copy)
-            },
-        )? {
-            return Ok((h, PackedTexts::new(&self.device, batch.offsets.clone())?));
-        }
-        let inputs = Inputs::upload(&self.device, batch)?;
-        let h = self.forward(&inputs, None, None)?;
-        Ok((h, inputs.texts))
+            let inputs = Inputs::upload(&self.device, batch)?;
+            let h = self.forward(&inputs, None, observe)?;
+            Ok((h, inputs.texts))
+        })
     }
 
     /// The embeddings of a packed batch.

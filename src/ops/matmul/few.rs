@@ -38,7 +38,10 @@ fn kernels() -> Vec<Kernel> {
 /// `c^T = w a^T` `[n, columns]`, `columns` being `m` rounded up to whole tiles; `None` where packing `w` is worth it, or no
 /// kernel suits the processor. `n` and `k` are multiples of 8.
 pub(super) fn product(a: &[f32], w: &[f32], dims: Dims) -> Option<Turned> {
-    let kernel = *kernels().first().filter(|_| dims.m <= MOST)?;
+    if dims.m > MOST {
+        return None;
+    }
+    let kernel = *kernels().first()?;
     Some(multiply(kernel, a, w, dims))
 }
 
