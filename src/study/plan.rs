@@ -99,14 +99,14 @@ impl Preset {
             Preset::Smoke => Experiment1Size {
                 held_out: 10,
                 sentences: 60,
-                ..size(80, 4, Some(6), 32, 2)
+                ..size(80, 4, Some(6), 32, Some(2))
             },
-            Preset::Small => size(1_000, 32, Some(60), 48, 20),
+            Preset::Small => size(1_000, 32, Some(60), 48, Some(20)),
             Preset::Full => Experiment1Size {
                 seeds: 3,
                 held_out: 5_000,
                 sentences: 5_000,
-                ..size(100_000, PROTOCOL_BATCH, None, 128, 250)
+                ..size(100_000, PROTOCOL_BATCH, None, 128, None)
             },
         }
     }
@@ -147,7 +147,7 @@ impl Preset {
                     cell(Transformer, Mode::EndToEnd, &BOTH[..1]),
                     cell(MaxSim, Mode::EndToEnd, &BOTH[..1]),
                 ],
-                checkpoint_every: 2,
+                checkpoint_every: Some(2),
                 scorer_length: 32,
                 edit_anchors: 8,
                 depth: 10,
@@ -165,7 +165,7 @@ impl Preset {
                     cell(MaxSim, Mode::EndToEnd, &BOTH[..1]),
                     cell(Transformer, Mode::EndToEnd, &BOTH[..1]),
                 ],
-                checkpoint_every: 40,
+                checkpoint_every: Some(40),
                 scorer_length: 32,
                 edit_anchors: 40,
                 depth: 100,
@@ -179,7 +179,7 @@ impl Preset {
                 steps: None,
                 seeds: 3,
                 cells: Cell::all(&Kind::ALL),
-                checkpoint_every: 250,
+                checkpoint_every: None,
                 scorer_length: MAX_LENGTH,
                 edit_anchors: 500,
                 depth: RetrieveOptions::default().depth,
@@ -230,8 +230,8 @@ pub struct Experiment2Size {
     pub seeds: u64,
     /// What is trained.
     pub cells: Vec<Cell>,
-    /// Steps between two checkpoints.
-    pub checkpoint_every: u64,
+    /// Steps between two checkpoints, as [`PairOptions::checkpoint_every`].
+    pub checkpoint_every: Option<u64>,
     /// Tokens that scorers see of a text.
     pub scorer_length: usize,
     /// Anchors of every kind in each split of the built-in edit set that scorers are compared on.

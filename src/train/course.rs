@@ -66,13 +66,19 @@ pub(super) struct At {
     pub gradient_factor: f32,
 }
 
+/// Steps between two checkpoints where nobody says how many.
+const CHECKPOINT_STEPS: u64 = 100;
+
+/// There, at least so many times what writing the last one took passes before the next.
+const SAVING: u32 = 19;
+
 /// What a training is besides what it trains.
 pub(super) struct Course<'a, R> {
     pub rows: Arc<[R]>,
     pub sampler: Sampler,
     pub packing: Packing,
     pub steps: u64,
-    pub checkpoint_every: u64,
+    pub checkpoint_every: Option<u64>,
     pub folder: Option<PathBuf>,
     pub stop: Option<Arc<AtomicBool>>,
     pub watch: &'a mut dyn FnMut(&Progress),
@@ -123,6 +129,7 @@ impl<R: Row> Course<'_, R> {
             sampler.seek(run.state.sampler)?;
             let mut batches = Batches::start(rows, sampler, packing)?;
             let (started, first) = (Instant::now(), run.state.step);
+            let mut next_save = started;
             while run.state.step < steps {
                 let begun = Instant::now();
                 let batch = batches.next_batch()?;
@@ -142,9 +149,14 @@ impl<R: Row> Course<'_, R> {
                 let stopped = stop
                     .as_ref()
                     .is_some_and(|flag| flag.load(Ordering::Relaxed));
-                let due = run.state.step.is_multiple_of(checkpoint_every);
+                let saving = Instant::now();
+                let due = match checkpoint_every {
+                    Some(every) => run.state.step.is_multiple_of(every),
+                    None => run.state.step.is_multiple_of(CHECKPOINT_STEPS) && saving >= next_save,
+                };
                 if stopped || due || run.state.step == steps {
                     run.save(learner)?;
+                    next_save = Instant::now() + saving.elapsed() * SAVING;
                 }
                 if stopped {
                     break;

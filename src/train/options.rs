@@ -77,8 +77,9 @@ pub struct TrainOptions {
     ///
     /// [`Encoder::training_tokens`]: crate::encoder::Encoder::training_tokens
     pub token_budget: Option<usize>,
-    /// Steps between two checkpoints. 100.
-    pub checkpoint_every: u64,
+    /// Steps between two checkpoints; `None` for as many hundreds as keep what writing them takes below a twentieth of the
+    /// time: weights and moments are large, and a GPU trains a hundred steps while they are written.
+    pub checkpoint_every: Option<u64>,
 }
 
 impl Default for TrainOptions {
@@ -100,7 +101,7 @@ impl Default for TrainOptions {
             distinct: false,
             prompts: false,
             token_budget: None,
-            checkpoint_every: 100,
+            checkpoint_every: None,
         }
     }
 }
@@ -214,7 +215,7 @@ pub(super) fn check_positive(settings: &[(&'static str, f64)]) -> Result<()> {
 pub(super) fn check_sizes(
     max_length: usize,
     token_budget: Option<usize>,
-    checkpoint_every: u64,
+    checkpoint_every: Option<u64>,
 ) -> Result<()> {
     if max_length < 3 {
         let why = "the special tokens take two, so give 3 or more";
@@ -223,7 +224,7 @@ pub(super) fn check_sizes(
     if token_budget == Some(0) {
         refuse("token_budget", 0, "give 1 or more")?;
     }
-    if checkpoint_every == 0 {
+    if checkpoint_every == Some(0) {
         refuse("checkpoint_every", 0, "give 1 or more steps")?;
     }
     Ok(())
@@ -458,7 +459,7 @@ mod tests {
         };
         refused(&|o| o.dropout = rates, "dropout");
         refused(&|o| o.token_budget = Some(0), "token_budget");
-        refused(&|o| o.checkpoint_every = 0, "checkpoint_every");
+        refused(&|o| o.checkpoint_every = Some(0), "checkpoint_every");
         let ranks = [5, 5];
         refused(&|o| o.negatives = Negatives::Bm25 { ranks }, "ranks");
         let ranks = [0, 2000];

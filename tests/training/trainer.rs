@@ -52,7 +52,7 @@ fn options(steps: u64) -> TrainOptions {
         batch: 4,
         length: Length::Steps(steps),
         learning_rate: Some(1e-3),
-        checkpoint_every: 2,
+        checkpoint_every: Some(2),
         ..TrainOptions::default()
     }
 }

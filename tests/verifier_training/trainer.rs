@@ -73,7 +73,7 @@ fn options(steps: u64, end_to_end: bool) -> PairOptions {
             weight_decay: 0.01,
         },
         encoder: end_to_end.then_some(ENCODER),
-        checkpoint_every: 2,
+        checkpoint_every: Some(2),
         ..PairOptions::default()
     }
 }

@@ -18,6 +18,9 @@ use crate::run::{Done, archive, summary};
 /// Cases that a kernel's header names, at most.
 const NAMED: usize = 6;
 
+/// Columns of the README's table of times.
+const COLUMNS: usize = 8;
+
 /// Columns of a line in a header.
 const WIDTH: usize = 120;
 
@@ -90,7 +93,11 @@ fn run(options: &Options) -> Result<Vec<String>> {
     let ops = ops::table::markdown_with(&fresh);
     edit(
         &readme,
-        |text| between(text, "gpu", &measured.markdown()),
+        |text| {
+            let (_, rest) = text.split_once("<!-- gpu:begin -->")?;
+            let (before, _) = rest.split_once("<!-- gpu:end -->")?;
+            between(text, "gpu", &measured.markdown(before))
+        },
         &mut lines,
     )?;
     edit(&readme, |text| between(text, "ops", &ops), &mut lines)?;
@@ -239,19 +246,15 @@ impl Measured {
         (!cases.is_empty()).then(|| wrapped("// Measured   ", "//            ", &what))
     }
 
-    /// The rows of the README.
-    fn markdown(&self) -> String {
-        let mut text = format!(
-            "{}, {}; a call in a graph of calls where it can be recorded, f16 in and f32 accumulated on all sides:\n\n\
-             | operator | shape | time | share of the floor | PyTorch | others | fastest other / ours |\n\
-             | --- | --- | ---: | ---: | ---: | --- | ---: |\n",
-            self.device, self.date
-        );
+    /// The rows of the README: what was measured now, and of `before`, the README, what this device did at other times and
+    /// not now, since no rented minutes measure everything.
+    fn markdown(&self, before: &str) -> String {
+        let mut rows: Vec<[String; COLUMNS]> = Vec::new();
         for (row, seconds) in self.timed() {
             let others = self.others.get(&(row.op.clone(), row.shape.clone()));
             let others = others.map_or(&[][..], |others| others);
             let [torch, peer] = summary::split(others);
-            let cells = [
+            rows.push([
                 format!("`{}`", row.op),
                 row.shape.clone(),
                 duration(seconds),
@@ -264,11 +267,37 @@ impl Measured {
                 others.first().map_or(String::new(), |other| {
                     format!("{:.2}", other.seconds / seconds)
                 }),
-            ];
-            text += &format!("| {} |\n", cells.join(" | "));
+                self.date.clone(),
+            ]);
+        }
+        let heading = format!("{}; a call", self.device);
+        if before.contains(&heading) {
+            for old in before.lines().filter_map(cells) {
+                if !rows.iter().any(|new| new[..2] == old[..2]) {
+                    rows.push(old);
+                }
+            }
+        }
+        rows.sort_by(|a, b| a[0].trim_matches('`').cmp(b[0].trim_matches('`')));
+        let mut text = format!(
+            "{heading} in a graph of calls where it can be recorded, f16 in and f32 accumulated on all sides:\n\n\
+             | operator | shape | time | share of the floor | PyTorch | others | fastest other / ours | date |\n\
+             | --- | --- | ---: | ---: | ---: | --- | ---: | --- |\n"
+        );
+        for row in rows {
+            text += &format!("| {} |\n", row.join(" | "));
         }
         text
     }
+}
+
+/// The cells of a row of the README's table of GPU times; `None` for any other line.
+fn cells(line: &str) -> Option<[String; COLUMNS]> {
+    let inner = line.strip_prefix("| `")?.strip_suffix('|')?;
+    let cells: Vec<String> = inner.split('|').map(|cell| cell.trim().into()).collect();
+    let mut cells: [String; COLUMNS] = cells.try_into().ok()?;
+    cells[0].insert(0, '`');
+    Some(cells)
 }
 
 /// Text in lines of at most [`WIDTH`] columns, broken at spaces.
@@ -405,14 +434,13 @@ mod tests {
              //\n//   code\nret;\n"
         );
         let readme = text("README.md");
-        let row =
-            "| `matmul` | 8 x 8 | 100.0 us | 40 % | 150.0 us | 50.0 us (flash-maxsim) | 0.50 |\n";
+        let row = "| `matmul` | 8 x 8 | 100.0 us | 40 % | 150.0 us | 50.0 us (flash-maxsim) | 0.50 | 2026-11-27 |\n";
         assert!(
             readme.contains(row) && !readme.contains("no number"),
             "{readme}"
         );
         assert!(
-            readme.starts_with("a\n<!-- gpu:begin -->\nNVIDIA H200, 2026-11-27;"),
+            readme.starts_with("a\n<!-- gpu:begin -->\nNVIDIA H200; a call"),
             "{readme}"
         );
         assert!(readme.contains("pass: 3 cases, 0.500"), "{readme}");
@@ -431,6 +459,23 @@ mod tests {
         let again = run(&options).unwrap();
         assert_eq!(text("README.md"), readme);
         assert!(again[0].contains("2026-11-27-2.csv"), "{again:?}");
+        // What was measured at another time stays, unless it was measured again.
+        let (old, earlier) = (
+            "| `matmul` | 9 x 9 | 7.0 us | 1 % |  |  |  | 2026-11-01 |\n",
+            row.replace("100.0 us", "99.0 us").replace("-27 |", "-01 |"),
+        );
+        let path = root.path().join("README.md");
+        fs::write(&path, readme.replace(row, &(earlier + old))).unwrap();
+        run(&options).unwrap();
+        let merged = text("README.md");
+        assert!(
+            merged.contains(row) && merged.contains(old) && !merged.contains("99.0 us"),
+            "{merged}"
+        );
+        // Another card's times are no rows of this table.
+        fs::write(&path, merged.replace("NVIDIA H200;", "NVIDIA A100;")).unwrap();
+        run(&options).unwrap();
+        assert_eq!(text("README.md"), readme);
     }
 
     #[test]

@@ -469,9 +469,10 @@ pub struct Training {
     /// Put the model's prompts before texts, as before queries and documents in a search.
     #[arg(long)]
     pub prompts: bool,
-    /// Steps between two checkpoints.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub checkpoint_every: u64,
+    /// Steps between two checkpoints; default: as many hundreds as keep what writing them takes below a twentieth of the
+    /// time.
+    #[arg(long, value_name = "N")]
+    pub checkpoint_every: Option<u64>,
 }
 
 /// How `train-verifier` trains.
@@ -533,9 +534,10 @@ pub struct GuardTraining {
     /// guard knows more kinds of them than your pairs have. 0 leaves them out.
     #[arg(long, value_name = "SHARE", default_value_t = GuardOptions::default().built_in)]
     pub built_in: f64,
-    /// Steps between two checkpoints.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub checkpoint_every: u64,
+    /// Steps between two checkpoints; default: as many hundreds as keep what writing them takes below a twentieth of the
+    /// time.
+    #[arg(long, value_name = "N")]
+    pub checkpoint_every: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -112,7 +112,7 @@ fn an_id_changes_with_what_numbers_depend_on() {
             s.data.notes.push("odd".into());
         }),
         ("checkpoints", [false, false], |s| {
-            s.options.checkpoint_every = 1
+            s.options.checkpoint_every = Some(1)
         }),
         ("memory", [false, false], |s| {
             s.options.token_budget = Some(100)

@@ -58,8 +58,8 @@ pub struct Experiment2 {
     pub batch: Option<usize>,
     /// For so many steps; `None` for as many as the protocol has for scorer and encoder.
     pub steps: Option<u64>,
-    /// Steps between two checkpoints.
-    pub checkpoint_every: u64,
+    /// Steps between two checkpoints, as [`PairOptions::checkpoint_every`].
+    pub checkpoint_every: Option<u64>,
     /// Tokens that scorers see of a text, in training too.
     pub scorer_length: usize,
     /// Collections that second stages are compared on.

@@ -158,8 +158,8 @@ fn an_id_changes_with_what_numbers_depend_on() {
             guard(s).rows.name = "z".into();
         }),
         ("checkpoints", [false, false, false], |s| {
-            s.checkpoint_every = 1;
-            guard(s).options.checkpoint_every = 1;
+            s.checkpoint_every = Some(1);
+            guard(s).options.checkpoint_every = Some(1);
         }),
         ("how much is done at a time", [false, false, false], |s| {
             (s.retrieve.queries, s.retrieve.pairs) = (1, 1);

@@ -81,8 +81,9 @@ pub struct PairOptions {
     pub seed: u64,
     /// Most tokens of a chunk of texts; `None` takes what suits the device.
     pub token_budget: Option<usize>,
-    /// Steps between two checkpoints. 100.
-    pub checkpoint_every: u64,
+    /// Steps between two checkpoints; `None` for as many hundreds as keep what writing them takes below a twentieth of the
+    /// time: weights and moments are large, and a GPU trains a hundred steps while they are written.
+    pub checkpoint_every: Option<u64>,
 }
 
 impl Default for PairOptions {
@@ -107,7 +108,7 @@ impl Default for PairOptions {
             padded: false,
             seed: 42,
             token_budget: None,
-            checkpoint_every: 100,
+            checkpoint_every: None,
         }
     }
 }
