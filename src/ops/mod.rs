@@ -59,6 +59,7 @@ pub mod weighted_pool_backward;
 
 #[cfg(test)]
 mod differences_test;
+mod halves;
 #[cfg(test)]
 mod kernels_test;
 mod pictures;

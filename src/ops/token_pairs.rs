@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
-
-use super::{ALIGN, Checks, PackedTexts, PairList};
+use super::{ALIGN, Checks, PackedTexts, PairList, halves};
 use crate::device::{Buffer, Device, ElementType, Float, Geometry, Slice};
 use crate::error::{Error, Result};
 
@@ -80,7 +78,7 @@ pub(super) fn widen<T: Float>(from: &[T], to: &mut Vec<f32>) {
 pub(super) fn widen_to<T: Float>(from: &[T], to: &mut [f32]) {
     match T::TYPE {
         ElementType::F16 => {
-            bytemuck::cast_slice::<T, half::f16>(from).convert_to_f32_slice(to);
+            halves::widen(bytemuck::cast_slice(from), to);
         }
         _ => {
             for (to, from) in to.iter_mut().zip(from) {

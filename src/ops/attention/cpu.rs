@@ -11,19 +11,18 @@ use crate::ops::simd;
 /// Query rows in a register tile of the CPU path: with [`PART`] columns, 8 accumulators of 16 lanes.
 pub(in crate::ops) const ROWS: usize = 4;
 
-/// `tile[r][c] = sum_k lhs[r][k] rhs[k * stride + c]` for [`ROWS`] rows and [`PART`] columns.
+/// `tile[r][c] = sum_k lhs[r][k] rhs[k][c]` for [`ROWS`] rows and [`PART`] columns.
 #[inline(always)]
 pub(in crate::ops) fn tile_product(
     lhs: [&[f32]; ROWS],
-    rhs: &[f32],
-    stride: usize,
+    rhs: &[[f32; PART]],
 ) -> [[f32; PART]; ROWS] {
     let mut tile = [[0f32; PART]; ROWS];
-    let k = lhs[0].len();
-    for i in 0..k {
-        let rhs: &[f32; PART] = rhs[i * stride..][..PART].try_into().expect("PART columns");
+    // Of one length, so that nothing is checked within the loop.
+    let lhs = lhs.map(|row| &row[..rhs.len()]);
+    for (k, rhs) in rhs.iter().enumerate() {
         for r in 0..ROWS {
-            let x = lhs[r][i];
+            let x = lhs[r][k];
             for c in 0..PART {
                 tile[r][c] = x.mul_add(rhs[c], tile[r][c]);
             }
@@ -49,7 +48,7 @@ struct SavingOne<'a> {
 /// The buffers of a thread.
 #[derive(Default)]
 struct Scratch {
-    /// Keys of a head, then probabilities of a few rows.
+    /// Keys of a head, its values, then probabilities of a few rows.
     values: Vec<f32>,
     /// Random words of a row.
     words: Vec<u32>,
@@ -110,19 +109,22 @@ fn one_text(
     let padded = l.next_multiple_of(PART);
     let scale = scale_of(head_dim);
     scratch.values.clear();
-    scratch.values.resize((head_dim + ROWS) * padded, 0.0);
+    (scratch.values).resize((head_dim + ROWS) * padded + l * head_dim, 0.0);
     scratch.words.resize(l.next_multiple_of(4 * LANES), 0);
-    let (keys, probs) = scratch.values.split_at_mut(head_dim * padded);
+    let (keys, rest) = scratch.values.split_at_mut(head_dim * padded);
+    let (values, probs) = rest.split_at_mut(l * head_dim);
     for head in 0..n_heads {
         let column = |which: usize| which * d + head * head_dim;
-        transpose_head(&qkv[column(1)..], 3 * d, l, scale, keys, padded);
+        transpose_head(&qkv[column(1)..], 3 * d, l, scale, keys, head_dim);
+        copy_head(&qkv[column(2)..], 3 * d, l, values, head_dim);
         for i in (0..l).step_by(ROWS) {
             // A last block with fewer rows repeats its last one; the repeats are not stored.
             let row = |r: usize| (i + r).min(l - 1);
             let queries: [&[f32]; ROWS] =
                 std::array::from_fn(|r| &qkv[row(r) * 3 * d + column(0)..][..head_dim]);
-            for j in (0..l).step_by(PART) {
-                let tile = tile_product(queries, &keys[j..], padded);
+            let panels = keys.chunks_exact(head_dim * PART);
+            for (j, panel) in (0..l).step_by(PART).zip(panels) {
+                let tile = tile_product(queries, panel.as_chunks().0);
                 for r in 0..ROWS {
                     probs[r * padded + j..][..PART].copy_from_slice(&tile[r]);
                 }
@@ -148,8 +150,9 @@ fn one_text(
                 }
             }
             let weights: [&[f32]; ROWS] = std::array::from_fn(|r| &probs[r * padded..][..l]);
-            for c in (0..head_dim).step_by(PART) {
-                let tile = tile_product(weights, &qkv[column(2) + c..], 3 * d);
+            let panels = values.chunks_exact(l * PART);
+            for (c, panel) in (0..head_dim).step_by(PART).zip(panels) {
+                let tile = tile_product(weights, panel.as_chunks().0);
                 for r in 0..ROWS.min(l - i) {
                     let out = &mut out[(i + r) * d + head * head_dim + c..][..PART];
                     for (out, &v) in out.iter_mut().zip(&tile[r]) {
@@ -161,22 +164,43 @@ fn one_text(
     }
 }
 
-/// `l` rows of a head at a distance of `stride`, scaled and transposed to `[head_dim, padded]`; what pads the columns stays
-/// as it is.
+/// `l` rows of a head at a distance of `stride`, scaled and transposed: in panels of [`PART`] rows, `[head_dim, PART]` each;
+/// what pads the last one stays as it is.
 #[inline(always)]
 pub(in crate::ops) fn transpose_head(
     rows: &[f32],
     stride: usize,
     l: usize,
     scale: f32,
-    to: &mut [f32],
-    padded: usize,
+    panels: &mut [f32],
+    head_dim: usize,
 ) {
-    let head_dim = to.len() / padded;
-    for j in 0..l {
-        let row = &rows[j * stride..][..head_dim];
-        for (c, &x) in row.iter().enumerate() {
-            to[c * padded + j] = x * scale;
+    let panels = panels.chunks_exact_mut(head_dim * PART);
+    for (first, panel) in (0..l).step_by(PART).zip(panels) {
+        let n = PART.min(l - first);
+        let panel = panel.as_chunks_mut::<PART>().0;
+        for (c, to) in panel.iter_mut().enumerate() {
+            let column = rows[first * stride + c..].iter().step_by(stride);
+            for (to, &x) in to[..n].iter_mut().zip(column) {
+                *to = x * scale;
+            }
+        }
+    }
+}
+
+/// `l` rows of a head at a distance of `stride`, in panels of [`PART`] columns, `[l, PART]` each.
+#[inline(always)]
+pub(in crate::ops) fn copy_head(
+    rows: &[f32],
+    stride: usize,
+    l: usize,
+    panels: &mut [f32],
+    head_dim: usize,
+) {
+    let panels = panels.chunks_exact_mut(l * PART);
+    for (first, panel) in (0..head_dim).step_by(PART).zip(panels) {
+        for (j, to) in panel.as_chunks_mut::<PART>().0.iter_mut().enumerate() {
+            to.copy_from_slice(&rows[j * stride + first..][..PART]);
         }
     }
 }

@@ -4,7 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::HostArgs;
-use crate::ops::attention::cpu::{ROWS, tile_product, transpose_head};
+use crate::ops::attention::cpu::{ROWS, copy_head, tile_product, transpose_head};
 use crate::ops::attention::{PART, scale_of};
 use crate::ops::dropout::Mask;
 use crate::ops::dropout::philox::{LANES, fill};
@@ -99,17 +99,19 @@ fn one_text(
     let padded = l.next_multiple_of(PART);
     let scale = scale_of(head_dim);
     scratch.values.clear();
-    scratch.values.resize(2 * (head_dim + BLOCK) * padded, 0.0);
+    (scratch.values).resize(2 * (head_dim + BLOCK) * padded + l * head_dim, 0.0);
     scratch.words.resize(l.next_multiple_of(4 * LANES), 0);
-    let (keys, rest) = scratch.values.split_at_mut(head_dim * padded);
+    let (rows_of_keys, rest) = scratch.values.split_at_mut(l * head_dim);
+    let (keys, rest) = rest.split_at_mut(head_dim * padded);
     let (values, rest) = rest.split_at_mut(head_dim * padded);
     // Probabilities, masked; gradients of the scaled scores, scaled. Columns beyond the text stay zero.
     let (probs, slopes) = rest.split_at_mut(BLOCK * padded);
     for head in 0..n_heads {
         let column = |which: usize| which * d + head * head_dim;
         let own = head * head_dim;
-        transpose_head(&text.qkv[column(1)..], 3 * d, l, scale, keys, padded);
-        transpose_head(&text.qkv[column(2)..], 3 * d, l, 1.0, values, padded);
+        transpose_head(&text.qkv[column(1)..], 3 * d, l, scale, keys, head_dim);
+        transpose_head(&text.qkv[column(2)..], 3 * d, l, 1.0, values, head_dim);
+        copy_head(&text.qkv[column(1)..], 3 * d, l, rows_of_keys, head_dim);
         for first in (0..l).step_by(BLOCK) {
             let n = BLOCK.min(l - first);
             for i in (0..n).step_by(ROWS) {
@@ -120,10 +122,12 @@ fn one_text(
                     std::array::from_fn(|r| &text.qkv[row(r) * 3 * d + column(0)..][..head_dim]);
                 let gradients: [&[f32]; ROWS] =
                     std::array::from_fn(|r| &text.d_context[row(r) * d + own..][..head_dim]);
-                for j in (0..l).step_by(PART) {
+                let panels =
+                    (keys.chunks_exact(head_dim * PART)).zip(values.chunks_exact(head_dim * PART));
+                for (j, (keys, values)) in (0..l).step_by(PART).zip(panels) {
                     let columns = PART.min(l - j);
-                    let scores = tile_product(queries, &keys[j..], padded);
-                    let products = tile_product(gradients, &values[j..], padded);
+                    let scores = tile_product(queries, keys.as_chunks().0);
+                    let products = tile_product(gradients, values.as_chunks().0);
                     for r in 0..rows {
                         let at = (i + r) * padded + j;
                         probs[at..][..columns].copy_from_slice(&scores[r][..columns]);
@@ -155,8 +159,9 @@ fn one_text(
                 }
                 let weights: [&[f32]; ROWS] =
                     std::array::from_fn(|r| &slopes[(i + r.min(rows - 1)) * padded..][..l]);
-                for c in (0..head_dim).step_by(PART) {
-                    let tile = tile_product(weights, &text.qkv[column(1) + c..], 3 * d);
+                let panels = rows_of_keys.chunks_exact(l * PART);
+                for (c, panel) in (0..head_dim).step_by(PART).zip(panels) {
+                    let tile = tile_product(weights, panel.as_chunks().0);
                     for r in 0..rows {
                         let to = &mut d_qkv[row(r) * 3 * d + column(0) + c..];
                         to[..PART].copy_from_slice(&tile[r]);

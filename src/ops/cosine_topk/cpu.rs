@@ -1,16 +1,17 @@
-//! Search on the processor: blocks of rows are widened in cache, multiplied with all queries, and gated.
+//! Search on the processor: blocks of rows are widened in cache, or in registers for few queries, multiplied with all
+//! queries, and gated.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use gemm::Parallelism;
-use half::slice::HalfFloatSliceExt;
+use half::f16;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::norms::inverse_norm;
 use super::{Search, Shard, TopK};
-use crate::ops::matmul::product;
+use crate::ops::halves;
+use crate::ops::matmul::few::{Few, STEP};
 
 /// `true` if the filter (absent: all) admits row `r`.
 fn admits(filter: Option<&[u32]>, r: usize) -> bool {
@@ -67,10 +68,10 @@ impl Candidates {
     }
 }
 
-/// Rows that the CPU widens and scores at once: with d = 384, 768 KiB of f32, which a core's second-level cache holds.
-const CPU_BLOCK: usize = 512;
+/// Rows that the CPU scores at once: with d = 384, 96 KiB of f32, a fraction of a core's second-level cache.
+const CPU_BLOCK: usize = 64;
 
-/// Queries multiplied at once with a block of rows; bounds the block's scores to 128 KiB.
+/// Queries multiplied at once with a block of rows; bounds the block's scores to 16 KiB.
 const CPU_QUERIES: usize = 64;
 
 pub(super) fn cosine_topk(search: &Search<'_>, found: &mut TopK) {
@@ -80,6 +81,11 @@ pub(super) fn cosine_topk(search: &Search<'_>, found: &mut TopK) {
         let inverse = inverse_norm(q);
         q.iter_mut().for_each(|v| *v *= inverse);
     }
+    let runs: Vec<Run<'_>> = (0..)
+        .step_by(CPU_QUERIES)
+        .zip(queries.chunks(CPU_QUERIES * d))
+        .map(|(first, queries)| Run::new(first, queries, d))
+        .collect();
     let filter = search.filter.map(|f| f.host());
     let mut blocks: Vec<(usize, &Shard<'_>, Range<usize>)> = Vec::new();
     for (base, shard) in search.placed() {
@@ -90,43 +96,25 @@ pub(super) fn cosine_topk(search: &Search<'_>, found: &mut TopK) {
                 .map(|start| (base, shard, start..(start + CPU_BLOCK).min(n))),
         );
     }
-    struct State {
-        candidates: Vec<Candidates>,
-        wide: Vec<f32>,
-        scores: Vec<f32>,
-    }
-    let fresh = || State {
-        candidates: vec![Candidates::new(k); n_q],
-        wide: vec![0.0; CPU_BLOCK * d],
-        scores: vec![0.0; CPU_BLOCK * CPU_QUERIES.min(n_q)],
-    };
-    // One run of blocks per thread: every split starts with an empty list and a low threshold, so few is fast.
-    let run = blocks.len().div_ceil(rayon::current_num_threads());
+    // One share of blocks per thread: every split starts with an empty list and a low threshold, so few is fast.
+    let share = blocks.len().div_ceil(rayon::current_num_threads());
     let candidates = blocks
-        .par_chunks(run)
+        .par_chunks(share)
         .map(|blocks| {
-            let mut state = fresh();
+            let mut best = vec![Candidates::new(k); n_q];
+            let mut thresholds: Vec<Vec<f32>> = runs.iter().map(Run::thresholds).collect();
+            let (mut wide, mut scores) = (Vec::new(), Vec::new());
             for (base, shard, range) in blocks {
-                let n = range.len();
-                let wide = &mut state.wide[..n * d];
-                shard.rows.host()[range.start * d..range.end * d].convert_to_f32_slice(wide);
+                let rows = &shard.rows.host()[range.start * d..range.end * d];
                 let norms = &shard.inverse_norms.host()[range.clone()];
-                for (q0, queries) in (0..)
-                    .step_by(CPU_QUERIES)
-                    .zip(queries.chunks(CPU_QUERIES * d))
-                {
-                    let m = queries.len() / d;
-                    let scores = &mut state.scores[..m * n];
-                    product(queries, wide, scores, m, n, d, Parallelism::None);
-                    for (scores, candidates) in scores
-                        .chunks_exact(n)
-                        .zip(&mut state.candidates[q0..q0 + m])
-                    {
-                        gate(scores, norms, base + range.start, filter, candidates);
-                    }
+                wide.clear();
+                for (run, thresholds) in runs.iter().zip(&mut thresholds) {
+                    run.score(rows, d, &mut wide, &mut scores);
+                    let best = &mut best[run.first..][..run.asked];
+                    gate(&scores, norms, base + range.start, filter, best, thresholds);
                 }
             }
-            state.candidates
+            best
         })
         .reduce_with(|a, b| a.into_iter().zip(b).map(|(a, b)| a.merge(b)).collect());
     for (q, mut best) in candidates.unwrap_or_default().into_iter().enumerate() {
@@ -139,31 +127,85 @@ pub(super) fn cosine_topk(search: &Search<'_>, found: &mut TopK) {
     }
 }
 
-/// Offers `scores[i] * norms[i]`, rows `first + i`, to a candidate list. Sixteen at a time are compared with the
-/// threshold first; almost always none of them reaches it.
+/// Unit queries that are multiplied at once with a block of rows.
+struct Run<'a> {
+    /// The number of the first one.
+    first: usize,
+    asked: usize,
+    how: How<'a>,
+}
+
+enum How<'a> {
+    /// So few that rows are widened in registers.
+    Dots(&'a [f32]),
+    Columns(Few<'a>),
+}
+
+impl<'a> Run<'a> {
+    fn new(first: usize, queries: &'a [f32], d: usize) -> Self {
+        let asked = queries.len() / d;
+        let how = match asked {
+            ..=halves::MOST => How::Dots(queries),
+            _ => How::Columns(Few::new(queries, d)),
+        };
+        Run { first, asked, how }
+    }
+
+    /// What scores have to reach at first: nothing, and behind the queries what none does.
+    fn thresholds(&self) -> Vec<f32> {
+        let columns = match &self.how {
+            How::Dots(_) => self.asked,
+            How::Columns(few) => few.columns(),
+        };
+        let mut thresholds = vec![f32::NEG_INFINITY; columns];
+        thresholds[self.asked..].fill(f32::INFINITY);
+        thresholds
+    }
+
+    /// Products with `rows` `[n, d]`, those of a row side by side; `wide` is empty, or has been filled for these rows before.
+    fn score(&self, rows: &[f16], d: usize, wide: &mut Vec<f32>, scores: &mut Vec<f32>) {
+        match &self.how {
+            How::Dots(queries) => {
+                scores.resize(rows.len() / d * self.asked, 0.0);
+                halves::dots(queries, rows, d, scores);
+            }
+            How::Columns(few) => {
+                if wide.is_empty() {
+                    // What is behind the rows has no norm, and is looked at by nobody.
+                    wide.resize(rows.len().next_multiple_of(STEP * d), 0.0);
+                    halves::widen(rows, &mut wide[..rows.len()]);
+                }
+                few.times(wide, scores);
+            }
+        }
+    }
+}
+
+/// Offers `scores[r][q] * norms[r]`, rows `first + r`, to the lists of the queries. All of a row are compared with the
+/// thresholds first; almost always none of them reaches its own.
 #[multiversion(targets = "simd")]
 fn gate(
     scores: &[f32],
     norms: &[f32],
     first: usize,
     filter: Option<&[u32]>,
-    candidates: &mut Candidates,
+    best: &mut [Candidates],
+    thresholds: &mut [f32],
 ) {
-    const GROUP: usize = 16;
-    let groups = scores.chunks(GROUP).zip(norms.chunks(GROUP));
-    for (g, (scores, norms)) in groups.enumerate() {
-        let threshold = candidates.threshold;
+    for (r, (scores, &inverse)) in scores.chunks_exact(thresholds.len()).zip(norms).enumerate() {
         let mut reached = false;
-        for (&s, &inverse) in scores.iter().zip(norms) {
+        for (&s, &threshold) in scores.iter().zip(thresholds.iter()) {
             reached |= s * inverse >= threshold;
         }
-        if !reached {
+        let row = first + r;
+        if !reached || !admits(filter, row) {
             continue;
         }
-        for (i, (&s, &inverse)) in scores.iter().zip(norms).enumerate() {
-            let (score, row) = (s * inverse, first + g * GROUP + i);
-            if score >= candidates.threshold && admits(filter, row) {
+        for (q, candidates) in best.iter_mut().enumerate() {
+            let score = scores[q] * inverse;
+            if score >= candidates.threshold {
                 candidates.push(score, row as u32);
+                thresholds[q] = candidates.threshold;
             }
         }
     }

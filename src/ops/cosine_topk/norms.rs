@@ -7,6 +7,7 @@ use super::{IN_PTX, SPEC, WGSL};
 use crate::device::template::Variant;
 use crate::device::{Call, Cost, Float, Geometry, Gpu, Kernel, Param, Slice, SliceMut, Target};
 use crate::error::Result;
+use crate::ops::token_pairs::widen_to;
 use crate::ops::{FLOATS, grid, rows_per_binding, simd};
 
 pub(super) const INVERSE_NORMS: Kernel = Kernel {
@@ -58,9 +59,7 @@ pub fn inverse_norms<'a, T: Float>(
                 .for_each_init(
                     || vec![0f32; d],
                     |wide, (r, out)| {
-                        for (to, from) in wide.iter_mut().zip(&rows[r * d..][..d]) {
-                            *to = from.to_f32();
-                        }
+                        widen_to(&rows[r * d..][..d], wide);
                         *out = inverse_norm(wide);
                     },
                 );

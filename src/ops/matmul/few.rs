@@ -1,18 +1,23 @@
-//! The product of few rows on the processor: a query's tokens, a pair of texts.
+//! The product of few rows on the processor: a query's tokens, a pair of texts, the queries of a search.
 //!
 //! A product in general packs both operands, so that its innermost loop reads them in order. For few rows packing `w` takes
 //! longer than multiplying by it: where its rows are 1,536 wide, and so a multiple of a cache way apart, up to five times.
 //! Here `w` is read once as it lies, and the few rows are packed instead, columns first: every value of `w` is multiplied
 //! by a vector of as many rows of `a` as a tile is wide, and sums stay in registers.
 //!
-//! The result comes out with columns first, too; it is turned around by rows, just before the epilogue.
+//! The result comes out with columns first, too; it is turned around by rows, just before the epilogue, or used as it is: what
+//! is wanted of every row of `w` then lies side by side for all of the few, as in a vector of maxima over `w`.
 //!
 //! The loop is written in vectors: from arrays the compiler makes vectors of either index of a tile, and of the wrong one
 //! it is thirty times as slow.
 
+use std::borrow::Cow;
+
+use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::Dims;
+use super::cpu::product as general;
 #[cfg(target_arch = "x86_64")]
 use x86::kernels;
 
@@ -25,14 +30,72 @@ const LANES: usize = 16;
 /// Rows of `w` that a thread takes at a time: a multiple of every tile's, few enough for several threads to share 384.
 const TASK: usize = 48;
 
-/// Adds all of `a`, which is packed, times some rows of `w`, `k` wide and a multiple of 8 in number, to as many rows of
-/// `c^T`.
+/// Rows of `w` come in multiples of these: every tile's are a divisor.
+pub(in crate::ops) const STEP: usize = 8;
+
+/// Adds all of `a`, which is packed, times some rows of `w`, `k` wide and a multiple of [`STEP`] in number, to as many rows
+/// of `c^T`.
 type Kernel = fn(a: &[f32], w: &[f32], turned: &mut [f32], k: usize);
 
 /// The kernels that this processor has instructions for, the fastest one first.
 #[cfg(not(target_arch = "x86_64"))]
 fn kernels() -> Vec<Kernel> {
     Vec::new()
+}
+
+/// Rows `[m, k]`, made ready for products with the rows of other matrices; `k` is a multiple of 8.
+pub(in crate::ops) struct Few<'a> {
+    /// `None` where none suits the processor: rows are as they were then.
+    kernel: Option<Kernel>,
+    values: Cow<'a, [f32]>,
+    columns: usize,
+    k: usize,
+}
+
+impl<'a> Few<'a> {
+    /// Of rows of width `k`.
+    pub fn new(rows: impl Into<Cow<'a, [f32]>>, k: usize) -> Self {
+        Self::by(kernels().first().copied(), rows.into(), k)
+    }
+
+    fn by(kernel: Option<Kernel>, rows: Cow<'a, [f32]>, k: usize) -> Self {
+        let m = rows.len() / k;
+        let (values, columns) = match kernel {
+            Some(_) => {
+                let columns = m.next_multiple_of(LANES);
+                (pack(&rows, k, columns).into(), columns)
+            }
+            None => (rows, m),
+        };
+        Few {
+            kernel,
+            values,
+            columns,
+            k,
+        }
+    }
+
+    /// How many columns a product has: at least as many as there are rows, of which those behind them are zero.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// `turned = w rows^T` `[n, columns]`, on this thread alone; `w` is `[n, k]`, `n` a multiple of [`STEP`].
+    pub fn times(&self, w: &[f32], turned: &mut Vec<f32>) {
+        turned.clear();
+        turned.resize(w.len() / self.k * self.columns, 0.0);
+        if turned.is_empty() {
+            return;
+        }
+        match self.kernel {
+            Some(kernel) => kernel(&self.values, w, turned, self.k),
+            None => {
+                let n = w.len() / self.k;
+                let (m, one) = (self.columns, Parallelism::None);
+                general(w, &self.values, turned, n, m, self.k, one);
+            }
+        }
+    }
 }
 
 /// `c^T = w a^T` `[n, columns]`, `columns` being `m` rounded up to whole tiles; `None` where packing `w` is worth it, or no
@@ -46,13 +109,13 @@ pub(super) fn product(a: &[f32], w: &[f32], dims: Dims) -> Option<Turned> {
 }
 
 fn multiply(kernel: Kernel, a: &[f32], w: &[f32], Dims { m, n, k }: Dims) -> Turned {
-    let columns = m.next_multiple_of(LANES);
-    let packed = pack(&a[..m * k], k, columns);
+    let few = Few::by(Some(kernel), a[..m * k].into(), k);
+    let columns = few.columns;
     let mut values = vec![0f32; n * columns];
     let tasks = values.par_chunks_mut(TASK * columns);
     tasks
         .zip(w.par_chunks(TASK * k))
-        .for_each(|(turned, w)| kernel(&packed, w, turned, k));
+        .for_each(|(turned, w)| kernel(&few.values, w, turned, k));
     Turned { values, columns }
 }
 

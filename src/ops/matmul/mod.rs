@@ -11,7 +11,7 @@
 //! multiplied by a loop of our own, which reads `w` as it lies instead of packing it.
 
 mod cpu;
-mod few;
+pub(in crate::ops) mod few;
 mod gpu;
 mod reference;
 
