@@ -24,6 +24,9 @@ use super::{Case, Context, Prepared, Recorded, Scale, bits, json, sample};
 /// Lengths in tokens, special ones included.
 const LENGTHS: [usize; 2] = [20, 128];
 
+/// Tokens of a query of eight words.
+const QUERY: usize = 10;
+
 /// Tokens of a batch of the cases that begin with token ids.
 fn batch_tokens(scale: Scale) -> usize {
     match scale {
@@ -55,9 +58,11 @@ pub fn cases(context: &Context) -> Result<Vec<Case>> {
             };
             shapes.extend([(many, length, true), (batch, length, false)]);
         }
-        if matches!(context.scale, Scale::Quick | Scale::Gpu) {
-            // What a single query waits for.
-            shapes.push((1, lengths[0], true));
+        // What a single query waits for.
+        match context.scale {
+            Scale::Quick | Scale::Gpu => shapes.push((1, lengths[0], true)),
+            Scale::Cpu => shapes.push((1, QUERY.min(limit), true)),
+            Scale::Software => {}
         }
         if context.scale == Scale::Gpu {
             shapes.push((384, 64.min(limit), false));

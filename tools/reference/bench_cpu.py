@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """How fast the usual Python stack is on this machine's CPU, for comparison on the same machine with the same threads.
 
-encode  sentence-transformers in float32, end to end from text to embedding, texts from files (make_texts.py)
+encode  sentence-transformers in float32, end to end from text to embedding, texts from files (make_texts.py); and, where they
+        are installed, ONNX Runtime and OpenVINO on the same encoder exported to ONNX, with its own tokenizer, texts sorted by
+        length and padded per batch as sentence-transformers does it. A file of one text is one query: what it waits for
 topk    exact cosine top-k: float32 product with all documents, then
         numpy: argpartition and a sort of the k;  torch: torch.topk
+        where it is installed, faiss: flat float32, and flat float16 codes
 train   sentence-transformers in float32: steps of training with MultipleNegativesRankingLoss, AdamW and clipping, dropout
         on, from the texts of a CSV file with columns anchor, positive, negative; and the memory at its highest
 maxsim  one query of 32 tokens against 10,000 documents of 128: torch einsum, max, sum, in float32; all at once, which
-        holds the whole map, and 500 documents at a time
+        holds the whole map, 500 documents at a time, and 100 at a time with the documents' tokens as the rows of the product,
+        which is the fastest order
 
 Every figure is the median of several repeats after a warm-up. One JSON object per line goes to standard output.
 
@@ -36,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--texts", type=Path, action="append", default=[], help="file, a text a line (encode; repeatable)")
     parser.add_argument("--batch", type=int, default=32, help="texts (encode) or triplets (train) per batch [32]")
     parser.add_argument("--documents", type=int, default=100_000, help="corpus size (topk) [100000]")
-    parser.add_argument("--width", type=int, default=384, help="embedding width (topk) [384]")
+    parser.add_argument("--width", type=int, help="width of vectors [384 (topk), 128 (maxsim)]")
     parser.add_argument("--queries", type=int, default=32, help="queries per call (topk) [32]")
     parser.add_argument("--k", type=int, action="append", help="results per query (topk; repeatable) [10 and 100]")
     a = parser.parse_args()
@@ -47,6 +51,7 @@ def arguments() -> argparse.Namespace:
     if a.what == "train" and not (a.model and a.triplets):
         parser.error("--what train needs --model and --triplets")
     a.k = a.k or [10, 100]
+    a.width = a.width or {"topk": 384, "maxsim": 128}.get(a.what)
     if max(a.k) > a.documents or min(a.k) < 1:
         parser.error("--k must lie between 1 and --documents")
     return a
@@ -81,27 +86,118 @@ def encode(a: argparse.Namespace) -> None:
     import torch
 
     model = sentence_transformers.SentenceTransformer(str(a.model), device="cpu", model_kwargs={"dtype": torch.float32})
+    version = f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}"
+    ways = {version: lambda texts: model.encode(texts, batch_size=a.batch, show_progress_bar=False)}
+    ways |= exported(a, model)
     for path in a.texts:
         texts = path.read_text(encoding="utf-8").splitlines()
         if not texts:
             raise SystemExit(f"{path}: holds no text; write one a line")
         limit = model.max_seq_length
         lengths = [len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]]
-        seconds = timed(lambda: model.encode(texts, batch_size=a.batch, show_progress_bar=False), a.repeats)
-        median = statistics.median(seconds)
-        emit(
-            what="encode",
-            program=f"sentence-transformers {sentence_transformers.__version__}, torch {torch.__version__}",
-            model=a.model.resolve().name,
-            texts=path.name,
-            n_texts=len(texts),
-            tokens_mean=statistics.fmean(lengths),
-            batch=a.batch,
-            threads=torch.get_num_threads(),
-            texts_per_s=len(texts) / median,
-            tokens_per_s=sum(lengths) / median,
-            **spread(seconds),
-        )
+        expected = ways[version](texts)
+        for program, way in ways.items():
+            error = float(abs(way(texts) - expected).max())
+            if error > 1e-4:
+                raise SystemExit(f"{program}: embeddings are off by {error:.3g}; it is another model")
+            # One text is over in milliseconds.
+            repeats = a.repeats if len(texts) > 1 else 100 * a.repeats
+            seconds = timed(lambda way=way: way(texts), repeats)
+            median = statistics.median(seconds)
+            emit(
+                what="encode",
+                program=program,
+                model=a.model.resolve().name,
+                texts=path.name,
+                n_texts=len(texts),
+                tokens_mean=statistics.fmean(lengths),
+                batch=a.batch,
+                threads=torch.get_num_threads(),
+                texts_per_s=len(texts) / median,
+                tokens_per_s=sum(lengths) / median,
+                **spread(seconds),
+            )
+
+
+def exported(a: argparse.Namespace, model) -> dict:
+    """The encoder of `model`, mean pooled and of unit length, run by ONNX Runtime and OpenVINO; none that is not installed."""
+    import tempfile
+
+    import numpy as np
+    import torch
+    import transformers
+
+    try:
+        import onnxscript  # noqa: F401, what the export needs
+    except ImportError:
+        print("without ONNX Runtime and OpenVINO: onnxscript is not installed", file=sys.stderr)
+        return {}
+    bert = transformers.AutoModel.from_pretrained(str(a.model), dtype=torch.float32).eval()
+    tokenizer = model.tokenizer
+
+    class Hidden(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bert = bert
+
+        def forward(self, input_ids, attention_mask):
+            return self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    folder = tempfile.mkdtemp()
+    path = f"{folder}/model.onnx"
+    example = tokenizer(["a first text", "another one, a little longer"], padding=True, return_tensors="pt")
+    batch, length = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=2, max=512)
+    torch.onnx.export(
+        Hidden(),
+        (example["input_ids"], example["attention_mask"]),
+        path,
+        input_names=["input_ids", "attention_mask"],
+        output_names=["hidden"],
+        dynamic_shapes={"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}},
+        dynamo=True,
+        verbose=False,
+    )
+
+    def by(run):
+        def embed(texts: list[str]):
+            order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+            out = np.empty((len(texts), bert.config.hidden_size), np.float32)
+            for first in range(0, len(order), a.batch):
+                some = order[first : first + a.batch]
+                fed = tokenizer(
+                    [texts[i] for i in some],
+                    padding=True,
+                    truncation=True,
+                    max_length=model.max_seq_length,
+                    return_tensors="np",
+                )
+                mask = fed["attention_mask"]
+                hidden = run({"input_ids": fed["input_ids"].astype(np.int64), "attention_mask": mask.astype(np.int64)})
+                mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
+                out[some] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+            return out
+
+        return embed
+
+    ways = {}
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = a.threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        ways[f"onnxruntime {onnxruntime.__version__}"] = by(lambda fed: session.run(None, fed)[0])
+    except ImportError:
+        print("without ONNX Runtime: it is not installed", file=sys.stderr)
+    try:
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": a.threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        ways[f"openvino {openvino.__version__.split('-')[0]}"] = by(lambda fed: compiled(fed)[0])
+    except ImportError:
+        print("without OpenVINO: it is not installed", file=sys.stderr)
+    return ways
 
 
 def train(a: argparse.Namespace) -> None:
@@ -186,10 +282,28 @@ def topk(a: argparse.Namespace) -> None:
     bound = a.width * 2.0**-24
     shape = {"documents": a.documents, "width": a.width, "queries": a.queries, "threads": a.threads}
     versions = {"numpy": np.__version__, "torch": torch.__version__}
-    for program, function in (("numpy", by_numpy), ("torch", by_torch)):
+    ways = {"numpy": by_numpy, "torch": by_torch}
+    bounds = {}
+    try:
+        import faiss
+
+        faiss.omp_set_num_threads(a.threads)
+        flat = faiss.IndexFlatIP(a.width)
+        codes = faiss.IndexScalarQuantizer(a.width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        for name, index in (("faiss, float32", flat), ("faiss, float16 codes", codes)):
+            if index is codes:
+                index.train(documents)
+            index.add(documents)
+            ways[name] = lambda k, index=index: index.search(queries, k)[::-1]
+            versions[name] = faiss.__version__
+        # A row of unit length, rounded to f16, moves by less than 2^-11 of each element, or by half of the smallest subnormal.
+        bounds["faiss, float16 codes"] = bound + 2.0**-11 + a.width**0.5 * 2.0**-25
+    except ImportError:
+        print("without faiss: it is not installed", file=sys.stderr)
+    for program, function in ways.items():
         for k in a.k:
             error = float(np.abs(function(k)[1] - exact[:, :k]).max())
-            if error > bound:
+            if error > bounds.get(program, bound):
                 raise SystemExit(f"{program}, k = {k}: scores are off by {error:.3g}, more than {bound:.3g}")
             seconds = timed(lambda k=k, function=function: function(k), a.repeats)
             emit(
@@ -209,7 +323,7 @@ def topk(a: argparse.Namespace) -> None:
 def maxsim(a: argparse.Namespace) -> None:
     import torch
 
-    n_documents, tokens, query_tokens, width = 10_000, 128, 32, 128
+    n_documents, tokens, query_tokens, width = 10_000, 128, 32, a.width
     generator = torch.Generator().manual_seed(0)
 
     def unit_rows(*shape: int) -> torch.Tensor:
@@ -220,12 +334,20 @@ def maxsim(a: argparse.Namespace) -> None:
     def score(part: torch.Tensor) -> torch.Tensor:
         return torch.einsum("qd,ntd->nqt", query, part).max(dim=-1).values.sum(dim=-1)
 
+    def by_documents(part: torch.Tensor) -> torch.Tensor:
+        products = part.reshape(-1, width) @ query.T
+        return products.view(len(part), tokens, query_tokens).amax(dim=1).sum(dim=-1)
+
     exact = torch.einsum("qd,ntd->nqt", query.double(), documents[:100].double()).max(-1).values.sum(-1)
     bound = query_tokens * (width + query_tokens) * 2.0**-24
-    for way, at_once in (("whole", n_documents), ("500 at a time", 500)):
+    for way, at_once, of in (
+        ("whole", n_documents, score),
+        ("500 at a time", 500, score),
+        ("100 at a time, by documents", 100, by_documents),
+    ):
 
-        def search(at_once=at_once) -> torch.Tensor:
-            return torch.cat([score(part) for part in documents.split(at_once)])
+        def search(at_once=at_once, of=of) -> torch.Tensor:
+            return torch.cat([of(part) for part in documents.split(at_once)])
 
         error = float((search()[:100].double() - exact).abs().max())
         if error > bound:

@@ -3,8 +3,9 @@
 
     compare.py FIGURES SCORES.json...
 
-FIGURES has lines `ours|pytorch encode-TOKENS texts_per_second` and `ours|pytorch train-TOKENS tokens_per_second`; the
-JSON lines are those of `cargo bench -- --json` and of bench_cpu.py, whose fields are described there.
+FIGURES has lines `CASE<tab>SIDE<tab>RATE`, more being better; of every case one side is `ours`, or two are: what an earlier build
+did may stand beside it as `before`. The JSON lines are those of `cargo bench -- --json` and of bench_cpu.py, whose fields are
+described there.
 """
 
 import json
@@ -18,22 +19,31 @@ from pathlib import Path
 def main() -> int:
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():
-        side, case, rate = line.split()
+        case, side, rate = line.split("\t")
         rates[case, side].append(float(rate))
-    # Queries per second, so that more is better in every row.
     for path in sys.argv[2:]:
         for line in Path(path).read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
+            # The benches' rows of this crate, or of an earlier build of it.
+            side = row.get("side", "ours")
             plain = str(row.get("shape", "")).replace(",000", "000")
-            ours = re.fullmatch(r"(\d+) queries, 100000 x 384, k = (\d+)", plain)
-            if row.get("op") == "cosine_topk" and ours and ours[1] == "32" and row["seconds_median"]:
-                rates[f"topk-{ours[2]}", "ours"].append(32 / row["seconds_median"])
+            topk = re.fullmatch(r"(\d+) queries, 100000 x 384, k = (\d+)", plain)
+            maxsim = re.fullmatch(r"1 x 32 tokens, 10000 x 128 tokens, (\d+)", plain)
+            if row.get("op") == "cosine_topk" and topk and row["seconds_median"]:
+                case = f"top-k, {topk[1]} queries, k = {topk[2]}"
+                rates[case, side].append(int(topk[1]) / row["seconds_median"])
             elif row.get("what") == "topk":
-                rates[f"topk-{row['k']}", row["program"].split()[0]].append(row["queries_per_s"])
-            elif row.get("op") == "maxsim" and plain == "1 x 32 tokens, 10000 x 128 tokens, 128":
-                rates["maxsim documents", "ours"].append(10_000 / row["seconds_median"])
+                case = f"top-k, {row['queries']} queries, k = {row['k']}"
+                rates[case, row["program"]].append(row["queries_per_s"])
+            elif row.get("op") == "maxsim" and maxsim:
+                rates[f"MaxSim, width {maxsim[1]}", side].append(10_000 / row["seconds_median"])
             elif row.get("what") == "maxsim":
-                rates["maxsim documents", f"torch, {row['way']}"].append(row["documents_per_s"])
+                rates[f"MaxSim, width {row['width']}", f"torch, {row['way']}"].append(row["documents_per_s"])
+            elif row.get("op") == "encode" and "1 texts x 10 tokens, from text" in plain:
+                rates["encode-query", side].append(1 / row["seconds_median"])
+            elif row.get("what") == "encode":
+                case = f"encode-{Path(row['texts']).stem.removeprefix('texts-')}"
+                rates[case, row["program"]].append(row["texts_per_s"])
     print("| case | ours | other | rate of the other | ratio |")
     print("| --- | ---: | --- | ---: | ---: |")
     for case, side in list(rates):

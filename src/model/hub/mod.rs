@@ -18,6 +18,7 @@
 //! `hugging_face`, `package`.
 
 mod cache;
+mod fingerprints;
 mod hashing;
 mod hugging_face;
 #[cfg_attr(
@@ -40,6 +41,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use fingerprints::fingerprint;
 use package::Package;
 
 /// The backbone that is taken when none is named.
@@ -195,6 +197,7 @@ fn find(
     around: &Surroundings,
     log: &mut dyn FnMut(&str),
 ) -> Result<Backbone> {
+    let finish = |name, folder, source| self::finish(name, folder, source, around.cache.as_deref());
     let model = match resolve(name_or_path)? {
         Wanted::Folder(folder) => {
             let name = fs::canonicalize(&folder)
@@ -308,7 +311,12 @@ fn resolve(name_or_path: &str) -> Result<Wanted> {
 }
 
 /// Checks that the folder is a model and takes the fingerprint of its weights.
-fn finish(name: String, folder: PathBuf, source: BackboneSource) -> Result<Backbone> {
+fn finish(
+    name: String,
+    folder: PathBuf,
+    source: BackboneSource,
+    cache: Option<&Path>,
+) -> Result<Backbone> {
     let missing = missing(&folder, &REQUIRED);
     if !missing.is_empty() {
         let cure = if missing.contains(&"model.safetensors")
@@ -326,7 +334,7 @@ fn finish(name: String, folder: PathBuf, source: BackboneSource) -> Result<Backb
         ));
     }
     let weights = folder.join("model.safetensors");
-    let sha256 = hashing::sha256(&weights).map_err(|e| Error::io("read", &weights, e))?;
+    let sha256 = fingerprint(&weights, cache).map_err(|e| Error::io("read", &weights, e))?;
     Ok(Backbone {
         name,
         folder,

@@ -155,7 +155,8 @@ impl Turned {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_set1_ps, _mm512_fmadd_ps, _mm512_set1_ps,
+        __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_set1_ps,
+        _mm512_fmadd_ps, _mm512_set1_ps,
     };
 
     use super::{Kernel, LANES};
@@ -167,52 +168,103 @@ mod x86 {
     /// with `k`.
     const BLOCK: usize = 256;
 
+    /// Steps of [`UNROLLED`] elements in which a cache line of a row is used up. A tile's rows are read side by side, in an order
+    /// that the processor does not foresee, so that lines have to be asked for.
+    const STEPS: usize = 64 / size_of::<[f32; UNROLLED]>();
+
     /// The kernels that this processor has instructions for, the fastest one first.
     pub fn kernels() -> Vec<Kernel> {
         let mut kernels: Vec<Kernel> = Vec::new();
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has the instructions.
-            kernels.push(|a, w, turned, k| unsafe { avx512(a, w, turned, k) });
+            kernels.push(|a, w, turned, k| unsafe { avx512::product(a, w, turned, k) });
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the processor has the instructions.
-            kernels.push(|a, w, turned, k| unsafe { avx2(a, w, turned, k) });
+            kernels.push(|a, w, turned, k| unsafe { avx2::product(a, w, turned, k) });
         }
         kernels
     }
 
-    /// A kernel whose tile of `$rows` rows of `w` and [`LANES`] of `a` takes half of the registers or fewer.
+    /// A kernel whose tile of `$rows` rows of `w` and `$groups` times [`LANES`] of `a` takes half of the registers or fewer.
     macro_rules! kernel {
-        ($name:ident, $features:literal, $vector:ty, $rows:literal, $splat:ident, $multiply_add:ident) => {
-            #[target_feature(enable = $features)]
-            fn $name(packed: &[f32], w: &[f32], turned: &mut [f32], k: usize) {
-                const VECTORS: usize = LANES * size_of::<f32>() / size_of::<$vector>();
-                let columns = packed.len() / k;
-                let tiles = turned.chunks_exact_mut($rows * columns);
-                for (turned, w) in tiles.zip(w.chunks_exact($rows * k)) {
-                    for (group, a) in packed.chunks_exact(LANES * k).enumerate() {
-                        for (block, a) in a.chunks(LANES * BLOCK).enumerate() {
-                            let a = a.as_chunks::<LANES>().0.as_chunks::<UNROLLED>().0;
-                            let mut rows: [&[[f32; UNROLLED]]; $rows] = [&[]; $rows];
-                            for r in 0..$rows {
-                                let row = &w[r * k + block * BLOCK..][..a.len() * UNROLLED];
-                                rows[r] = row.as_chunks().0;
+        ($name:ident, $features:literal, $vector:ty, $rows:literal, $groups:literal, $splat:ident, $multiply_add:ident) => {
+            mod $name {
+                use super::*;
+
+                #[target_feature(enable = $features)]
+                pub fn product(packed: &[f32], w: &[f32], turned: &mut [f32], k: usize) {
+                    let columns = packed.len() / k;
+                    let tiles = turned.chunks_exact_mut($rows * columns);
+                    for (turned, w) in tiles.zip(w.chunks_exact($rows * k)) {
+                        let together = packed.chunks_exact($groups * LANES * k);
+                        let rest = together.remainder().chunks_exact(LANES * k);
+                        let mut first = 0;
+                        for a in together {
+                            tile::<$groups>(a, w, turned, k, first);
+                            first += $groups * LANES;
+                        }
+                        for a in rest {
+                            tile::<1>(a, w, turned, k, first);
+                            first += LANES;
+                        }
+                    }
+                }
+
+                /// Some groups of `a`, the first of which is the column `first`, with a tile's rows of `w`.
+                #[target_feature(enable = $features)]
+                #[inline]
+                fn tile<const G: usize>(
+                    a: &[f32],
+                    w: &[f32],
+                    turned: &mut [f32],
+                    k: usize,
+                    first: usize,
+                ) {
+                    const VECTORS: usize = LANES * size_of::<f32>() / size_of::<$vector>();
+                    let columns = turned.len() / $rows;
+                    for block in (0..k).step_by(BLOCK) {
+                        let n = BLOCK.min(k - block);
+                        let mut groups: [&[[[f32; LANES]; UNROLLED]]; G] = [&[]; G];
+                        for g in 0..G {
+                            let a = &a[(g * k + block) * LANES..][..n * LANES];
+                            groups[g] = a.as_chunks().0.as_chunks().0;
+                        }
+                        let mut rows: [&[[f32; UNROLLED]]; $rows] = [&[]; $rows];
+                        for r in 0..$rows {
+                            rows[r] = w[r * k + block..][..n].as_chunks().0;
+                        }
+                        let mut sums = [[[$splat(0.0); VECTORS]; G]; $rows];
+                        for step in 0..n / UNROLLED {
+                            if first == 0 {
+                                // One line of every row of the next tile by the time that this one's is used up.
+                                for r in (step % STEPS..$rows).step_by(STEPS) {
+                                    let at = ($rows + r) * k + block + step * UNROLLED;
+                                    let at = w.as_ptr().wrapping_add(at);
+                                    _mm_prefetch::<_MM_HINT_T0>(at.cast());
+                                }
                             }
-                            let mut sums = [[$splat(0.0); VECTORS]; $rows];
-                            for (step, a) in a.iter().enumerate() {
-                                for u in 0..UNROLLED {
-                                    let a: [$vector; VECTORS] = bytemuck::cast(a[u]);
-                                    for r in 0..$rows {
-                                        let w = $splat(rows[r][step][u]);
+                            for u in 0..UNROLLED {
+                                let mut a = [[$splat(0.0); VECTORS]; G];
+                                for g in 0..G {
+                                    a[g] = bytemuck::cast(groups[g][step][u]);
+                                }
+                                for r in 0..$rows {
+                                    let w = $splat(rows[r][step][u]);
+                                    for g in 0..G {
                                         for v in 0..VECTORS {
-                                            sums[r][v] = $multiply_add(w, a[v], sums[r][v]);
+                                            sums[r][g][v] =
+                                                $multiply_add(w, a[g][v], sums[r][g][v]);
                                         }
                                     }
                                 }
                             }
-                            for r in 0..$rows {
-                                let sums: [f32; LANES] = bytemuck::cast(sums[r]);
-                                let totals = &mut turned[r * columns + group * LANES..][..LANES];
+                        }
+                        for r in 0..$rows {
+                            for g in 0..G {
+                                let sums: [f32; LANES] = bytemuck::cast(sums[r][g]);
+                                let totals =
+                                    &mut turned[r * columns + first + g * LANES..][..LANES];
                                 for (total, sum) in totals.iter_mut().zip(sums) {
                                     *total += sum;
                                 }
@@ -229,10 +281,19 @@ mod x86 {
         "avx512f",
         __m512,
         8,
+        2,
         _mm512_set1_ps,
         _mm512_fmadd_ps
     );
-    kernel!(avx2, "avx2,fma", __m256, 4, _mm256_set1_ps, _mm256_fmadd_ps);
+    kernel!(
+        avx2,
+        "avx2,fma",
+        __m256,
+        4,
+        1,
+        _mm256_set1_ps,
+        _mm256_fmadd_ps
+    );
 }
 
 #[cfg(test)]
@@ -251,6 +312,7 @@ mod tests {
             (16, 48, 264),
             (17, 56, 8),
             (40, 104, 520),
+            (70, 16, 8),
         ];
         for (kernel, (m, n, k)) in kernels()
             .into_iter()
