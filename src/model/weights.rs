@@ -447,14 +447,14 @@ impl<A: Float> Weights<A> {
         let mut all = Vec::new();
         for (stored_name, tensor) in checkpoint.tensors() {
             let name = checkpoint.plain_name(&stored_name);
-            let Some((entry, part)) = places.remove(name) else {
+            let Some((entry, part)) = places.remove(&*name) else {
                 all.push((stored_name, tensor));
                 continue;
             };
             let shape = entry.part_shape();
             if tensor.shape != shape {
                 let what = format!("expected shape {shape:?}, got {:?}", tensor.shape);
-                return Err(checkpoint.fault(name, what));
+                return Err(checkpoint.fault(&name, what));
             }
             let elements: usize = shape.iter().product();
             let range = entry.start + part * elements..entry.start + (part + 1) * elements;
@@ -465,7 +465,7 @@ impl<A: Float> Weights<A> {
                     Tensor::from_f32(&values, tensor.dtype, shape)
                 }
             };
-            let tensor = tensor.map_err(|what| checkpoint.fault(name, what))?;
+            let tensor = tensor.map_err(|what| checkpoint.fault(&name, what))?;
             all.push((stored_name, tensor));
         }
         match places.into_keys().min() {
