@@ -78,9 +78,7 @@ impl Head {
             let path = folder.join(path).join(WEIGHTS);
             hash.update(std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?);
         }
-        let has_weights = steps
-            .iter()
-            .any(|step| !matches!(step, Loaded::Normalize));
+        let has_weights = steps.iter().any(|step| !matches!(step, Loaded::Normalize));
         Ok(Head {
             config,
             steps,

@@ -313,36 +313,31 @@ mod tests {
     }
 
     #[test]
-    fn reads_pooling() {
-        let modules = r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
-            {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-            {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+    fn only_a_plain_pooling_is_a_pooling() {
+        let modules = r#"[{"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
         let cls = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
-        let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", cls)]);
-        let read = PoolingConfig::read(dir.path()).unwrap();
-        assert_eq!(
-            read,
-            PoolingConfig {
-                pooling: Pooling::First,
-                normalize: true
-            }
-        );
-        let both = cls.replace("false", "true");
-        let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", &both)]);
-        assert!(PoolingConfig::read(dir.path()).is_err());
-        let dense = modules.replace("models.Normalize", "models.Dense");
-        let dir = folder(&[("modules.json", &dense), ("1_Pooling/config.json", cls)]);
-        assert!(
+        let read = |modules: &str, pooling: &str| {
+            let pooling = ("1_Pooling/config.json", pooling);
+            let dir = folder(&[("config.json", CONFIG), ("modules.json", modules), pooling]);
             PoolingConfig::read(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("`Dense`")
+        };
+        let first = PoolingConfig {
+            pooling: Pooling::First,
+            normalize: true,
+        };
+        assert_eq!(read(modules, cls).unwrap(), first);
+        let error = read(modules, &cls.replace("false", "true")).unwrap_err();
+        assert!(
+            error.to_string().contains("first + mean, normalised"),
+            "{error}"
         );
-        assert!(!PoolingConfig::read(folder(&[]).path()).unwrap().normalize);
-        for out in ["../x", "/x", "1_Pooling/../../x"] {
-            let dir = folder(&[("modules.json", &modules.replace("1_Pooling", out))]);
-            let error = PoolingConfig::read(dir.path()).unwrap_err().to_string();
-            assert!(error.contains("leads out of"), "{error}");
-        }
+        let bare = PoolingConfig {
+            pooling: Pooling::Mean,
+            normalize: false,
+        };
+        let dir = folder(&[("config.json", CONFIG)]);
+        assert_eq!(PoolingConfig::read(dir.path()).unwrap(), bare);
     }
 }

@@ -288,6 +288,42 @@ pub(super) fn read_modules(folder: &Path) -> Result<Vec<Module>> {
     Ok(modules)
 }
 
+/// A file of a module's own folder.
+#[cfg_attr(
+    not(feature = "hub"),
+    allow(dead_code, reason = "asked for by what fetches")
+)]
+pub(super) struct ModuleFile {
+    /// Inside the model folder.
+    pub path: String,
+    /// Whether the module cannot be without it.
+    pub needed: bool,
+}
+
+/// The files that the modules of a model folder have in folders of their own.
+///
+/// # Errors
+/// As for its `modules.json`.
+#[cfg_attr(
+    not(feature = "hub"),
+    allow(dead_code, reason = "asked for by what fetches")
+)]
+pub(super) fn module_files(folder: &Path) -> Result<Vec<ModuleFile>> {
+    let mut files = Vec::new();
+    let modules = read_modules(folder)?;
+    for module in modules.iter().filter(|module| !module.path.is_empty()) {
+        let has_weights = matches!(module.kind(), Some("Dense" | "LayerNorm"));
+        let has_config = has_weights || module.kind() == Some("Pooling");
+        files.extend([("config.json", has_config), (WEIGHTS, has_weights)].map(
+            |(name, needed)| ModuleFile {
+                path: format!("{}/{name}", module.path),
+                needed,
+            },
+        ));
+    }
+    Ok(files)
+}
+
 impl HeadConfig {
     /// The head with this pooling alone, over token vectors of width `d_model`.
     pub fn of(pooling: PoolingConfig, d_model: usize) -> Self {

@@ -121,6 +121,10 @@ pub(super) fn read(folder: &Path, vocab: Option<usize>) -> Result<Rules> {
             inner.add_tokens([token]).map_err(fail)?;
         }
     }
+    // These may be among the tokens that were added.
+    if is_bert {
+        with_tokens_around(&mut inner, &settings)?;
+    }
     if settings.flag("split_special_tokens", Some(false))? == Some(true) {
         inner.set_encode_special_tokens(true);
     }
@@ -231,6 +235,11 @@ fn as_bert(inner: &mut tokenizers::Tokenizer, settings: &Settings, path: &Path) 
     if inner.get_pre_tokenizer() != Some(&splitter) {
         inner.with_pre_tokenizer(Some(splitter));
     }
+    Ok(())
+}
+
+/// Puts the special tokens of a BertTokenizer around every text.
+fn with_tokens_around(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {
     let around = around(inner, settings)?;
     let of_single = |post: Option<&PostProcessorWrapper>| {
         let post = written(&post);
@@ -425,5 +434,260 @@ fn token(value: &Value, special: bool) -> Option<AddedToken> {
             )
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const WORDS: [&str; 21] = [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "CAT", "Cafe", "cafe", "café",
+        "Café", "Cat", "中", "国", "中国", "##s", "query", ":", "<s>", "</s>",
+    ];
+
+    /// A folder with the words above in an uncased `tokenizer.json`, changed by `change`.
+    fn folder(change: impl FnOnce(&mut Value), files: &[(&str, Value)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let vocab: Map<String, Value> = (WORDS.iter().zip(0..))
+            .map(|(word, i)| (word.to_string(), json!(i)))
+            .collect();
+        let special = |id: usize| {
+            json!({"id": id, "content": WORDS[id], "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        };
+        let around = |token: &str, id: u32| json!({"id": token, "ids": [id], "tokens": [token]});
+        let mut tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [special(0), special(1), special(2), special(3), special(4)],
+            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": null, "lowercase": true},
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                    {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"[CLS]": around("[CLS]", 2), "[SEP]": around("[SEP]", 3)}},
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": vocab},
+        });
+        change(&mut tokenizer);
+        let write = |name: &str, value: &Value| {
+            std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+        };
+        write("tokenizer.json", &tokenizer);
+        files.iter().for_each(|(name, value)| write(name, value));
+        dir
+    }
+
+    fn tokens(dir: &Path) -> Vec<String> {
+        let rules = read(dir, Some(WORDS.len())).unwrap();
+        let texts = ["the CAT", "Café", "中国", "the <s> cat [MASK]"];
+        let join = |text| {
+            rules
+                .inner
+                .encode_fast(text, true)
+                .unwrap()
+                .get_tokens()
+                .join(" ")
+        };
+        // `encode_fast` leaves the offsets out, not the tokens.
+        texts.map(join).to_vec()
+    }
+
+    const CONFIG: &str = "tokenizer_config.json";
+
+    /// What transformers 5.23 makes of the same folders.
+    #[test]
+    fn files_are_put_together_as_transformers_does() {
+        let uncased = [
+            "[CLS] the cat [SEP]",
+            "[CLS] cafe [SEP]",
+            "[CLS] 中 国 [SEP]",
+        ];
+        let cased = [
+            "[CLS] the CAT [SEP]",
+            "[CLS] Café [SEP]",
+            "[CLS] 中 国 [SEP]",
+        ];
+        let plain = "[CLS] the [UNK] [UNK] [UNK] cat [MASK] [SEP]";
+        let hold = |dir: &Path, three: [&str; 3], last: &str| {
+            let [a, b, c] = three;
+            assert_eq!(tokens(dir), [a, b, c, last]);
+        };
+        let lower = |on: bool| move |json: &mut Value| json["normalizer"]["lowercase"] = on.into();
+        // A BertTokenizer does not read the rules of tokenizer.json.
+        let bert = |keys: Value| (CONFIG, keys);
+        for class in ["BertTokenizer", "BertTokenizerFast", "ElectraTokenizer"] {
+            let dir = folder(lower(false), &[bert(json!({"tokenizer_class": class}))]);
+            hold(dir.path(), uncased, plain);
+            let keys = json!({"tokenizer_class": class, "do_lower_case": false});
+            hold(folder(lower(true), &[bert(keys)]).path(), cased, plain);
+        }
+        hold(folder(lower(false), &[]).path(), uncased, plain);
+        let no_accents = |json: &mut Value| json["normalizer"]["strip_accents"] = false.into();
+        hold(folder(no_accents, &[]).path(), uncased, plain);
+        let accents = [
+            "[CLS] the cat [SEP]",
+            "[CLS] café [SEP]",
+            "[CLS] 中 国 [SEP]",
+        ];
+        hold(
+            folder(|_| {}, &[bert(json!({"strip_accents": false}))]).path(),
+            accents,
+            plain,
+        );
+        let chinese = [
+            "[CLS] the cat [SEP]",
+            "[CLS] cafe [SEP]",
+            "[CLS] 中国 [SEP]",
+        ];
+        let keys = json!({"tokenize_chinese_chars": false});
+        hold(folder(|_| {}, &[bert(keys)]).path(), chinese, plain);
+        // Others do.
+        for class in [
+            "PreTrainedTokenizerFast",
+            "TokenizersBackend",
+            "ConvBertTokenizer",
+            "NoSuchTokenizer",
+        ] {
+            let keys = json!({"tokenizer_class": class, "do_lower_case": true});
+            hold(folder(lower(false), &[bert(keys)]).path(), cased, plain);
+        }
+        let config = (
+            "config.json",
+            json!({"tokenizer_class": "PreTrainedTokenizerFast"}),
+        );
+        hold(folder(lower(false), &[config]).path(), cased, plain);
+
+        let around = ["<s> the cat </s>", "<s> cafe </s>", "<s> 中 国 </s>"];
+        let named =
+            json!({"cls_token": "<s>", "sep_token": {"content": "</s>", "__type": "AddedToken"}});
+        let whole = "<s> the <s> cat [MASK] </s>";
+        hold(folder(|_| {}, &[bert(named.clone())]).path(), around, whole);
+        let map = ("special_tokens_map.json", named);
+        hold(
+            folder(|_| {}, std::slice::from_ref(&map)).path(),
+            around,
+            whole,
+        );
+        let taken = "[CLS] the <s> cat [MASK] [SEP]";
+        let decoder = json!({"added_tokens_decoder": {"19": {"content": "<s>", "special": true}}});
+        // An old map counts only where this is not there.
+        hold(folder(|_| {}, &[bert(decoder), map]).path(), uncased, taken);
+        for keys in [
+            json!({"bos_token": "<s>"}),
+            json!({"additional_special_tokens": ["<s>"]}),
+            json!({"extra_special_tokens": [{"content": "<s>"}]}),
+        ] {
+            hold(folder(|_| {}, &[bert(keys)]).path(), uncased, taken);
+        }
+        let added = (
+            "added_tokens.json",
+            json!({"<s>": 19, "beyond the model's words": 21}),
+        );
+        hold(folder(|_| {}, &[added]).path(), uncased, taken);
+        let unknown = "[CLS] the the the the cat [MASK] [SEP]";
+        hold(
+            folder(|_| {}, &[bert(json!({"unk_token": "the"}))]).path(),
+            uncased,
+            unknown,
+        );
+        let split = "[CLS] the [UNK] [UNK] [UNK] cat [UNK] [UNK] [UNK] [SEP]";
+        hold(
+            folder(|_| {}, &[bert(json!({"split_special_tokens": true}))]).path(),
+            uncased,
+            split,
+        );
+    }
+
+    #[test]
+    fn words_alone_make_a_tokenizer() {
+        let dir = folder(|_| {}, &[]);
+        let whole = tokens(dir.path());
+        std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+        std::fs::write(dir.path().join("vocab.txt"), WORDS.join("\r\n")).unwrap();
+        assert_eq!(tokens(dir.path()), whole);
+        let write =
+            |keys: Value| std::fs::write(dir.path().join(CONFIG), keys.to_string()).unwrap();
+        write(json!({"do_lower_case": false}));
+        assert_eq!(tokens(dir.path())[0], "[CLS] the CAT [SEP]");
+        write(json!({"tokenizer_class": "PreTrainedTokenizerFast"}));
+        let error = read(dir.path(), None).err().unwrap().to_string();
+        assert!(error.contains("no tokenizer.json"), "{error}");
+        std::fs::remove_file(dir.path().join(CONFIG)).unwrap();
+        std::fs::write(dir.path().join("vocab.txt"), "").unwrap();
+        let error = read(dir.path(), None).err().unwrap().to_string();
+        assert!(error.contains("vocab.txt: is empty"), "{error}");
+    }
+
+    #[test]
+    fn the_end_at_which_texts_are_cut_is_the_folders() {
+        let cut = |direction: Value| {
+            move |json: &mut Value| {
+                if !direction.is_null() {
+                    let strategy = "LongestFirst";
+                    json["truncation"] = json!({"direction": direction, "max_length": 4, "strategy": strategy, "stride": 0});
+                }
+            }
+        };
+        for (json_says, config_says, left) in [
+            (json!(null), json!(null), false),
+            (json!("Left"), json!(null), true),
+            (json!("Right"), json!("left"), true),
+            (json!("Left"), json!("right"), false),
+        ] {
+            let dir = folder(
+                cut(json_says),
+                &[(CONFIG, json!({"truncation_side": config_says}))],
+            );
+            let direction = read(dir.path(), None).unwrap().direction;
+            assert_eq!(matches!(direction, TruncationDirection::Left), left);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_named() {
+        for (keys, says) in [
+            (
+                json!({"tokenizer_class": "MPNetTokenizerFast"}),
+                "tokenizer_class is `MPNetTokenizerFast`",
+            ),
+            (json!({"do_lower_case": null}), "do_lower_case is `null`"),
+            (json!({"strip_accents": "yes"}), "strip_accents is `yes`"),
+            (
+                json!({"cls_token": "<new>"}),
+                "cls_token is `<new>`, which is not in the vocabulary",
+            ),
+            (json!({"sep_token": 3}), "sep_token is `3`"),
+            (
+                json!({"truncation_side": "middle"}),
+                "truncation_side is `middle`",
+            ),
+            (
+                json!({"additional_special_tokens": "<s>"}),
+                "additional_special_tokens",
+            ),
+            (
+                json!({"added_tokens_decoder": {"x": "y"}}),
+                "added_tokens_decoder",
+            ),
+        ] {
+            let dir = folder(|_| {}, &[(CONFIG, keys)]);
+            let error = read(dir.path(), None).err().unwrap().to_string();
+            assert!(error.contains(says) && error.contains(CONFIG), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+        let level = |json: &mut Value| {
+            let vocab = json["model"]["vocab"].take();
+            json["model"] = json!({"type": "WordLevel", "unk_token": "[UNK]", "vocab": vocab});
+        };
+        let error = read(folder(level, &[]).path(), None)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("no word pieces"), "{error}");
     }
 }

@@ -547,10 +547,18 @@ mod tests {
             "config.json",
             &json!({"vocab_size": WORDS.len(), "max_position_embeddings": 32}),
         );
+        // What sentence-transformers adds is read in a folder with modules alone.
+        write("modules.json", &json!([]));
         for (name, value) in files {
             write(name, value);
         }
         dir
+    }
+
+    /// `tokenizer_config.json` of a tokenizer that does what `tokenizer.json` says.
+    fn as_written() -> (&'static str, Value) {
+        let class = json!({"tokenizer_class": "PreTrainedTokenizerFast"});
+        ("tokenizer_config.json", class)
     }
 
     fn error(dir: &Path, max_length: Option<usize>) -> Error {
@@ -604,7 +612,20 @@ mod tests {
         let tokenizer = ("tokenizer_config.json", json!({"model_max_length": 24}));
         let endless = ("tokenizer_config.json", json!({"model_max_length": 1e30}));
         let beyond = ("sentence_bert_config.json", json!({"max_seq_length": 99}));
+        let other_name = ("sentence_roberta_config.json", json!({"max_seq_length": 9}));
+        let second = (
+            "sentence_distilbert_config.json",
+            json!({"max_seq_length": 7}),
+        );
+        let empty = ("sentence_bert_config.json", json!({}));
+        let kwargs = json!({"max_seq_length": 9, "processor_kwargs": {"model_max_length": 11}});
+        let kwargs = ("sentence_bert_config.json", kwargs);
+        let old_key = ("tokenizer_config.json", json!({"max_len": 13}));
         for (files, limit) in [
+            (vec![empty, other_name.clone(), second.clone()], 9),
+            (vec![sentence.clone(), other_name], 20),
+            (vec![kwargs], 11),
+            (vec![old_key], 13),
             (vec![sentence, tokenizer.clone()], 20),
             (vec![none, tokenizer], 24),
             (vec![endless], 32),
@@ -663,6 +684,16 @@ mod tests {
             );
             assert!(error.to_string().contains(says), "{error}");
         }
+        for wrong in [json!(0), json!(-3), json!(12.5), json!("12"), json!(true)] {
+            for (file, key) in [
+                ("sentence_bert_config.json", "max_seq_length"),
+                ("tokenizer_config.json", "model_max_length"),
+            ] {
+                let dir = folder(&[(file, json!({ key: wrong }))]);
+                let text = error(dir.path(), None).to_string();
+                assert!(text.contains(file) && text.contains(key), "{text}");
+            }
+        }
         let dir = folder(&[("config.json", json!({}))]);
         assert!(error(dir.path(), None).to_string().contains("ask for one"));
         assert!(Tokenizer::load(dir.path(), Some(64)).is_ok());
@@ -676,15 +707,33 @@ mod tests {
             let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
             tokenizer.encode_kind(&["cat"], kind).unwrap().ids.remove(0)
         };
-        let prompts = json!({"prompts": {"query": "query: ", "passage": "the "}});
+        let prompts = json!({"prompts": {"query": "query: ", "document": "the "}});
         assert_eq!(ids(prompts.clone(), TextKind::Query), [CLS, 8, 9, 5, SEP]);
         assert_eq!(ids(prompts.clone(), TextKind::Document), [CLS, 4, 5, SEP]);
         assert_eq!(ids(prompts, TextKind::Plain), [CLS, 5, SEP]);
-        let default = json!({"prompts": {"x": "a "}, "default_prompt_name": "x"});
-        assert_eq!(ids(default, TextKind::Document), [CLS, 10, 5, SEP]);
+        // `document` is always there for sentence-transformers 6, so that it never comes to the others.
+        let others = json!({"prompts": {"x": "a ", "passage": "the "}, "default_prompt_name": "x"});
+        for kind in [TextKind::Query, TextKind::Document, TextKind::Plain] {
+            assert_eq!(ids(others.clone(), kind), [CLS, 5, SEP]);
+        }
+        let dir = folder(&[(file, others.clone())]);
+        let notes = Prompts::load(dir.path())
+            .unwrap()
+            .notes(dir.path())
+            .unwrap();
+        assert!(
+            notes.len() == 1 && notes[0].contains("passage (`the `)"),
+            "{notes:?}"
+        );
+        // Nor does it read them where there are no modules.
+        std::fs::remove_file(dir.path().join("modules.json")).unwrap();
+        let query = json!({"prompts": {"query": "query: "}});
+        std::fs::write(dir.path().join(file), query.to_string()).unwrap();
+        assert_eq!(Prompts::load(dir.path()).unwrap(), Prompts::default());
         for none in [
             json!({}),
-            json!({"prompts": {}, "default_prompt_name": null}),
+            json!({"prompts": {"query": null}, "default_prompt_name": null}),
+            json!({"default_prompt_name": "query"}),
         ] {
             assert_eq!(ids(none, TextKind::Query), [CLS, 5, SEP]);
         }
@@ -697,10 +746,8 @@ mod tests {
     #[test]
     fn lower_casing_is_done_where_the_folder_asks_for_it() {
         let cased = |lower: bool| {
-            let dir = folder(&[(
-                "sentence_bert_config.json",
-                json!({"max_seq_length": 16, "do_lower_case": lower}),
-            )]);
+            let sentence = json!({"max_seq_length": 16, "do_lower_case": lower});
+            let dir = folder(&[("sentence_bert_config.json", sentence), as_written()]);
             let path = dir.path().join("tokenizer.json");
             let text = std::fs::read_to_string(&path).unwrap();
             std::fs::write(
@@ -709,10 +756,12 @@ mod tests {
             )
             .unwrap();
             let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
-            tokenizer.encode_batch(&["CAT"]).unwrap().ids.remove(0)
+            let texts = ["CAT [SEP]"];
+            tokenizer.encode_batch(&texts).unwrap().ids.remove(0)
         };
-        assert_eq!(cased(true), [CLS, 5, SEP]);
-        assert_eq!(cased(false), [CLS, 1, SEP]);
+        // A special token stays one.
+        assert_eq!(cased(true), [CLS, 5, SEP, SEP]);
+        assert_eq!(cased(false), [CLS, 1, SEP, SEP]);
     }
 
     #[test]
@@ -735,7 +784,7 @@ mod tests {
         assert!(text.contains("line 2"), "{text}");
 
         // Without a template there are no special tokens.
-        let dir = folder(&[]);
+        let dir = folder(&[as_written()]);
         let path = dir.path().join("tokenizer.json");
         let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         json["post_processor"] = Value::Null;
