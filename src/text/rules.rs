@@ -493,7 +493,6 @@ mod tests {
                 .get_tokens()
                 .join(" ")
         };
-        // `encode_fast` leaves the offsets out, not the tokens.
         texts.map(join).to_vec()
     }
 
@@ -676,7 +675,8 @@ mod tests {
             ),
         ] {
             let dir = folder(|_| {}, &[(CONFIG, keys)]);
-            let error = read(dir.path(), None).err().unwrap().to_string();
+            let read = read(dir.path(), Some(WORDS.len()));
+            let error = read.err().unwrap().to_string();
             assert!(error.contains(says) && error.contains(CONFIG), "{error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }

@@ -14,6 +14,9 @@
 //! Neither leaves half a model behind when it is killed: the Hub's files appear in a snapshot one by one, whole, the
 //! weights last, and a snapshot without them is not taken; our cache receives a folder by one rename.
 //!
+//! What is fetched from the Hub is what the model says of itself: its settings, what the modules of its `modules.json`
+//! have in their folders, and its weights in safetensors form, whether one file or several.
+//!
 //! Here a name is resolved and the sources are asked in turn; each source has a room of its own: `cache`,
 //! `hugging_face`, `package`.
 
