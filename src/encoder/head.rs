@@ -1,7 +1,7 @@
 //! What a model does to token vectors beyond what a device does: see [`crate::model::head`].
 //!
-//! On the host and in f32, whatever the device: the embeddings of a batch are read anyway, and per text this is less than
-//! what one layer does for one token.
+//! On the host and in f32, whatever the device: per text this is less than what one layer does for one token. Where it
+//! begins with a pooling that a device does, only pooled rows come to the host.
 
 use std::path::Path;
 
@@ -105,7 +105,7 @@ impl Head {
     /// What an operator reports.
     pub fn embeddings(&self, hidden: &[f32], offsets: &[u32], d: usize) -> Result<Vec<f32>> {
         let modes = &self.config.modes;
-        let mut width = modes.len() * d;
+        let width = modes.len() * d;
         let mut rows = vec![0f32; (offsets.len() - 1) * width];
         let texts = rows.par_chunks_exact_mut(width).zip(offsets.par_windows(2));
         texts.for_each(|(row, span)| {
@@ -115,7 +115,15 @@ impl Head {
                 parts.for_each(|(part, mode)| pool(*mode, tokens, part));
             }
         });
-        for step in &self.steps {
+        self.finish(rows, width, 0)
+    }
+
+    /// What is made of pooled rows `[n, width]` when the first `done` steps were done: embeddings.
+    ///
+    /// # Errors
+    /// What an operator reports.
+    pub fn finish(&self, mut rows: Vec<f32>, mut width: usize, done: usize) -> Result<Vec<f32>> {
+        for step in &self.steps[done..] {
             match step {
                 Loaded::Normalize => rows.par_chunks_exact_mut(width).for_each(normalize),
                 Loaded::LayerNorm { weight, bias } => {

@@ -50,8 +50,8 @@ pub struct Encoder {
     device: Device,
     config: BertConfig,
     head: Head,
-    /// Of the head, if a device does it all.
-    pooling: Option<PoolingConfig>,
+    /// What the device does of the head, and how many of its steps are done with it.
+    pooling: Option<(PoolingConfig, usize)>,
     tokenizer: Tokenizer,
     /// The tokenizer with the shorter limit that was asked for last: a copy takes as long as encoding a short text.
     limited: Mutex<Option<Arc<Tokenizer>>>,
@@ -122,7 +122,7 @@ impl Encoder {
             Precision::F32 => Working::F32(Weights::load(table, &checkpoint, device)?),
             Precision::Mixed => Working::Mixed(Weights::load(table, &checkpoint, device)?),
         };
-        let pooling = head.plain();
+        let pooling = head.on_device();
         let head = Head::load(folder, head, device)?;
         keys::say(notes);
         Ok(Encoder {
@@ -168,7 +168,7 @@ impl Encoder {
 
     /// Its head, if that is a pooling that a device does and nothing more.
     pub fn pooling(&self) -> Option<PoolingConfig> {
-        self.pooling
+        self.head().plain()
     }
 
     /// The same where only such a head will do.
@@ -176,7 +176,7 @@ impl Encoder {
     /// # Errors
     /// [`Error::Input`] for a head that does more.
     pub(crate) fn plain_pooling(&self) -> Result<PoolingConfig> {
-        self.pooling.ok_or_else(|| {
+        self.pooling().ok_or_else(|| {
             Error::input(
                 &self.folder,
                 format!(
@@ -297,14 +297,14 @@ impl Encoder {
 
     /// The embeddings of a packed batch.
     fn pooled(&self, batch: &Batch) -> Result<Pooled> {
-        let Some(pooling) = self.pooling else {
+        let Some((pooling, done)) = self.pooling else {
             let (h, texts) = self.hidden_states(batch, None)?;
             return Ok(Pooled::OnHost(self.head_on_host(&h, &texts)?));
         };
         self.check_batch(batch)?;
         let work = |inputs: &Inputs| {
             let h = self.forward(inputs, None, None)?;
-            self.pool_plainly(pooling, &h, &inputs.texts)
+            self.pool_on_device(pooling, &h, &inputs.texts)
         };
         self.device.in_pool(|| {
             let replayed =
@@ -312,33 +312,44 @@ impl Encoder {
                     .run(&self.device, Output::Embeddings, batch, work, |out| {
                         out.read()
                     })?;
-            match replayed {
-                Some(rows) => Ok(Pooled::OnHost(rows)),
-                None => work(&Inputs::upload(&self.device, batch)?).map(Pooled::OnDevice),
+            let pooled = match replayed {
+                Some(rows) => Pooled::OnHost(rows),
+                None => work(&Inputs::upload(&self.device, batch)?).map(Pooled::OnDevice)?,
+            };
+            if self.pooling().is_some() {
+                return Ok(pooled);
             }
+            let rows = self.head.finish(pooled.read()?, self.token_width(), done)?;
+            Ok(Pooled::OnHost(rows))
         })
     }
 
     /// The embeddings that the published head makes of token vectors.
     fn pool(&self, h: &Buffer<f32>, texts: &PackedTexts) -> Result<Buffer<f32>> {
-        match self.pooling {
-            Some(pooling) => self.pool_plainly(pooling, h, texts),
-            None => self.device.upload(&self.head_on_host(h, texts)?),
+        let Some((pooling, done)) = self.pooling else {
+            return self.device.upload(&self.head_on_host(h, texts)?);
+        };
+        let pooled = self.pool_on_device(pooling, h, texts)?;
+        if self.pooling().is_some() {
+            return Ok(pooled);
         }
+        let rows = pooled.read()?;
+        let rows = (self.device).in_pool(|| self.head.finish(rows, self.token_width(), done))?;
+        self.device.upload(&rows)
     }
 
-    fn pool_plainly(
+    fn pool_on_device(
         &self,
         PoolingConfig { pooling, normalize }: PoolingConfig,
         h: &Buffer<f32>,
         texts: &PackedTexts,
     ) -> Result<Buffer<f32>> {
-        let mut out = self.device.alloc::<f32>(texts.texts() * self.width())?;
+        let mut out = (self.device).alloc::<f32>(texts.texts() * self.token_width())?;
         pool(h, texts, pooling, normalize, &mut out)?;
         Ok(out)
     }
 
-    /// A head that is more than a pooling, over token vectors `[t, d]` of a batch.
+    /// A head whose pooling no device does, over token vectors `[t, d]` of a batch.
     fn head_on_host(&self, h: &Buffer<f32>, texts: &PackedTexts) -> Result<Vec<f32>> {
         let hidden = h.read()?;
         let offsets = texts.offsets();

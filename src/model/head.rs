@@ -11,8 +11,9 @@
 //! vectors, or the last one if it was made to predict the next token.
 //!
 //! The mean of all token vectors or the first one, normalised or not, is what nearly every model has; a device does it by
-//! [`mod@crate::ops::pool`], and such a model can be trained ([`HeadConfig::plain`]). Everything else is computed on the
-//! host in f32, whatever the device: per text it is less than what one layer does for one token.
+//! [`mod@crate::ops::pool`], and such a model can be trained ([`HeadConfig::plain`]). Everything else, behind such a pooling
+//! or in its place, is computed on the host in f32, whatever the device: per text it is less than what one layer does for
+//! one token.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -457,17 +458,24 @@ impl HeadConfig {
 
     /// The pooling that a device does, if that is all: the mean or the first token vector, normalised or not.
     pub fn plain(&self) -> Option<PoolingConfig> {
+        let (pooling, steps) = self.on_device()?;
+        (self.truncate.is_none() && steps == self.steps.len()).then_some(pooling)
+    }
+
+    /// The pooling that a device can do, and how many of the steps it does with it.
+    pub(crate) fn on_device(&self) -> Option<(PoolingConfig, usize)> {
         let pooling = match self.modes[..] {
             [Mode::Mean] => Pooling::Mean,
             [Mode::Cls] => Pooling::First,
             _ => return None,
         };
-        let plain =
-            self.truncate.is_none() && self.steps.iter().all(|step| *step == Step::Normalize);
-        plain.then_some(PoolingConfig {
-            pooling,
-            normalize: !self.steps.is_empty(),
-        })
+        let normal = self
+            .steps
+            .iter()
+            .take_while(|step| **step == Step::Normalize);
+        let steps = normal.count();
+        let normalize = steps > 0;
+        Some((PoolingConfig { pooling, normalize }, steps))
     }
 
     /// Paths inside the model folder of the weights that it has.

@@ -488,7 +488,7 @@ mod tests {
         let join = |text| {
             rules
                 .inner
-                .encode_fast(text, true)
+                .encode(text, true)
                 .unwrap()
                 .get_tokens()
                 .join(" ")
