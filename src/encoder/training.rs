@@ -192,8 +192,10 @@ impl Encoder {
     /// The weights to be changed. On a device that multiplies f16 they are held twice from now on.
     ///
     /// # Errors
-    /// As [`Encoder::load`], if they have to be read once more.
+    /// [`Error::Input`] for a model whose head cannot be trained ([`crate::model::HeadConfig::plain`]); as
+    /// [`Encoder::load`], if they have to be read once more.
     pub(crate) fn trainable(&mut self) -> Result<Trainable<'_>> {
+        self.plain_pooling()?;
         match &mut self.weights {
             Working::F32(weights) => Ok(Trainable {
                 master: weights,
