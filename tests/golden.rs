@@ -153,7 +153,7 @@ fn yardstick(model: &str, encoder: &Encoder, expected: &Expected, round: fn(f32)
         h = norm(&h, Some(&outer), &name("output.LayerNorm"));
         hidden.push(h.clone());
     }
-    let pooling = encoder.pooling();
+    let pooling = encoder.pooling().unwrap();
     Stages {
         embeddings: pool::reference::<f32, _>(&h, &offsets, pooling.pooling, pooling.normalize, d),
         hidden,
@@ -192,7 +192,7 @@ fn token_ids_limits_and_pooling_are_those_of_transformers() {
             expected.max_seq_length,
             "{model}"
         );
-        let pooling = encoder.pooling();
+        let pooling = encoder.pooling().unwrap();
         assert_eq!(pooling.normalize, expected.normalize, "{model}");
         assert_eq!(
             pooling.pooling == Pooling::Mean,

@@ -128,7 +128,12 @@ fn ids(context: &Context, folder: &Path, n: usize, length: usize) -> Result<Prep
     let tokens = encoder.tokenizer().encode_batch(&texts)?;
     let order = plan_batches(&tokens.lengths(), usize::MAX, usize::MAX).concat();
     let batch: Batch = pack(&tokens.ids, &order);
-    let (d, pooling) = (encoder.width(), encoder.pooling());
+    let (d, pooling) = (
+        encoder.width(),
+        encoder
+            .pooling()
+            .expect("backbones of the bench are pooled plainly"),
+    );
     let mut out = context.device.alloc::<f32>(n * d)?;
     let mut run = move |read: bool| {
         let (h, packing) = encoder.hidden_states(&batch, None)?;

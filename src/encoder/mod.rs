@@ -6,8 +6,8 @@
 //!
 //! [`Encoder::from_name`] finds or fetches a published model, [`Encoder::load`] reads a model folder; [`Encoder::encode`]
 //! streams any number of texts through in batches that hold a budget of tokens, never padded. [`Encoder::hidden_states`]
-//! gives the last layer itself, [`Encoder::windows`] streams it for any number of texts. Published pooling,
-//! normalisation, length limit and prompts are honoured.
+//! gives the last layer itself, [`Encoder::windows`] streams it for any number of texts. A model folder is done as it is
+//! written or refused by name: modules, length limit, tokenizer and prompts ([`crate::model::keys`] has every key).
 //!
 //! On CUDA, small batches (up to 1,024 tokens) whose text lengths were met before run as graphs, one call instead of
 //! one per kernel, with the same bits as a result. [`Encoder::set_graphs`] and the environment variable
@@ -16,9 +16,11 @@
 mod backward;
 mod forward;
 mod graphs;
+mod head;
 mod training;
 mod window;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -34,11 +36,12 @@ use crate::device::{Buffer, Device, DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::model::hub::{FetchOptions, find_backbone};
 use crate::model::weights::{Table, Weights, Working};
-use crate::model::{BertConfig, Checkpoint, PoolingConfig};
+use crate::model::{BertConfig, Checkpoint, HeadConfig, PoolingConfig, keys};
 use crate::ops::{PackedTexts, pool};
 use crate::text::{Batch, TextKind, Tokenizer};
 use forward::Masks;
 use graphs::{Graphs, Inputs, Output};
+use head::Head;
 use window::{Pooled, WINDOW};
 
 /// A text encoder on a device.
@@ -47,7 +50,9 @@ pub struct Encoder {
     graphs: Graphs,
     device: Device,
     config: BertConfig,
-    pooling: PoolingConfig,
+    head: Head,
+    /// What the device does of the head, and how many of its steps are done with it.
+    pooling: Option<(PoolingConfig, usize)>,
     tokenizer: Tokenizer,
     /// The tokenizer with the shorter limit that was asked for last: a copy takes as long as encoding a short text.
     limited: Mutex<Option<Arc<Tokenizer>>>,
@@ -95,7 +100,7 @@ impl Encoder {
         Self::load(&backbone.folder, device, LoadOptions::default())
     }
 
-    /// Reads a model folder onto `device`.
+    /// Reads a model folder onto `device`. What the folder says without effect here is said on standard error, once.
     ///
     /// # Errors
     /// One line naming the file, and the tensor or field in it, for anything missing, damaged or unsupported;
@@ -108,20 +113,38 @@ impl Encoder {
             ));
         }
         let config = BertConfig::read(folder)?;
-        let pooling = PoolingConfig::read(folder)?;
-        let tokenizer = Tokenizer::load(folder, options.max_length)?;
-        let checkpoint = Checkpoint::open(folder)?;
+        let mut notes = keys::check_folder(folder)?;
+        let head = HeadConfig::read(folder, config.d_model, &mut notes)?;
         let table = Arc::new(Table::new(&config));
-        let weights = match device.precision() {
-            Precision::F32 => Working::F32(Weights::load(table, &checkpoint, device)?),
-            Precision::Mixed => Working::Mixed(Weights::load(table, &checkpoint, device)?),
+        let weights = || -> Result<Working> {
+            let checkpoint = Checkpoint::open(folder)?;
+            Ok(match device.precision() {
+                Precision::F32 => Working::F32(Weights::load(table, &checkpoint, device)?),
+                Precision::Mixed => Working::Mixed(Weights::load(table, &checkpoint, device)?),
+            })
         };
+        // The one takes about as long as the other.
+        let (tokenizer, weights) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::load(folder, options.max_length));
+            let weights = weights();
+            let tokenizer = tokenizer.join();
+            (
+                tokenizer.unwrap_or_else(|panic| resume_unwind(panic)),
+                weights,
+            )
+        });
+        let (tokenizer, weights) = (tokenizer?, weights?);
+        notes.extend(tokenizer.prompts().notes(folder)?);
+        let pooling = head.on_device();
+        let head = Head::load(folder, head, device)?;
+        keys::say(notes);
         Ok(Encoder {
             graphs: Graphs::new()?,
             token_budget: options.token_budget.unwrap_or(default_budget(device)),
             window: WINDOW,
             device: device.clone(),
             config,
+            head,
             pooling,
             tokenizer,
             limited: Mutex::new(None),
@@ -146,9 +169,35 @@ impl Encoder {
         &self.config
     }
 
-    /// Its pooling.
-    pub fn pooling(&self) -> PoolingConfig {
-        self.pooling
+    /// What makes an embedding of the token vectors of a text.
+    pub fn head(&self) -> &HeadConfig {
+        self.head.config()
+    }
+
+    /// The same in words, with what its weights are.
+    pub fn describe_head(&self) -> String {
+        self.head.describe()
+    }
+
+    /// Its head, if that is a pooling that a device does and nothing more.
+    pub fn pooling(&self) -> Option<PoolingConfig> {
+        self.head().plain()
+    }
+
+    /// The same where only such a head will do.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a head that does more.
+    pub(crate) fn plain_pooling(&self) -> Result<PoolingConfig> {
+        self.pooling().ok_or_else(|| {
+            Error::input(
+                &self.folder,
+                format!(
+                    "its embeddings are made by {}; only models whose embeddings are mean or first token vectors, normalised or not, can be trained",
+                    self.head()
+                ),
+            )
+        })
     }
 
     /// Its tokenizer.
@@ -156,8 +205,13 @@ impl Encoder {
         &self.tokenizer
     }
 
-    /// Width of embeddings and token vectors.
+    /// Width of embeddings.
     pub fn width(&self) -> usize {
+        self.head().width
+    }
+
+    /// Width of token vectors, which is that of embeddings unless they are projected, cut or put together.
+    pub fn token_width(&self) -> usize {
         self.config.d_model
     }
 
@@ -256,10 +310,14 @@ impl Encoder {
 
     /// The embeddings of a packed batch.
     fn pooled(&self, batch: &Batch) -> Result<Pooled> {
+        let Some((pooling, done)) = self.pooling else {
+            let (h, texts) = self.hidden_states(batch, None)?;
+            return Ok(Pooled::OnHost(self.head_on_host(&h, &texts)?));
+        };
         self.check_batch(batch)?;
         let work = |inputs: &Inputs| {
             let h = self.forward(inputs, None, None)?;
-            self.pool(&h, &inputs.texts)
+            self.pool_on_device(pooling, &h, &inputs.texts)
         };
         self.device.in_pool(|| {
             let replayed =
@@ -267,19 +325,48 @@ impl Encoder {
                     .run(&self.device, Output::Embeddings, batch, work, |out| {
                         out.read()
                     })?;
-            match replayed {
-                Some(rows) => Ok(Pooled::OnHost(rows)),
-                None => work(&Inputs::upload(&self.device, batch)?).map(Pooled::OnDevice),
+            let pooled = match replayed {
+                Some(rows) => Pooled::OnHost(rows),
+                None => work(&Inputs::upload(&self.device, batch)?).map(Pooled::OnDevice)?,
+            };
+            if self.pooling().is_some() {
+                return Ok(pooled);
             }
+            let rows = self.head.finish(pooled.read()?, self.token_width(), done)?;
+            Ok(Pooled::OnHost(rows))
         })
     }
 
-    /// The published pooling of token vectors.
+    /// The embeddings that the published head makes of token vectors.
     fn pool(&self, h: &Buffer<f32>, texts: &PackedTexts) -> Result<Buffer<f32>> {
-        let mut out = self.device.alloc::<f32>(texts.texts() * self.width())?;
-        let PoolingConfig { pooling, normalize } = self.pooling;
+        let Some((pooling, done)) = self.pooling else {
+            return self.device.upload(&self.head_on_host(h, texts)?);
+        };
+        let pooled = self.pool_on_device(pooling, h, texts)?;
+        if self.pooling().is_some() {
+            return Ok(pooled);
+        }
+        let rows = pooled.read()?;
+        let rows = (self.device).in_pool(|| self.head.finish(rows, self.token_width(), done))?;
+        self.device.upload(&rows)
+    }
+
+    fn pool_on_device(
+        &self,
+        PoolingConfig { pooling, normalize }: PoolingConfig,
+        h: &Buffer<f32>,
+        texts: &PackedTexts,
+    ) -> Result<Buffer<f32>> {
+        let mut out = (self.device).alloc::<f32>(texts.texts() * self.token_width())?;
         pool(h, texts, pooling, normalize, &mut out)?;
         Ok(out)
+    }
+
+    /// A head whose pooling no device does, over token vectors `[t, d]` of a batch.
+    fn head_on_host(&self, h: &Buffer<f32>, texts: &PackedTexts) -> Result<Vec<f32>> {
+        let hidden = h.read()?;
+        let offsets = texts.offsets();
+        (self.device).in_pool(|| self.head.embeddings(&hidden, offsets, self.token_width()))
     }
 
     /// The hidden states of a batch that is on the device.

@@ -35,8 +35,10 @@ impl Encoder {
     /// A zero for each of its weights.
     ///
     /// # Errors
-    /// What the device reports.
+    /// [`Error::Input`] for a model whose head cannot be trained ([`crate::model::HeadConfig::plain`]); what the device
+    /// reports.
     pub fn gradients(&self) -> Result<Gradients> {
+        self.plain_pooling()?;
         Weights::zeros(Arc::clone(self.table()), &self.device)
     }
 
@@ -136,7 +138,7 @@ impl Encoder {
         pool_backward(
             pass.hidden.as_slice(),
             &pass.inputs.texts,
-            self.pooling.pooling,
+            self.plain_pooling()?.pooling,
             UNIT_LENGTH,
             d_embeddings,
             d_hidden.as_slice_mut(),
@@ -190,8 +192,10 @@ impl Encoder {
     /// The weights to be changed. On a device that multiplies f16 they are held twice from now on.
     ///
     /// # Errors
-    /// As [`Encoder::load`], if they have to be read once more.
+    /// [`Error::Input`] for a model whose head cannot be trained ([`crate::model::HeadConfig::plain`]); as
+    /// [`Encoder::load`], if they have to be read once more.
     pub(crate) fn trainable(&mut self) -> Result<Trainable<'_>> {
+        self.plain_pooling()?;
         match &mut self.weights {
             Working::F32(weights) => Ok(Trainable {
                 master: weights,
@@ -292,11 +296,11 @@ impl Encoder {
     }
 
     fn unit_embeddings(&self, hidden: &Buffer<f32>, inputs: &Inputs) -> Result<Buffer<f32>> {
-        let mut out = self.device.alloc(inputs.texts.texts() * self.width())?;
+        let mut out = (self.device).alloc(inputs.texts.texts() * self.token_width())?;
         pool(
             hidden,
             &inputs.texts,
-            self.pooling.pooling,
+            self.plain_pooling()?.pooling,
             UNIT_LENGTH,
             &mut out,
         )?;

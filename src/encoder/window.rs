@@ -67,7 +67,7 @@ pub(super) enum Pooled {
 }
 
 impl Pooled {
-    fn read(self) -> Result<Vec<f32>> {
+    pub fn read(self) -> Result<Vec<f32>> {
         match self {
             Pooled::OnDevice(rows) => rows.read(),
             Pooled::OnHost(rows) => Ok(rows),

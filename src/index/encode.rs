@@ -11,7 +11,7 @@ const PIECE_BYTES: usize = 1 << 28;
 impl Encoder {
     /// Encodes `texts` in order into token vectors, cut at `max_length` tokens if that is below the encoder's own
     /// limit. `sink` gets them in pieces: the number of the first text, a window's texts or 256 MiB from there on, and
-    /// the embeddings `[n, d]` of these texts, cut like their tokens.
+    /// the embeddings `[n, width]` of these texts, cut like their tokens.
     ///
     /// Special tokens and punctuation are tokens like others. Memory: one piece and one batch's activations.
     ///
@@ -25,7 +25,7 @@ impl Encoder {
         mut sink: impl FnMut(usize, TokenVectors, &[f32]) -> Result<()>,
         progress: impl FnMut(usize, usize),
     ) -> Result<EncodeStats> {
-        let d = self.width();
+        let (d, width) = (self.token_width(), self.width());
         let own = self.tokenizer().max_length();
         let limit = max_length.map_or(own, |limit| limit.min(own));
         let options = WindowOptions {
@@ -40,12 +40,12 @@ impl Encoder {
                 let first = window.first();
                 let lengths = window.lengths();
                 let mut builder = TokenVectorsBuilder::new(self.device(), d, &lengths)?;
-                let mut rows = vec![0f32; lengths.len() * d];
+                let mut rows = vec![0f32; lengths.len() * width];
                 window.hidden_batches(|batch| {
                     let texts: Vec<usize> = batch.texts.iter().map(|&text| text as usize).collect();
                     let pooled = batch.embeddings()?.read()?;
-                    for (row, &text) in pooled.chunks_exact(d).zip(&texts) {
-                        rows[text * d..][..d].copy_from_slice(row);
+                    for (row, &text) in pooled.chunks_exact(width).zip(&texts) {
+                        rows[text * width..][..width].copy_from_slice(row);
                     }
                     builder.place(&batch.hidden, &batch.packing, &texts)
                 })?;

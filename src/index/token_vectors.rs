@@ -94,7 +94,7 @@ impl TokenVectors {
                 return Ok(pieces.remove(0));
             }
             let all: Vec<Part<'_>> = pieces.iter().map(|piece| (piece, 0..piece.len())).collect();
-            Self::gather(encoder.device(), encoder.width(), &all)
+            Self::gather(encoder.device(), encoder.token_width(), &all)
         })
     }
 

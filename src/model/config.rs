@@ -1,10 +1,12 @@
-//! What a model folder says about an encoder, read and written: sizes, pooling, normalisation.
+//! What a model folder says about an encoder, read and written: sizes, and how token vectors are pooled.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::head::HeadConfig;
+use super::keys;
 use crate::error::{Error, Result};
 use crate::ops::pool::Pooling;
 
@@ -61,7 +63,7 @@ impl BertConfig {
     }
 }
 
-/// How token vectors become an embedding, from `modules.json` and the pooling module's `config.json`.
+/// The pooling that a device does, which is all that most models do to token vectors ([`HeadConfig`] has the rest).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolingConfig {
     /// Mean of all tokens or first token.
@@ -72,7 +74,6 @@ pub struct PoolingConfig {
 
 #[derive(Deserialize)]
 struct RawConfig {
-    model_type: Option<String>,
     vocab_size: usize,
     hidden_size: usize,
     num_hidden_layers: usize,
@@ -87,8 +88,6 @@ struct RawConfig {
     hidden_dropout_prob: f32,
     #[serde(default = "bert_dropout")]
     attention_probs_dropout_prob: f32,
-    hidden_act: Option<String>,
-    position_embedding_type: Option<String>,
 }
 
 fn two() -> usize {
@@ -103,31 +102,6 @@ fn bert_dropout() -> f32 {
     0.1
 }
 
-/// An entry of `modules.json`.
-#[derive(Deserialize)]
-pub(super) struct Module {
-    /// The module's folder inside the model folder; empty for the model folder itself.
-    pub path: String,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-#[derive(Deserialize)]
-struct RawPooling {
-    #[serde(default)]
-    pooling_mode_cls_token: bool,
-    #[serde(default)]
-    pooling_mode_mean_tokens: bool,
-    #[serde(default)]
-    pooling_mode: Option<String>,
-}
-
-fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::input(path, format!("not the expected JSON: {e}")))
-}
-
 impl BertConfig {
     /// Reads `config.json` of the model folder.
     ///
@@ -135,27 +109,14 @@ impl BertConfig {
     /// [`Error::Io`] if it is missing, [`Error::Input`] if it is no BERT of a form that this crate computes.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let raw: RawConfig = read_json(&path)?;
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let not_json =
+            |e: serde_json::Error| Error::input(&path, format!("not the expected JSON: {e}"));
+        let object = serde_json::from_str(&text).map_err(not_json)?;
+        // What is only to be said is said by who loads the whole folder.
+        keys::check(&path, &object, &keys::CONFIG, &mut Vec::new())?;
+        let raw: RawConfig = serde_json::from_str(&text).map_err(not_json)?;
         let refuse = |what: String| Err(Error::input(&path, what));
-        if let Some(kind) = raw.model_type.as_deref().filter(|kind| *kind != "bert") {
-            return refuse(format!(
-                "model_type is `{kind}`; only `bert` encoders are supported"
-            ));
-        }
-        if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "gelu") {
-            return refuse(format!(
-                "hidden_act is `{act}`; only `gelu` (the exact one) is supported"
-            ));
-        }
-        if let Some(kind) = raw
-            .position_embedding_type
-            .as_deref()
-            .filter(|kind| *kind != "absolute")
-        {
-            return refuse(format!(
-                "position_embedding_type is `{kind}`; only `absolute` is supported"
-            ));
-        }
         let config = BertConfig {
             vocab: raw.vocab_size,
             d_model: raw.hidden_size,
@@ -244,35 +205,15 @@ pub(super) const POOLING_FOLDER: &str = "1_Pooling";
 const MODULE_TYPES: &str = "sentence_transformers.models";
 
 impl PoolingConfig {
-    /// Reads the published pooling of a model folder. A folder without `modules.json` is a bare transformer: mean
-    /// pooling without normalisation, as sentence-transformers treats it.
+    /// Reads the pooling of a model folder whose embeddings are pooled token vectors, normalised or not, and nothing more.
     ///
     /// # Errors
-    /// [`Error::Input`] for modules or pooling modes that this crate does not compute.
+    /// As [`HeadConfig::read`]; [`Error::Input`] for a model that does more.
     pub fn read(folder: &Path) -> Result<Self> {
-        let mut config = PoolingConfig {
-            pooling: Pooling::Mean,
-            normalize: false,
-        };
-        for module in read_modules(folder)? {
-            match module.kind.rsplit('.').next().unwrap_or_default() {
-                "Transformer" => {}
-                "Normalize" => config.normalize = true,
-                "Pooling" => {
-                    config.pooling =
-                        read_pooling_mode(&folder.join(module.path).join("config.json"))?
-                }
-                other => {
-                    return Err(Error::input(
-                        folder.join("modules.json"),
-                        format!(
-                            "module `{other}` is not supported (Transformer, Pooling and Normalize are)"
-                        ),
-                    ));
-                }
-            }
-        }
-        Ok(config)
+        let head = HeadConfig::read(folder, BertConfig::read(folder)?.d_model, &mut Vec::new())?;
+        head.plain().ok_or_else(|| {
+            Error::input(folder, format!("its embeddings are made by {head}, which is more than a mean or first token vector, normalised or not"))
+        })
     }
 
     /// `modules.json` of a model with this pooling, and the `config.json` of its folder [`POOLING_FOLDER`].
@@ -296,42 +237,6 @@ impl PoolingConfig {
             "pooling_mode_mean_tokens": self.pooling == Pooling::Mean,
         });
         (modules.into(), pooling)
-    }
-}
-
-/// The modules of a model folder; none if it has no `modules.json`.
-pub(super) fn read_modules(folder: &Path) -> Result<Vec<Module>> {
-    let path = folder.join("modules.json");
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let modules: Vec<Module> = read_json(&path)?;
-    let plain = |path: &str| {
-        Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
-    };
-    match modules.iter().find(|module| !plain(&module.path)) {
-        Some(module) => Err(Error::input(
-            path,
-            format!("the path {:?} leads out of the model folder", module.path),
-        )),
-        None => Ok(modules),
-    }
-}
-
-fn read_pooling_mode(path: &Path) -> Result<Pooling> {
-    let raw: RawPooling = read_json(path)?;
-    let mode = raw.pooling_mode.as_deref();
-    let mean = raw.pooling_mode_mean_tokens || mode == Some("mean");
-    let first = raw.pooling_mode_cls_token || mode == Some("cls");
-    match (mean, first) {
-        (true, false) => Ok(Pooling::Mean),
-        (false, true) => Ok(Pooling::First),
-        _ => Err(Error::input(
-            path,
-            "exactly one of mean and cls pooling must be on; no other mode is supported",
-        )),
     }
 }
 
@@ -408,36 +313,31 @@ mod tests {
     }
 
     #[test]
-    fn reads_pooling() {
-        let modules = r#"[{"path": "", "type": "sentence_transformers.models.Transformer"},
-            {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-            {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+    fn only_a_plain_pooling_is_a_pooling() {
+        let modules = r#"[{"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
         let cls = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
-        let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", cls)]);
-        let read = PoolingConfig::read(dir.path()).unwrap();
-        assert_eq!(
-            read,
-            PoolingConfig {
-                pooling: Pooling::First,
-                normalize: true
-            }
-        );
-        let both = cls.replace("false", "true");
-        let dir = folder(&[("modules.json", modules), ("1_Pooling/config.json", &both)]);
-        assert!(PoolingConfig::read(dir.path()).is_err());
-        let dense = modules.replace("models.Normalize", "models.Dense");
-        let dir = folder(&[("modules.json", &dense), ("1_Pooling/config.json", cls)]);
-        assert!(
+        let read = |modules: &str, pooling: &str| {
+            let pooling = ("1_Pooling/config.json", pooling);
+            let dir = folder(&[("config.json", CONFIG), ("modules.json", modules), pooling]);
             PoolingConfig::read(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("`Dense`")
+        };
+        let first = PoolingConfig {
+            pooling: Pooling::First,
+            normalize: true,
+        };
+        assert_eq!(read(modules, cls).unwrap(), first);
+        let error = read(modules, &cls.replace("false", "true")).unwrap_err();
+        assert!(
+            error.to_string().contains("first + mean, normalised"),
+            "{error}"
         );
-        assert!(!PoolingConfig::read(folder(&[]).path()).unwrap().normalize);
-        for out in ["../x", "/x", "1_Pooling/../../x"] {
-            let dir = folder(&[("modules.json", &modules.replace("1_Pooling", out))]);
-            let error = PoolingConfig::read(dir.path()).unwrap_err().to_string();
-            assert!(error.contains("leads out of"), "{error}");
-        }
+        let bare = PoolingConfig {
+            pooling: Pooling::Mean,
+            normalize: false,
+        };
+        let dir = folder(&[("config.json", CONFIG)]);
+        assert_eq!(PoolingConfig::read(dir.path()).unwrap(), bare);
     }
 }

@@ -1,7 +1,7 @@
 //! Model folders as a whole: read, and written so that sentence-transformers loads them.
 //!
 //! A folder that was read is written back byte by byte, its unknown keys included; only what was changed on purpose
-//! differs. What other programs put beside a model (a model card, weights in other forms) is not taken along.
+//! differs; the weights of what comes behind the pooling are among it. What other programs put beside a model (a model card, weights in other forms) is not taken along.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -11,32 +11,34 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, Tensor, WEIGHTS};
-use super::config::{self, BertConfig, POOLING_FOLDER, PoolingConfig};
+use super::config::{BertConfig, POOLING_FOLDER, PoolingConfig};
+use super::head::{self, HeadConfig};
 use crate::error::{Error, Result};
 
 /// Everything that a model folder may say of a model, besides the `config.json` of its modules' own folders.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 8] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
-    "sentence_bert_config.json",
     "config_sentence_transformers.json",
     MODULES,
 ];
 
 const MODULES: &str = "modules.json";
 
-/// Where the length limit stands.
+/// Where the length limit stands, unless the folder calls it otherwise.
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 
 /// What a model folder says of a model, without the weights (see [`checkpoint`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFolder {
     config: BertConfig,
-    pooling: PoolingConfig,
+    head: HeadConfig,
+    /// The name of the sentence configuration.
+    sentence_config: &'static str,
     /// Path inside the folder, and content.
     files: BTreeMap<String, Vec<u8>>,
 }
@@ -45,16 +47,18 @@ impl ModelFolder {
     /// Reads the settings of the model folder `folder`.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that is missing or cannot be read; as [`BertConfig::read`] and [`PoolingConfig::read`].
+    /// [`Error::Io`] for a file that is missing or cannot be read; as [`BertConfig::read`] and [`HeadConfig::read`].
     pub fn read(folder: &Path) -> Result<Self> {
         let config = BertConfig::read(folder)?;
-        let pooling = PoolingConfig::read(folder)?;
+        let head = HeadConfig::read(folder, config.d_model, &mut Vec::new())?;
         let mut files = BTreeMap::new();
-        let modules = config::read_modules(folder)?;
+        let modules = head::read_modules(folder)?;
         let of_modules = (modules.iter())
             .filter(|module| !module.path.is_empty())
             .map(|module| format!("{}/config.json", module.path));
-        for name in SETTINGS.map(String::from).into_iter().chain(of_modules) {
+        let names = SETTINGS.into_iter().chain(head::SENTENCE_CONFIGS);
+        let names = names.map(String::from).chain(of_modules);
+        for name in names.chain(head.weights()) {
             let path = folder.join(&name);
             match fs::read(&path) {
                 Ok(bytes) => drop(files.insert(name, bytes)),
@@ -63,8 +67,9 @@ impl ModelFolder {
             }
         }
         Ok(ModelFolder {
+            sentence_config: head::sentence_config(folder)?.unwrap_or(SENTENCE_CONFIG),
             config,
-            pooling,
+            head,
             files,
         })
     }
@@ -96,8 +101,9 @@ impl ModelFolder {
             ("tokenizer_config.json".into(), pretty(&class)),
         ];
         let mut folder = ModelFolder {
+            head: HeadConfig::of(pooling, config.d_model),
+            sentence_config: SENTENCE_CONFIG,
             config,
-            pooling,
             files: files.into(),
         };
         folder.set_max_length(max_length)?;
@@ -109,9 +115,9 @@ impl ModelFolder {
         &self.config
     }
 
-    /// Pooling.
-    pub fn pooling(&self) -> PoolingConfig {
-        self.pooling
+    /// What makes an embedding of token vectors.
+    pub fn head(&self) -> &HeadConfig {
+        &self.head
     }
 
     /// The content of a file by its path inside the folder, such as `1_Pooling/config.json`.
@@ -131,16 +137,30 @@ impl ModelFolder {
                 self.config.max_positions
             )));
         }
-        let mut settings: Map<String, Value> = match self.file(SENTENCE_CONFIG) {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|e| {
-                Error::input(SENTENCE_CONFIG, format!("not the expected JSON: {e}"))
-            })?,
-            None => Map::new(),
+        let name = self.sentence_config;
+        let has_modules = self.files.contains_key(MODULES);
+        let mut settings: Map<String, Value> = match self.file(name) {
+            Some(bytes) if has_modules => serde_json::from_slice(bytes)
+                .map_err(|e| Error::input(name, format!("not the expected JSON: {e}")))?,
+            // Without modules the file is read by nobody, and what it says besides must not count from now on.
+            _ => Map::new(),
         };
         settings.insert("max_seq_length".into(), max_length.into());
         (settings.entry("do_lower_case")).or_insert(false.into());
+        // These come before it.
+        for kwargs in ["processor_kwargs", "tokenizer_args"] {
+            if let Some(Value::Object(kwargs)) = settings.get_mut(kwargs) {
+                kwargs.remove("model_max_length");
+            }
+        }
+        if let (false, Some(pooling)) = (has_modules, self.head.plain()) {
+            let (modules, module) = pooling.to_json(self.config.d_model);
+            self.files.insert(MODULES.into(), pretty(&modules));
+            let path = format!("{POOLING_FOLDER}/config.json");
+            self.files.insert(path, pretty(&module));
+        }
         let bytes = pretty(&settings.into());
-        self.files.insert(SENTENCE_CONFIG.into(), bytes);
+        self.files.insert(name.into(), bytes);
         Ok(())
     }
 
@@ -268,7 +288,10 @@ mod tests {
             new.write(&to, tensors(), None).unwrap();
             let read = ModelFolder::read(&to).unwrap();
             assert_eq!(read, new);
-            assert_eq!((read.config(), read.pooling()), (&sizes(), pooling));
+            assert_eq!(
+                (read.config(), read.head().plain()),
+                (&sizes(), Some(pooling))
+            );
             let limit: Value =
                 serde_json::from_slice(read.file("sentence_bert_config.json").unwrap()).unwrap();
             assert_eq!(limit["max_seq_length"], 12);
@@ -300,19 +323,16 @@ mod tests {
         (ModelFolder::new(sizes(), pooling, b"{}".to_vec(), 12).unwrap())
             .write(&from, tensors(), Some(&notes))
             .unwrap();
-        let add = |file: &str| {
+        let add = |file: &str, value: &str| {
             let text = fs::read_to_string(from.join(file)).unwrap();
-            let text = text.replacen('{', "{\n  \"somebody's own\" : [1.50, {}],", 1);
+            let text = text.replacen('{', &format!("{{\n  \"somebody's own\" : {value},"), 1);
             fs::write(from.join(file), text).unwrap();
         };
-        for file in [
-            "config.json",
-            "modules.json",
-            "1_Pooling/config.json",
-            "sentence_bert_config.json",
-        ] {
-            add(file);
-        }
+        add("config.json", "[1.50, {}]");
+        add("modules.json", "[1.50, {}]");
+        // Here a key that says something is refused.
+        add("1_Pooling/config.json", "[  ]");
+        add("sentence_bert_config.json", "{  }");
         fs::write(from.join("README.md"), "a model card").unwrap();
 
         let to = dir.path().join("to");
@@ -337,7 +357,7 @@ mod tests {
         let changed = folder.file("sentence_bert_config.json").unwrap();
         let changed: Value = serde_json::from_slice(changed).unwrap();
         assert_eq!(changed["max_seq_length"], 9);
-        assert_eq!(changed["somebody's own"], json!([1.5, {}]));
+        assert_eq!(changed["somebody's own"], json!({}));
     }
 
     #[test]

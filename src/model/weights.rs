@@ -400,16 +400,18 @@ impl<A: Float> Weights<A> {
             let shape = entry.part_shape();
             let part = shape.iter().product::<usize>();
             for (i, name) in entry.names.iter().enumerate() {
-                let values = checkpoint.values(name, &shape)?;
                 let start = entry.start + i * part;
-                match entry.group {
-                    Group::Vectors => weights.vectors.write(start, &values)?,
-                    Group::Matrices => {
-                        fits::<A>(&values).map_err(|what| checkpoint.fault(name, what))?;
-                        let values: Vec<A> = values.into_iter().map(A::from_f32).collect();
-                        weights.matrices.write(start, &values)?;
+                checkpoint.pieces(name, &shape, |at, values| {
+                    let to = start + at;
+                    match entry.group {
+                        Group::Vectors => weights.vectors.write(to, values),
+                        Group::Matrices => {
+                            fits::<A>(values).map_err(|what| checkpoint.fault(name, what))?;
+                            let values: Vec<A> = values.iter().map(|&v| A::from_f32(v)).collect();
+                            weights.matrices.write(to, &values)
+                        }
                     }
-                }
+                })?;
             }
             // Whatever is done to the whole buffer finds numbers everywhere.
             let end = entry.start + entry.elements();
@@ -447,14 +449,14 @@ impl<A: Float> Weights<A> {
         let mut all = Vec::new();
         for (stored_name, tensor) in checkpoint.tensors() {
             let name = checkpoint.plain_name(&stored_name);
-            let Some((entry, part)) = places.remove(name) else {
+            let Some((entry, part)) = places.remove(&*name) else {
                 all.push((stored_name, tensor));
                 continue;
             };
             let shape = entry.part_shape();
             if tensor.shape != shape {
                 let what = format!("expected shape {shape:?}, got {:?}", tensor.shape);
-                return Err(checkpoint.fault(name, what));
+                return Err(checkpoint.fault(&name, what));
             }
             let elements: usize = shape.iter().product();
             let range = entry.start + part * elements..entry.start + (part + 1) * elements;
@@ -465,7 +467,7 @@ impl<A: Float> Weights<A> {
                     Tensor::from_f32(&values, tensor.dtype, shape)
                 }
             };
-            let tensor = tensor.map_err(|what| checkpoint.fault(name, what))?;
+            let tensor = tensor.map_err(|what| checkpoint.fault(&name, what))?;
             all.push((stored_name, tensor));
         }
         match places.into_keys().min() {

@@ -103,7 +103,7 @@ pub fn score_pairs(
         scoring: vec![Duration::ZERO; scorers.verifiers.len()],
     };
     let limit = scorers.limit(encoder);
-    let at_once = scorers.token_bytes / (2 * encoder.width() * limit);
+    let at_once = scorers.token_bytes / (2 * encoder.token_width() * limit);
     // Pairs of one query stand together, so that turns share few texts.
     let mut order: Vec<usize> = (0..pairs.len()).collect();
     order.sort_by(|&a, &b| pairs[a][0].cmp(pairs[b][0]));
@@ -207,7 +207,7 @@ impl Turn<'_> {
         for (&[a, b], &at) in self.pairs.iter().zip(self.at) {
             found.scores[0][at] = cosine(row(a), row(b));
         }
-        let mut index = TokenIndex::new(encoder.device(), d)?;
+        let mut index = TokenIndex::new(encoder.device(), encoder.token_width())?;
         for piece in pieces {
             index.append(piece)?;
         }

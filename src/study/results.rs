@@ -114,12 +114,6 @@ impl Setup {
             hidden_dropout: _,
             attention_dropout: _,
         } = *encoder.config();
-        let pooling = encoder.pooling();
-        let normalised = if pooling.normalize {
-            ", normalised"
-        } else {
-            ""
-        };
         let constants_of = |verifier: &dyn Scorer| VerifierConfig {
             name: verifier.name(),
             constants: verifier
@@ -136,7 +130,7 @@ impl Setup {
                 heads: n_heads,
                 layer_norm_eps,
             },
-            pooling: format!("{:?}{normalised}", pooling.pooling).to_lowercase(),
+            pooling: encoder.describe_head(),
             max_length: encoder.tokenizer().max_length(),
             precision: encoder.device().precision().name(),
             verifiers: scorers

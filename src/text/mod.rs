@@ -8,7 +8,13 @@
 //! Nothing here knows of a device; what comes next is the encoder.
 
 pub mod batch;
-pub mod tokenizer;
+pub mod rules;
+mod tokenizer;
 
 pub use batch::{Batch, pack, plan_batches};
 pub use tokenizer::{Prompts, TextKind, Tokenized, Tokenizer};
+
+/// Line breaks of a foreign message become spaces: errors are one line.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

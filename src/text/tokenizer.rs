@@ -1,16 +1,18 @@
 //! The tokenizer of a model folder: texts in, token ids with special tokens out.
 //!
-//! [`Tokenizer::load`] reads `tokenizer.json` and takes from it the vocabulary and the rules alone: the padding and
-//! the truncation that such files carry are leftovers of the machine that wrote them (all-MiniLM-L6-v2 says 128 there
-//! and 256 in `sentence_bert_config.json`), so padding is switched off and the length limit is set here.
+//! [`Tokenizer::load`] reads vocabulary and rules as transformers 5 does, from `tokenizer.json` (or `vocab.txt`) and
+//! `tokenizer_config.json`. The padding and the truncation that such files carry are leftovers of the machine that wrote
+//! them (all-MiniLM-L6-v2 says 128 there and 256 in `sentence_bert_config.json`), so padding is switched off and the
+//! length limit is set here; but the end at which texts are cut is theirs.
 //!
 //! A limit of `L` tokens keeps the first `L - 2` word pieces of a text between `[CLS]` and `[SEP]`. It is, in this
-//! order: the caller's; `max_seq_length` of `sentence_bert_config.json`; `model_max_length` of
-//! `tokenizer_config.json`, unless that is the huge number which stands for "none"; `max_position_embeddings` of
-//! `config.json`. The last is also the most that any limit can be, since the model has no further positions.
+//! order: the caller's; `max_seq_length` of `sentence_bert_config.json` (or of an older name of that file), where the
+//! folder has a `modules.json`; `model_max_length` of `tokenizer_config.json`, unless that is the huge number which stands
+//! for "none"; `max_position_embeddings` of `config.json`. The last is also the most that any limit can be, since the
+//! model has no further positions.
 //!
 //! What sentence-transformers does to a text before tokenising is done here as well: the model's prompt is put before
-//! it ([`Prompts`]), white space around it goes, and it is lower-cased if `do_lower_case` asks for that. An empty text
+//! it ([`Prompts`]), and it is lower-cased if `do_lower_case` of `sentence_bert_config.json` asks for that. An empty text
 //! has its special tokens, so it has an embedding like any other.
 //!
 //! Texts are tokenised in parallel in the current rayon pool, one text per task. The `tokenizers` crate's own
@@ -20,11 +22,20 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
+use super::{one_line, rules};
 use crate::error::{Error, Result};
+use crate::model::{head, keys};
+
+/// Where a model's prompts stand.
+const PROMPTS: &str = "config_sentence_transformers.json";
+
+/// From here on a `model_max_length` stands for "none": it is written as 10^30 there, and no model has a length near a
+/// million.
+const NO_LIMIT: f64 = 1e6;
 
 /// What a text is to the model, which decides the prompt put before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,8 +51,9 @@ pub enum TextKind {
 
 /// The strings that a model wants before its texts, from `config_sentence_transformers.json`.
 ///
-/// A query takes the prompt named `query`; a document takes `document`, `passage` or `corpus`, whichever is there
-/// first; both fall back on the one that `default_prompt_name` names. Without any of these there is no prompt.
+/// As sentence-transformers 6 does it: a query takes the prompt named `query`, a document the one named `document`, and
+/// without such a one there is no prompt. What `default_prompt_name` names is for texts that are neither, as is any other
+/// prompt; a folder without `modules.json` has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Prompts {
     /// Put before a query, for example `"query: "`; empty for none.
@@ -57,51 +69,49 @@ impl Prompts {
     ///
     /// A file that is not JSON, a prompt that is not a string, or a default name that no prompt has.
     pub fn load(model_dir: &Path) -> Result<Self> {
-        let path = model_dir.join("config_sentence_transformers.json");
-        let Some(config) = read_json(&path)? else {
-            return Ok(Self::default());
-        };
-        let prompts = match &config["prompts"] {
-            Value::Null => None,
-            Value::Object(map) => Some(map),
-            _ => {
-                return Err(Error::input(
-                    path,
-                    "`prompts` must be an object of name and string",
-                ));
-            }
-        };
-        let named = |name: &str| -> Result<Option<String>> {
-            match prompts.and_then(|map| map.get(name)) {
-                None | Some(Value::Null) => Ok(None),
-                Some(Value::String(prompt)) => Ok(Some(prompt.clone())),
-                Some(other) => Err(Error::input(
-                    &path,
-                    format!("prompt `{name}` must be a string, got {other}"),
-                )),
-            }
-        };
-        let default = match config["default_prompt_name"].as_str() {
-            None => None,
-            Some(name) => Some(named(name)?.ok_or_else(|| {
-                Error::input(
-                    &path,
-                    format!("`default_prompt_name` is `{name}`, but `prompts` has no such prompt; add it or remove the name"),
-                )
-            })?),
-        };
-        let first = |names: &[&str]| -> Result<String> {
-            for name in names {
-                if let Some(prompt) = named(name)? {
-                    return Ok(prompt);
-                }
-            }
-            Ok(default.clone().unwrap_or_default())
+        let path = model_dir.join(PROMPTS);
+        let all = read_prompts(model_dir)?;
+        let of = |name: &str| all.iter().find(|(known, _)| known == name);
+        if let Some(keys) = prompt_file(model_dir)?
+            && let Some(name) = keys.get("default_prompt_name").and_then(Value::as_str)
+            && !["query", "document"].contains(&name)
+            && of(name).is_none()
+        {
+            return Err(Error::input(
+                path,
+                format!(
+                    "`default_prompt_name` is `{name}`, but `prompts` has no such prompt; add it or remove the name"
+                ),
+            ));
+        }
+        let prompt = |name: &str| {
+            of(name)
+                .map(|(_, prompt)| prompt.clone())
+                .unwrap_or_default()
         };
         Ok(Self {
-            query: first(&["query"])?,
-            document: first(&["document", "passage", "corpus"])?,
+            query: prompt("query"),
+            document: prompt("document"),
         })
+    }
+
+    /// What is to be said of prompts that are there and not used, though they look as if they were for documents.
+    pub(crate) fn notes(&self, model_dir: &Path) -> Result<Vec<String>> {
+        let unused = read_prompts(model_dir)?
+            .into_iter()
+            .filter(|(name, prompt)| {
+                self.document.is_empty()
+                    && !prompt.is_empty()
+                    && ["passage", "corpus"].contains(&&**name)
+            });
+        Ok(unused
+            .map(|(name, prompt)| {
+                format!(
+                    "{}: the prompt {name} (`{prompt}`) is not put before documents, since sentence-transformers 6 puts `document` there alone; name it so if it should be",
+                    model_dir.join(PROMPTS).display()
+                )
+            })
+            .collect())
     }
 
     /// The prompt of this kind of text, possibly empty.
@@ -137,6 +147,8 @@ pub struct Tokenizer {
     path: PathBuf,
     max_length: usize,
     n_special: usize,
+    /// The end at which long texts are cut.
+    direction: TruncationDirection,
     lower_case: bool,
     prompts: Prompts,
 }
@@ -158,29 +170,18 @@ impl Tokenizer {
     /// tokenizer that adds no special tokens, or one whose ids go beyond the model's vocabulary.
     pub fn load(model_dir: impl AsRef<Path>, max_length: Option<usize>) -> Result<Self> {
         let model_dir = model_dir.as_ref();
-        let path = model_dir.join("tokenizer.json");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::input(
-                    model_dir,
-                    "has no tokenizer.json; give a folder that holds a whole model, or save its fast tokenizer there (`save_pretrained` of transformers writes the file)",
-                ));
-            }
-            Err(e) => return Err(Error::io("read", path, e)),
-        };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
-            Error::input(
-                &path,
-                format!(
-                    "not a tokenizer that can be read ({}); save the model's fast tokenizer again",
-                    one_line(&e.to_string())
-                ),
-            )
-        })?;
+        let config = keys::object(&model_dir.join("config.json"))?.unwrap_or_default();
+        let get = |key: &str| config.get(key).and_then(size);
+        let rules::Rules {
+            mut inner,
+            direction,
+            path,
+        } = rules::read(model_dir, get("vocab_size"))?;
         let fail = |e: tokenizers::Error| Error::input(&path, one_line(&e.to_string()));
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(fail)?;
+        let sentence = SentenceConfig::read(model_dir)?;
+        if sentence.lower_case {
+            rules::lower_case_first(&mut inner).map_err(fail)?;
+        }
 
         let n_special = inner.encode_fast("", true).map_err(fail)?.len();
         if n_special == 0 {
@@ -190,9 +191,7 @@ impl Tokenizer {
             ));
         }
 
-        let config_path = model_dir.join("config.json");
-        let config = read_json(&config_path)?.unwrap_or(Value::Null);
-        if let Some(vocab) = size(&config["vocab_size"]) {
+        if let Some(vocab) = get("vocab_size") {
             let largest = inner.get_vocab(true).into_values().max().unwrap_or(0) as usize;
             if largest >= vocab {
                 return Err(Error::input(
@@ -205,9 +204,7 @@ impl Tokenizer {
             }
         }
 
-        let sentence_config =
-            read_json(&model_dir.join("sentence_bert_config.json"))?.unwrap_or(Value::Null);
-        let positions = size(&config["max_position_embeddings"]);
+        let positions = get("max_position_embeddings");
         let max_length = match max_length {
             Some(wanted) => {
                 if let Some(positions) = positions
@@ -227,13 +224,9 @@ impl Tokenizer {
                 wanted
             }
             None => {
-                let tokenizer_config =
-                    read_json(&model_dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
-                // "No limit" is written as 10^30 there; nothing near a million is a length that a model has.
-                let tokenizer_limit =
-                    size(&tokenizer_config["model_max_length"]).filter(|&limit| limit < 1_000_000);
-                let limit = size(&sentence_config["max_seq_length"])
-                    .or(tokenizer_limit)
+                let limit = sentence
+                    .limit
+                    .or(tokenizer_limit(model_dir)?)
                     .or(positions)
                     .ok_or_else(|| {
                         Error::input(
@@ -254,14 +247,15 @@ impl Tokenizer {
             }
         };
         inner
-            .with_truncation(Some(truncation(max_length)))
+            .with_truncation(Some(truncation(max_length, direction)))
             .map_err(fail)?;
 
         Ok(Self {
             inner,
             max_length,
             n_special,
-            lower_case: sentence_config["do_lower_case"].as_bool() == Some(true),
+            direction,
+            lower_case: sentence.lower_case,
             prompts: Prompts::load(model_dir)?,
             path,
         })
@@ -292,7 +286,7 @@ impl Tokenizer {
         limited.max_length = max_length;
         limited
             .inner
-            .with_truncation(Some(truncation(max_length)))
+            .with_truncation(Some(truncation(max_length, limited.direction)))
             .map_err(|e| Error::input(&self.path, one_line(&e.to_string())))?;
         Ok(limited)
     }
@@ -325,6 +319,9 @@ impl Tokenizer {
         let mut hash = Sha256::new();
         hash.update([u8::from(self.lower_case)]);
         hash.update(rules.as_bytes());
+        if matches!(self.direction, TruncationDirection::Left) {
+            hash.update("cut on the left");
+        }
         hash.finalize().into()
     }
 
@@ -369,18 +366,13 @@ impl Tokenizer {
 
     /// One text: its ids, and whether its end was cut off.
     fn encode(&self, index: usize, text: &str, kind: TextKind) -> Result<(Vec<u32>, bool)> {
-        // The prompt comes before the white space goes, as in sentence-transformers: what stands between the two
-        // stays, which a byte-level vocabulary can tell.
         let prompt = self.prompts.of(kind);
-        let mut text = if prompt.is_empty() {
+        let text = if prompt.is_empty() {
             Cow::Borrowed(text)
         } else {
             Cow::Owned(format!("{prompt}{text}"))
         };
-        if self.lower_case {
-            text = Cow::Owned(text.to_lowercase());
-        }
-        let encoding = self.inner.encode_fast(trim(&text), true).map_err(|e| {
+        let encoding = self.inner.encode_fast(&*text, true).map_err(|e| {
             Error::text(
                 index,
                 format!(
@@ -396,19 +388,111 @@ impl Tokenizer {
     }
 }
 
-/// Texts longer than `max_length` tokens lose their end.
-fn truncation(max_length: usize) -> TruncationParams {
+/// Texts longer than `max_length` tokens lose their end, or their beginning.
+fn truncation(max_length: usize, direction: TruncationDirection) -> TruncationParams {
     TruncationParams {
         max_length,
-        direction: TruncationDirection::Right,
+        direction,
         strategy: TruncationStrategy::LongestFirst,
         stride: 0,
     }
 }
 
-/// Cuts white space off both ends, with Python's idea of it: the four separators U+001C to U+001F belong to it.
-fn trim(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+/// What the sentence configuration says of texts.
+#[derive(Default)]
+struct SentenceConfig {
+    limit: Option<usize>,
+    lower_case: bool,
+}
+
+impl SentenceConfig {
+    /// Reads it; sentence-transformers reads it in folders with `modules.json` alone.
+    fn read(model_dir: &Path) -> Result<Self> {
+        if !head::has_modules(model_dir) {
+            return Ok(Self::default());
+        }
+        let Some(name) = head::sentence_config(model_dir)? else {
+            return Ok(Self::default());
+        };
+        let path = model_dir.join(name);
+        let keys = keys::object(&path)?.unwrap_or_default();
+        let kwargs = (keys.get("processor_kwargs")).or(keys.get("tokenizer_args"));
+        let first = kwargs.and_then(|kwargs| kwargs.get("model_max_length"));
+        let limit = match first {
+            Some(limit) => limit_of(&path, "model_max_length", Some(limit))?,
+            None => limit_of(&path, "max_seq_length", keys.get("max_seq_length"))?,
+        };
+        let lower_case = match keys.get("do_lower_case") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => {
+                return Err(Error::input(
+                    path,
+                    format!("do_lower_case is `{other}`; it must be true or false"),
+                ));
+            }
+        };
+        Ok(Self { limit, lower_case })
+    }
+}
+
+/// The limit of `tokenizer_config.json`.
+fn tokenizer_limit(model_dir: &Path) -> Result<Option<usize>> {
+    let path = model_dir.join("tokenizer_config.json");
+    let keys = keys::object(&path)?.unwrap_or_default();
+    for key in ["model_max_length", "max_len"] {
+        if keys.contains_key(key) {
+            return limit_of(&path, key, keys.get(key));
+        }
+    }
+    Ok(None)
+}
+
+/// A length limit of a configuration file; `None` if it stands for none.
+fn limit_of(path: &Path, key: &str, value: Option<&Value>) -> Result<Option<usize>> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) if value.as_f64().is_some_and(|limit| limit >= NO_LIMIT) => Ok(None),
+        Some(value) => size(value).map(Some).ok_or_else(|| {
+            Error::input(
+                path,
+                format!("{key} is `{value}`; it must be a number of tokens, or null for none"),
+            )
+        }),
+    }
+}
+
+/// The file with the prompts, where it is read.
+fn prompt_file(model_dir: &Path) -> Result<Option<Map<String, Value>>> {
+    if !head::has_modules(model_dir) {
+        return Ok(None);
+    }
+    keys::object(&model_dir.join(PROMPTS))
+}
+
+/// The prompts of a model folder by their names, null being none.
+fn read_prompts(model_dir: &Path) -> Result<Vec<(String, String)>> {
+    let path = model_dir.join(PROMPTS);
+    let mut keys = prompt_file(model_dir)?.unwrap_or_default();
+    let prompts = match keys.remove("prompts") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(prompts)) => prompts,
+        Some(_) => {
+            return Err(Error::input(
+                path,
+                "`prompts` must be an object of name and string",
+            ));
+        }
+    };
+    let read = |(name, prompt)| match prompt {
+        Value::Null => Ok((name, String::new())),
+        Value::String(prompt) => Ok((name, prompt)),
+        other => Err(Error::input(
+            &path,
+            format!("prompt `{name}` must be a string, got {other}"),
+        )),
+    };
+    prompts.into_iter().map(read).collect()
 }
 
 /// A positive whole number of a configuration file; anything else (absent, null, 10^30) is none.
@@ -417,23 +501,6 @@ fn size(value: &Value) -> Option<usize> {
         .as_u64()
         .filter(|&n| n > 0)
         .and_then(|n| usize::try_from(n).ok())
-}
-
-/// The JSON of a file, `None` where there is no such file.
-fn read_json(path: &Path) -> Result<Option<Value>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", path, e)),
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| Error::input(path, format!("not valid JSON: {e}")))
-}
-
-/// Line breaks of a foreign message become spaces: errors are one line.
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -480,10 +547,18 @@ mod tests {
             "config.json",
             &json!({"vocab_size": WORDS.len(), "max_position_embeddings": 32}),
         );
+        // What sentence-transformers adds is read in a folder with modules alone.
+        write("modules.json", &json!([]));
         for (name, value) in files {
             write(name, value);
         }
         dir
+    }
+
+    /// `tokenizer_config.json` of a tokenizer that does what `tokenizer.json` says.
+    fn as_written() -> (&'static str, Value) {
+        let class = json!({"tokenizer_class": "PreTrainedTokenizerFast"});
+        ("tokenizer_config.json", class)
     }
 
     fn error(dir: &Path, max_length: Option<usize>) -> Error {
@@ -537,7 +612,20 @@ mod tests {
         let tokenizer = ("tokenizer_config.json", json!({"model_max_length": 24}));
         let endless = ("tokenizer_config.json", json!({"model_max_length": 1e30}));
         let beyond = ("sentence_bert_config.json", json!({"max_seq_length": 99}));
+        let other_name = ("sentence_roberta_config.json", json!({"max_seq_length": 9}));
+        let second = (
+            "sentence_distilbert_config.json",
+            json!({"max_seq_length": 7}),
+        );
+        let empty = ("sentence_bert_config.json", json!({}));
+        let kwargs = json!({"max_seq_length": 9, "processor_kwargs": {"model_max_length": 11}});
+        let kwargs = ("sentence_bert_config.json", kwargs);
+        let old_key = ("tokenizer_config.json", json!({"max_len": 13}));
         for (files, limit) in [
+            (vec![empty, other_name.clone(), second.clone()], 9),
+            (vec![sentence.clone(), other_name], 20),
+            (vec![kwargs], 11),
+            (vec![old_key], 13),
             (vec![sentence, tokenizer.clone()], 20),
             (vec![none, tokenizer], 24),
             (vec![endless], 32),
@@ -596,6 +684,16 @@ mod tests {
             );
             assert!(error.to_string().contains(says), "{error}");
         }
+        for wrong in [json!(0), json!(-3), json!(12.5), json!("12"), json!(true)] {
+            for (file, key) in [
+                ("sentence_bert_config.json", "max_seq_length"),
+                ("tokenizer_config.json", "model_max_length"),
+            ] {
+                let dir = folder(&[(file, json!({ key: wrong }))]);
+                let text = error(dir.path(), None).to_string();
+                assert!(text.contains(file) && text.contains(key), "{text}");
+            }
+        }
         let dir = folder(&[("config.json", json!({}))]);
         assert!(error(dir.path(), None).to_string().contains("ask for one"));
         assert!(Tokenizer::load(dir.path(), Some(64)).is_ok());
@@ -609,15 +707,33 @@ mod tests {
             let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
             tokenizer.encode_kind(&["cat"], kind).unwrap().ids.remove(0)
         };
-        let prompts = json!({"prompts": {"query": "query: ", "passage": "the "}});
+        let prompts = json!({"prompts": {"query": "query: ", "document": "the "}});
         assert_eq!(ids(prompts.clone(), TextKind::Query), [CLS, 8, 9, 5, SEP]);
         assert_eq!(ids(prompts.clone(), TextKind::Document), [CLS, 4, 5, SEP]);
         assert_eq!(ids(prompts, TextKind::Plain), [CLS, 5, SEP]);
-        let default = json!({"prompts": {"x": "a "}, "default_prompt_name": "x"});
-        assert_eq!(ids(default, TextKind::Document), [CLS, 10, 5, SEP]);
+        // `document` is always there for sentence-transformers 6, so that it never comes to the others.
+        let others = json!({"prompts": {"x": "a ", "passage": "the "}, "default_prompt_name": "x"});
+        for kind in [TextKind::Query, TextKind::Document, TextKind::Plain] {
+            assert_eq!(ids(others.clone(), kind), [CLS, 5, SEP]);
+        }
+        let dir = folder(&[(file, others.clone())]);
+        let notes = Prompts::load(dir.path())
+            .unwrap()
+            .notes(dir.path())
+            .unwrap();
+        assert!(
+            notes.len() == 1 && notes[0].contains("passage (`the `)"),
+            "{notes:?}"
+        );
+        // Nor does it read them where there are no modules.
+        std::fs::remove_file(dir.path().join("modules.json")).unwrap();
+        let query = json!({"prompts": {"query": "query: "}});
+        std::fs::write(dir.path().join(file), query.to_string()).unwrap();
+        assert_eq!(Prompts::load(dir.path()).unwrap(), Prompts::default());
         for none in [
             json!({}),
-            json!({"prompts": {}, "default_prompt_name": null}),
+            json!({"prompts": {"query": null}, "default_prompt_name": null}),
+            json!({"default_prompt_name": "query"}),
         ] {
             assert_eq!(ids(none, TextKind::Query), [CLS, 5, SEP]);
         }
@@ -630,10 +746,8 @@ mod tests {
     #[test]
     fn lower_casing_is_done_where_the_folder_asks_for_it() {
         let cased = |lower: bool| {
-            let dir = folder(&[(
-                "sentence_bert_config.json",
-                json!({"max_seq_length": 16, "do_lower_case": lower}),
-            )]);
+            let sentence = json!({"max_seq_length": 16, "do_lower_case": lower});
+            let dir = folder(&[("sentence_bert_config.json", sentence), as_written()]);
             let path = dir.path().join("tokenizer.json");
             let text = std::fs::read_to_string(&path).unwrap();
             std::fs::write(
@@ -642,10 +756,12 @@ mod tests {
             )
             .unwrap();
             let tokenizer = Tokenizer::load(dir.path(), None).unwrap();
-            tokenizer.encode_batch(&["CAT"]).unwrap().ids.remove(0)
+            let texts = ["CAT [SEP]"];
+            tokenizer.encode_batch(&texts).unwrap().ids.remove(0)
         };
-        assert_eq!(cased(true), [CLS, 5, SEP]);
-        assert_eq!(cased(false), [CLS, 1, SEP]);
+        // A special token stays one.
+        assert_eq!(cased(true), [CLS, 5, SEP, SEP]);
+        assert_eq!(cased(false), [CLS, 1, SEP, SEP]);
     }
 
     #[test]
@@ -668,7 +784,7 @@ mod tests {
         assert!(text.contains("line 2"), "{text}");
 
         // Without a template there are no special tokens.
-        let dir = folder(&[]);
+        let dir = folder(&[as_written()]);
         let path = dir.path().join("tokenizer.json");
         let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         json["post_processor"] = Value::Null;

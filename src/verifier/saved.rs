@@ -158,12 +158,12 @@ impl Verifier {
             load.token_budget = Some(token_budget(&encoder_folder, device, bytes)?);
         }
         let encoder = Encoder::load(&encoder_folder, device, load)?;
-        if encoder.width() != config.width {
+        if encoder.token_width() != config.width {
             return refuse(format!(
                 "it reads token vectors {} wide, and the encoder in {} makes them {} wide",
                 config.width,
                 encoder_folder.display(),
-                encoder.width()
+                encoder.token_width()
             ));
         }
         let scorer = config.scorer(folder, device)?;

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::{FetchOptions, REQUIRED, in_home, missing, var};
+use super::{FetchOptions, in_home, is_model, var};
 
 /// The cache folder: the caller's, `$NEARMISS_CACHE`, or `nearmiss` in the platform's place; `None` without a home.
 pub(super) fn place(options: &FetchOptions) -> Option<PathBuf> {
@@ -71,7 +71,7 @@ pub(super) fn fill(
         Err(fs::TryLockError::Error(_)) => false,
     };
     if locked {
-        if missing(target, &REQUIRED).is_empty() {
+        if is_model(target) {
             return Ok(false);
         }
         for stale in fs::read_dir(parent).map_err(unwritable)?.flatten() {
@@ -88,7 +88,7 @@ pub(super) fn fill(
     match fs::rename(&model, target) {
         Ok(()) => Ok(true),
         // Without locks, someone else's rename may have come first; theirs is as good.
-        Err(_) if missing(target, &REQUIRED).is_empty() => Ok(false),
+        Err(_) if is_model(target) => Ok(false),
         Err(e) => Err(unwritable(e)),
     }
 }

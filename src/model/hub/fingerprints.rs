@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -20,52 +20,61 @@ const MOST: usize = 256;
 /// A file that was written just now may be written again within what its time resolves.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What a file is known by, and its SHA-256.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+/// Bytes of a file, time of its last change in nanoseconds since 1970, and where there are such its number and the time of the
+/// last change of anything about it.
+type Stamp = [u64; 4];
+
+/// What files are known by, and the SHA-256 of all.
+#[derive(Serialize, Deserialize)]
 struct Entry {
-    /// Bytes, time of the last change in nanoseconds since 1970, and where there are such its number and the time of the last
-    /// change of anything about it.
-    stamp: [u64; 4],
+    /// Of every file.
+    stamps: Vec<Stamp>,
     sha256: String,
 }
 
-/// SHA-256 of a file in hexadecimal, taken from `cache` where it knows the file, and put into it.
+/// SHA-256 of files, one behind the other, in hexadecimal, taken from `cache` where it knows them, and put into it.
 ///
 /// # Errors
-/// What the file system says of the file; a cache that cannot be read or written is none.
-pub(super) fn fingerprint(path: &Path, cache: Option<&Path>) -> std::io::Result<String> {
-    let known = cache.and_then(|cache| {
-        let name = fs::canonicalize(path).ok()?.to_str()?.to_string();
-        Some((cache, name))
-    });
-    let (Some((cache, name)), Some(stamp)) = (known, stamp(path)) else {
-        return sha256(path);
+/// What the file system says of a file; a cache that cannot be read or written is none.
+pub(super) fn fingerprint(files: &[PathBuf], cache: Option<&Path>) -> std::io::Result<String> {
+    let (Some(cache), Some(name), Some(stamps)) = (cache, name(files), stamps(files)) else {
+        return sha256(files);
     };
-    let kept = read(cache);
-    if let Some(entry) = kept.get(&name).filter(|entry| entry.stamp == stamp) {
+    if let Some(entry) = read(cache).get(&name)
+        && entry.stamps == stamps
+    {
         return Ok(entry.sha256.clone());
     }
-    let sha256 = sha256(path)?;
-    // Not if it changed while it was read, or may have.
-    if self::stamp(path) == Some(stamp) {
-        let entry = Entry {
-            stamp,
-            sha256: sha256.clone(),
-        };
-        keep(cache, name, entry);
+    let sha256 = sha256(files)?;
+    // Not if one changed while it was read.
+    if self::stamps(files).as_ref() == Some(&stamps) {
+        let sha256 = sha256.clone();
+        keep(cache, name, Entry { stamps, sha256 });
     }
     Ok(sha256)
 }
 
-/// `None` for a file that was changed just now, or whose times are not known.
-fn stamp(path: &Path) -> Option<[u64; 4]> {
-    let about = fs::metadata(path).ok()?;
-    let changed = about.modified().ok()?;
-    let age = SystemTime::now().duration_since(changed).ok()?;
-    let since = changed.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    let [number, of_anything] = more(&about);
-    let stamp = [about.len(), since.as_nanos() as u64, number, of_anything];
-    (age >= SETTLED).then_some(stamp)
+/// Where files are, a line each; `None` for a place that is no text.
+fn name(files: &[PathBuf]) -> Option<String> {
+    let places = files.iter().map(|path| {
+        let whole = fs::canonicalize(path).ok()?;
+        Some(whole.to_str()?.to_string())
+    });
+    Some(places.collect::<Option<Vec<_>>>()?.join("\n"))
+}
+
+/// `None` where a file was changed just now, or its times are not known.
+fn stamps(files: &[PathBuf]) -> Option<Vec<Stamp>> {
+    let stamp = |path: &PathBuf| {
+        let about = fs::metadata(path).ok()?;
+        let changed = about.modified().ok()?;
+        let age = SystemTime::now().duration_since(changed).ok()?;
+        let since = changed.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let [number, of_anything] = more(&about);
+        let stamp = [about.len(), since.as_nanos() as u64, number, of_anything];
+        (age >= SETTLED).then_some(stamp)
+    };
+    files.iter().map(stamp).collect()
 }
 
 #[cfg(unix)]
@@ -89,7 +98,7 @@ fn read(cache: &Path) -> BTreeMap<String, Entry> {
 /// Adds an entry if the cache can be written; of two processes that do so at once one may be forgotten.
 fn keep(cache: &Path, name: String, entry: Entry) {
     let mut kept = read(cache);
-    kept.retain(|name, _| Path::new(name).is_file());
+    kept.retain(|name, _| name.lines().all(|path| Path::new(path).is_file()));
     while kept.len() >= MOST {
         kept.pop_first();
     }
@@ -120,7 +129,8 @@ mod tests {
     fn a_file_is_hashed_once_and_again_when_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let (cache, file) = (folder.path().join("cache"), folder.path().join("weights"));
-        let ask = || fingerprint(&file, Some(&cache)).unwrap();
+        let files = [file.clone()];
+        let ask = || fingerprint(&files, Some(&cache)).unwrap();
         put(&file, "one", 0);
         assert_eq!(ask(), hash(b"one"));
         // What was kept is what is answered: it is not read again.
@@ -148,19 +158,26 @@ mod tests {
     fn what_was_written_just_now_and_a_cache_that_is_none_are_no_reason_to_err() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("weights");
+        let files = [file.clone()];
         fs::write(&file, "new").unwrap();
         for cache in [None, Some(folder.path()), Some(&file)] {
-            assert_eq!(fingerprint(&file, cache).unwrap(), hash(b"new"));
+            assert_eq!(fingerprint(&files, cache).unwrap(), hash(b"new"));
         }
         assert!(!folder.path().join(FILE).exists());
         // Damaged, it is written anew.
         put(&file, "old", 0);
         fs::write(folder.path().join(FILE), "{").unwrap();
-        assert_eq!(
-            fingerprint(&file, Some(folder.path())).unwrap(),
-            hash(b"old")
-        );
+        let cache = Some(folder.path());
+        assert_eq!(fingerprint(&files, cache).unwrap(), hash(b"old"));
         assert_eq!(read(folder.path()).len(), 1);
-        assert!(fingerprint(&folder.path().join("none"), Some(folder.path())).is_err());
+        // Several have a fingerprint of their own.
+        let more = folder.path().join("more");
+        put(&more, "er", 0);
+        let both = [file, more];
+        for _ in 0..2 {
+            assert_eq!(fingerprint(&both, cache).unwrap(), hash(b"older"));
+        }
+        assert_eq!(read(folder.path()).len(), 2);
+        assert!(fingerprint(&[folder.path().join("none")], cache).is_err());
     }
 }

@@ -8,10 +8,12 @@ use sha2::{Digest, Sha256};
 
 use crate::data::hex;
 
-/// SHA-256 of a file in hexadecimal.
-pub(super) fn sha256(path: &Path) -> std::io::Result<String> {
+/// SHA-256 of files, one behind the other, in hexadecimal.
+pub(super) fn sha256(files: &[impl AsRef<Path>]) -> std::io::Result<String> {
     let mut sink = Hashing::new(std::io::sink());
-    std::io::copy(&mut File::open(path)?, &mut sink)?;
+    for path in files {
+        std::io::copy(&mut File::open(path)?, &mut sink)?;
+    }
     Ok(sink.hex())
 }
 

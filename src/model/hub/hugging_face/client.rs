@@ -1,6 +1,6 @@
 //! The Hub client, which also knows the cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 
 use hf_hub::api::{Progress, sync::ApiBuilder};
@@ -8,28 +8,51 @@ use hf_hub::{Cache, Repo};
 use indicatif::ProgressBar;
 
 use super::Place;
-use crate::model::hub::{BackboneSource, FILES, REQUIRED, missing, one_line};
+use crate::model::checkpoint::{self, WEIGHTS, WEIGHTS_INDEX};
+use crate::model::head;
+use crate::model::hub::{
+    BackboneSource, REQUIRED, TOKENIZER, VOCABULARY, is_model, one_line, present,
+};
+
+const MODULES: &str = "modules.json";
+
+/// What a model may say of itself beside its modules; fetched where it is there.
+const SETTINGS: [&str; 7] = [
+    REQUIRED[0],
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "config_sentence_transformers.json",
+    MODULES,
+];
 
 /// The cached snapshot of a repository's main branch, if it has a model, and whether it has all the rest too.
 pub(super) fn snapshot(repository: &str, place: &Place) -> Option<(PathBuf, bool)> {
     let cache = Cache::new(place.cache.clone()?).repo(Repo::model(repository.into()));
     let config = cache.get("config.json")?;
     let folder = config.parent()?.to_path_buf();
-    if !missing(&folder, &REQUIRED).is_empty() {
+    if !is_model(&folder) {
         return None;
     }
-    let published = [
-        "modules.json",
-        "1_Pooling/config.json",
-        "sentence_bert_config.json",
-    ];
-    let complete = missing(&folder, &published).is_empty();
+    let complete = is_published(&folder);
     Some((folder, complete))
+}
+
+/// Whether a snapshot has what its modules are made of, and the length limit: other programs may leave these out.
+fn is_published(folder: &Path) -> bool {
+    let limit = head::SENTENCE_CONFIGS.iter();
+    limit.into_iter().any(|name| present(folder, name))
+        && present(folder, MODULES)
+        && head::module_files(folder).is_ok_and(|files| {
+            let mut needed = files.iter().filter(|file| file.needed);
+            needed.all(|file| present(folder, &file.path))
+        })
 }
 
 /// What the downloading thread reports.
 enum Event {
-    /// The repository answered and has these of our files.
+    /// The repository answered.
     Listed,
     /// This many bytes of a file are still to come.
     Started(String, usize),
@@ -59,7 +82,8 @@ impl Progress for Reporter {
     }
 }
 
-/// Downloads what the snapshot lacks of [`FILES`].
+/// Downloads what the snapshot lacks of the model: what it says of itself, what its modules are made of, and the weights,
+/// last, since a folder that has them was fetched to the end.
 ///
 /// The client has no time limits of its own, so it works in a thread, and this one gives up when it hears nothing.
 /// The thread is then left behind; it can only complete a file of the Hugging Face cache.
@@ -89,30 +113,62 @@ pub(super) fn fetch(
             // The listing says which of the optional files exist, so that a refusal is always an error.
             let info = remote.info().map_err(text)?;
             let exists = |file: &str| info.siblings.iter().any(|s| s.rfilename == file);
-            if let Some(file) = REQUIRED.iter().find(|file| !exists(file)) {
-                return Err(format!("the repository {name} has no {file}"));
+            let lacks = |file: &str| Err(format!("the repository {name} has no {file}"));
+            if !exists(REQUIRED[0]) {
+                return lacks(REQUIRED[0]);
+            }
+            if !exists(TOKENIZER) && !exists(VOCABULARY) {
+                return lacks(TOKENIZER);
+            }
+            if !exists(WEIGHTS) && !exists(WEIGHTS_INDEX) {
+                return lacks(WEIGHTS);
             }
             let _ = events.send(Event::Listed);
-            let folder = cache.repo(Repo::model(name)).pointer_path(&info.sha);
+            let folder = cache
+                .repo(Repo::model(name.clone()))
+                .pointer_path(&info.sha);
             let mut downloaded = false;
-            for file in FILES {
-                if exists(file) && !folder.join(file).exists() {
-                    let bar = if progress {
-                        ProgressBar::new(0)
-                    } else {
-                        ProgressBar::hidden()
-                    };
-                    let reporter = Reporter {
-                        bar,
-                        events: events.clone(),
-                    };
-                    remote
-                        .download_with_progress(file, reporter)
-                        .map_err(|e| format!("{file}: {}", text(e)))?;
-                    downloaded = true;
+            let mut take = |file: &str| -> Result<(), String> {
+                if !exists(file) || folder.join(file).exists() {
+                    return Ok(());
+                }
+                let bar = if progress {
+                    ProgressBar::new(0)
+                } else {
+                    ProgressBar::hidden()
+                };
+                let reporter = Reporter {
+                    bar,
+                    events: events.clone(),
+                };
+                remote
+                    .download_with_progress(file, reporter)
+                    .map_err(|e| format!("{file}: {}", text(e)))?;
+                downloaded = true;
+                Ok(())
+            };
+            let failed = |e: crate::Error| one_line(&e.to_string());
+            for file in SETTINGS.into_iter().chain(head::SENTENCE_CONFIGS) {
+                take(file)?;
+            }
+            if !exists(TOKENIZER) {
+                take(VOCABULARY)?;
+            }
+            for file in head::module_files(&folder).map_err(failed)? {
+                take(&file.path)?;
+            }
+            if exists(WEIGHTS) {
+                take(WEIGHTS)?;
+            } else {
+                take(WEIGHTS_INDEX)?;
+                for file in checkpoint::weights_files(&folder).map_err(failed)? {
+                    if !exists(&file) {
+                        return lacks(&file);
+                    }
+                    take(&file)?;
                 }
             }
-            if !missing(&folder, &REQUIRED).is_empty() {
+            if !is_model(&folder) {
                 return Err("the repository changed during the download, try again".into());
             }
             Ok((folder, downloaded))
@@ -167,10 +223,17 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
+    const MODULES_JSON: &[u8] = br#"[
+        {"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
+
     const SHA: &str = "0123456789012345678901234567890123456789";
 
+    /// A file of the repository, and what it holds.
+    type File = (&'static str, &'static [u8]);
+
     /// A Hub with one repository, `org/name`, that has `files`; returns its address and the files asked for.
-    fn serve(files: &'static [&'static str]) -> (String, Arc<Mutex<Vec<String>>>) {
+    fn serve(files: &'static [File]) -> (String, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -183,7 +246,7 @@ mod tests {
         (endpoint, asked)
     }
 
-    fn answer(mut stream: TcpStream, files: &[&str], asked: &Mutex<Vec<String>>) {
+    fn answer(mut stream: TcpStream, files: &[File], asked: &Mutex<Vec<String>>) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         let Some(Ok(request)) = lines.next() else {
             return;
@@ -193,8 +256,7 @@ mod tests {
             let line = line.unwrap().to_lowercase();
             if let Some(bytes) = line.strip_prefix("range: bytes=") {
                 let (from, to) = bytes.split_once('-').unwrap();
-                let last = to.parse().unwrap_or(WEIGHTS.len() - 1);
-                range = Some((from.parse::<usize>().unwrap(), last));
+                range = Some((from.parse::<usize>().unwrap(), to.parse::<usize>().ok()));
             }
             if line.is_empty() {
                 break;
@@ -204,22 +266,23 @@ mod tests {
         let (status, headers, body) = if path == "/api/models/org/name/revision/main" {
             let siblings: Vec<_> = files
                 .iter()
-                .map(|file| serde_json::json!({ "rfilename": file }))
+                .map(|(file, _)| serde_json::json!({ "rfilename": file }))
                 .collect();
             let info = serde_json::json!({"sha": SHA, "siblings": siblings});
             ("200 OK", String::new(), info.to_string().into_bytes())
-        } else if let Some(file) = path
+        } else if let Some((file, content)) = path
             .strip_prefix("/org/name/resolve/main/")
-            .filter(|file| files.contains(file))
+            .and_then(|path| files.iter().find(|(file, _)| *file == path))
         {
             let (from, to) = range.unwrap();
-            asked.lock().unwrap().push(file.into());
+            let to = to.unwrap_or(content.len() - 1).min(content.len() - 1);
+            asked.lock().unwrap().push(file.to_string());
             let headers = format!(
                 "Content-Range: bytes {from}-{to}/{}\r\nETag: \"{}\"\r\nX-Repo-Commit: {SHA}\r\n",
-                WEIGHTS.len(),
+                content.len(),
                 hash(file.as_bytes()),
             );
-            ("206 Partial Content", headers, WEIGHTS[from..=to].to_vec())
+            ("206 Partial Content", headers, content[from..=to].to_vec())
         } else {
             ("404 Not Found", String::new(), Vec::new())
         };
@@ -237,20 +300,20 @@ mod tests {
         let mut around = bare(dir.path());
         // No config_sentence_transformers.json: an optional file may be absent.
         let (endpoint, asked) = serve(&[
-            "README.md",
-            "config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "sentence_bert_config.json",
-            "modules.json",
-            "1_Pooling/config.json",
-            "model.safetensors",
-            "pytorch_model.bin",
+            ("README.md", CONTENT),
+            ("config.json", CONTENT),
+            ("tokenizer.json", CONTENT),
+            ("tokenizer_config.json", CONTENT),
+            ("sentence_bert_config.json", CONTENT),
+            ("modules.json", MODULES_JSON),
+            ("1_Pooling/config.json", CONTENT),
+            ("model.safetensors", CONTENT),
+            ("pytorch_model.bin", CONTENT),
         ]);
         around.hub.endpoint = endpoint;
         let found = search("org/name", false, &around).0.unwrap();
         assert_eq!(found.source, BackboneSource::Hub);
-        assert_eq!(found.sha256, hash(WEIGHTS));
+        assert_eq!(found.sha256, hash(CONTENT));
         let fetched = asked.lock().unwrap().clone();
         assert!(!fetched.contains(&"README.md".into()), "{fetched:?}");
         assert!(
@@ -281,14 +344,76 @@ mod tests {
         fs::remove_file(found.folder.join("model.safetensors")).unwrap();
         assert!(search("org/name", true, &around).0.is_err());
         let resumed = search("org/name", false, &around).0.unwrap();
-        assert_eq!(resumed.sha256, hash(WEIGHTS));
+        assert_eq!(resumed.sha256, hash(CONTENT));
+    }
+
+    #[test]
+    fn what_a_model_says_of_itself_is_fetched() {
+        const MODULES: &[u8] = br#"[
+            {"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"name": "1", "path": "pool", "type": "sentence_transformers.models.Pooling"},
+            {"name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+            {"name": "3", "path": "3_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+        const INDEX: &[u8] = br#"{"weight_map": {"a": "b.safetensors", "b": "a.safetensors"}}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let mut around = bare(dir.path());
+        let (endpoint, asked) = serve(&[
+            ("config.json", CONTENT),
+            ("vocab.txt", CONTENT),
+            ("special_tokens_map.json", CONTENT),
+            ("sentence_distilbert_config.json", CONTENT),
+            ("modules.json", MODULES),
+            ("pool/config.json", CONTENT),
+            ("1_Pooling/config.json", CONTENT),
+            ("2_Dense/config.json", CONTENT),
+            ("2_Dense/model.safetensors", CONTENT),
+            ("2_Dense/pytorch_model.bin", CONTENT),
+            ("model.safetensors.index.json", INDEX),
+            ("a.safetensors", CONTENT),
+            ("b.safetensors", CONTENT),
+            ("c.safetensors", CONTENT),
+        ]);
+        around.hub.endpoint = endpoint;
+        let found = search("org/name", false, &around).0.unwrap();
+        assert_eq!(found.sha256, hash(&[CONTENT, CONTENT].concat()));
+        // A file is asked for once to learn of it and once for what it holds.
+        let mut fetched = asked.lock().unwrap().clone();
+        fetched.dedup();
+        assert_eq!(
+            fetched,
+            [
+                "config.json",
+                "special_tokens_map.json",
+                "modules.json",
+                "sentence_distilbert_config.json",
+                "vocab.txt",
+                "pool/config.json",
+                "2_Dense/config.json",
+                "2_Dense/model.safetensors",
+                "model.safetensors.index.json",
+                "a.safetensors",
+                "b.safetensors"
+            ]
+        );
+        let again = search("org/name", true, &around);
+        assert_eq!(again.0.unwrap().source, BackboneSource::HuggingFaceCache);
+        assert!(again.1.is_empty(), "{:?}", again.1);
+        // Half a model is completed.
+        fs::remove_file(found.folder.join("b.safetensors")).unwrap();
+        assert!(search("org/name", true, &around).0.is_err());
+        search("org/name", false, &around).0.unwrap();
+        fs::remove_file(found.folder.join("2_Dense/model.safetensors")).unwrap();
+        let (partial, log) = search("org/name", true, &around);
+        assert!(partial.is_ok() && log[0].contains("without all"), "{log:?}");
+        search("org/name", false, &around).0.unwrap();
+        assert!(found.folder.join("2_Dense/model.safetensors").exists());
     }
 
     #[test]
     fn repositories_that_are_of_no_use_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let mut around = bare(dir.path());
-        around.hub.endpoint = serve(&["config.json", "tokenizer.json"]).0;
+        around.hub.endpoint = serve(&[("config.json", CONTENT), ("tokenizer.json", CONTENT)]).0;
         for (name, says) in [
             ("org/name", "org/name has no model.safetensors"),
             ("org/other", "404"),
