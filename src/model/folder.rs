@@ -1,7 +1,8 @@
 //! Model folders as a whole: read, and written so that sentence-transformers loads them.
 //!
 //! A folder that was read is written back byte by byte, its unknown keys included; only what was changed on purpose
-//! differs; the weights of what comes behind the pooling are among it. What other programs put beside a model (a model card, weights in other forms) is not taken along.
+//! differs; the weights of what comes behind the pooling are among it. What other programs put beside a model (a model
+//! card, weights in other forms) is not taken along.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};

@@ -1,5 +1,6 @@
-//! What a model folder is: where it comes from ([`hub`]), what it says ([`config`], [`head`], [`folder`]; [`keys`] decides on every
-//! key), and its weights ([`checkpoint`] as a file, [`weights`] as a table over flat memory). All of it is read and written.
+//! What a model folder is: where it comes from ([`hub`]), what it says ([`config`], [`head`], [`folder`]; [`keys`]
+//! decides on every key), and its weights ([`checkpoint`] as a file, [`weights`] as a table over flat memory). All of it is
+//! read and written.
 
 pub mod checkpoint;
 pub mod config;

@@ -217,9 +217,17 @@ fn changes() -> Vec<Change> {
         change("a number of config.json", ALL, |i| {
             i.edit("config.json", |c| c["layer_norm_eps"] = json!(1e-6));
         }),
+        change("a rule of the tokenizer", ALL, |i| {
+            i.edit("tokenizer_config.json", |c| {
+                c["do_lower_case"] = json!(false)
+            });
+        }),
         change("a rule of tokenizer.json", ALL, |i| {
             i.edit("tokenizer.json", |t| {
                 t["normalizer"]["lowercase"] = json!(false)
+            });
+            i.edit("tokenizer_config.json", |c| {
+                c["tokenizer_class"] = json!("PreTrainedTokenizerFast")
             });
         }),
         change("lower case", ALL, |i| {
@@ -359,6 +367,8 @@ fn changes() -> Vec<Change> {
             i.edit("tokenizer.json", |t| {
                 t["truncation"] = json!({ "direction": "Right", "max_length": 128,
                     "strategy": "LongestFirst", "stride": 0 });
+                // A BertTokenizer has this from tokenizer_config.json.
+                t["normalizer"]["lowercase"] = json!(false);
             });
         }),
         change("memory", NONE, |i| i.memory = Some(1 << 20)),
