@@ -39,6 +39,7 @@ struct Inputs {
     examples: Examples,
     triplets: Option<Triplets>,
     near_miss: Options,
+    folds: Option<usize>,
     geometry: GeometryOptions,
 }
 
@@ -69,6 +70,7 @@ impl Inputs {
                 seed: 42,
             }),
             near_miss: Options::default(),
+            folds: None,
             geometry: GeometryOptions {
                 scenes: 5,
                 ..GeometryOptions::default()
@@ -142,6 +144,7 @@ impl Inputs {
             triplets: self.triplets,
             scorers: scorers.clone(),
             options: self.near_miss,
+            folds: self.folds,
         };
         let geometry = GeometryStage {
             examples,
@@ -332,6 +335,7 @@ fn changes() -> Vec<Change> {
         change("the bootstrap's seed", NEAR_MISS, |i| {
             i.near_miss.bootstrap.seed = 43;
         }),
+        change("folds", NEAR_MISS, |i| i.folds = Some(3)),
         change("thresholds from elsewhere", NEAR_MISS, |i| {
             i.near_miss.transferred = Some([0.7, 0.8, 0.9]);
         }),

@@ -99,6 +99,7 @@ fn near_miss_stage(study: &Study, pairs: &Pairs, scorers: &Arc<Scorers>) -> Resu
         triplets: triplets.transpose()?,
         scorers: scorers.clone(),
         options: near_miss_options(study, &pairs.files)?,
+        folds: pairs.folds.map(|k| k as usize),
     })
 }
 

@@ -130,13 +130,13 @@ fn training_table(report: &Report<Experiment1>) -> Table {
 }
 
 fn held_out_table(found: &Found) -> Option<Table> {
-    found.measured[0].held_out?;
+    found.measured[0].held_out.as_ref()?;
     let columns = names(&["n", "positives", "negatives", "separation", "hardness"]);
     let title = "Held-out rows of the training domain: cosines with the anchor";
     let mut table = Table::new(title, &["model"], &columns);
     let near_misses = found.comparisons.tests.first();
     for (i, (model, measured)) in found.models.iter().zip(&found.measured).enumerate() {
-        let Some(rows) = measured.held_out else {
+        let Some(rows) = &measured.held_out else {
             continue;
         };
         let ends = |[mean, std]: [f64; 2]| format!("{mean:.4} ± {std:.4}");

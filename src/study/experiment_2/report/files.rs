@@ -47,7 +47,7 @@ pub(in super::super) fn metrics(stage: &Experiment2, found: &Found) -> Value {
     })
 }
 
-/// A line per query with the metrics of every scoring's models, then a line per pair with their scores.
+/// A line per query with its judgements and the rankings and metrics of every scoring's models, then a line per pair with their scores.
 pub(in super::super) fn rows<'a>(
     stage: &'a Experiment2,
     found: &'a Found,
@@ -74,6 +74,10 @@ pub(in super::super) fn rows<'a>(
             json!({
                 "collection": set.collection.name,
                 "query": id,
+                "judged": set.collection.qrels.judged(id),
+                "rankings": named(&|scoring, model| {
+                    rankings_of(scoring, &found.measured[model])[s].ranking(q)
+                }),
                 "metrics": named(&|scoring, model| {
                     json!(rankings_of(scoring, &found.measured[model])[s].per_query[q].1)
                 }),
