@@ -139,6 +139,8 @@ pub struct Options {
     pub bootstrap: Bootstrap,
     /// Thresholds taken from elsewhere, one per [`ALPHAS`], in place of calibrated ones.
     pub transferred: Option<[f64; ALPHAS.len()]>,
+    /// Folds of who judges by [`cross_fitted`] besides; [`evaluate`] knows no second sentence to divide pairs by.
+    pub folds: Option<usize>,
 }
 
 impl Default for Options {
@@ -148,6 +150,7 @@ impl Default for Options {
             minimum: 30,
             bootstrap: Bootstrap::default(),
             transferred: None,
+            folds: None,
         }
     }
 }
@@ -309,7 +312,7 @@ pub struct CategoryReport {
     pub identity_margin: Option<f64>,
     /// Whose accepts these are.
     pub basis: Basis,
-    /// Near-misses of the test half from sources without any accept there.
+    /// Near-misses of the test half (of both, if numbers are of both) from sources without any accept there.
     pub without_accepts_of_their_source: usize,
     /// Where the near-misses' scores lie.
     pub histogram: Histogram,
@@ -319,6 +322,18 @@ pub struct CategoryReport {
     pub both_halves: Option<BothHalves>,
     /// How the score moves with the edit, for cosines.
     pub sensitivity: Option<Sensitivity>,
+}
+
+impl CategoryReport {
+    /// The area under the ROC curve with near-misses and accepts that it rests on: of the test half, or of both where that is
+    /// too small.
+    pub fn auc(&self) -> Option<(Estimate, [usize; 2])> {
+        match (self.separation.value(), &self.both_halves) {
+            (Some(found), _) => Some((found.auc, [found.near_misses, found.accepts])),
+            (None, Some(found)) => Some((found.auc, [found.near_misses, found.accepts])),
+            (None, None) => None,
+        }
+    }
 }
 
 /// Means over categories, each counting the same.
@@ -495,7 +510,6 @@ impl<'a> Study<'a> {
             pairs.iter().map(|pair| pair.score).collect()
         };
         let scores = scores_of(&near_misses);
-        let with_accepts: BTreeSet<&str> = in_test(&accepts).map(|pair| pair.source).collect();
         let cosine = self.options.cosine;
         let distances: Vec<f64> = scores.iter().map(|s| 1.0 - s).collect();
         let edits = || {
@@ -511,20 +525,27 @@ impl<'a> Study<'a> {
             sensitivity(&edits)
         };
         let separation = self.separation(category, &near_misses, &accepts, thresholds);
+        let both_halves = match separation {
+            Measured::Value(_) => None,
+            Measured::Refused { .. } => self.both_halves(&near_misses, &accepts),
+        };
+        // Of the pairs that are shown.
+        let shown = |pair: &&ScoredPair<'_>| both_halves.is_some() || pair.split == Split::Test;
+        let with_accepts = accepts.iter().filter(shown).map(|pair| pair.source);
+        let with_accepts: BTreeSet<&str> = with_accepts.collect();
         CategoryReport {
             category: category.unwrap_or("all").to_string(),
             near_misses: Summary::of(&scores),
             accepts: Summary::of(&scores_of(&accepts)),
             identity_margin: cosine.then(|| Summary::of(&distances).mean),
             basis,
-            without_accepts_of_their_source: in_test(&near_misses)
+            without_accepts_of_their_source: near_misses
+                .iter()
+                .filter(shown)
                 .filter(|pair| !with_accepts.contains(pair.source))
                 .count(),
             histogram: histogram(&scores),
-            both_halves: match separation {
-                Measured::Value(_) => None,
-                Measured::Refused { .. } => self.both_halves(&near_misses, &accepts),
-            },
+            both_halves,
             separation,
             sensitivity: cosine.then(edits).flatten(),
         }

@@ -39,7 +39,6 @@ struct Inputs {
     examples: Examples,
     triplets: Option<Triplets>,
     near_miss: Options,
-    folds: Option<usize>,
     geometry: GeometryOptions,
 }
 
@@ -70,7 +69,6 @@ impl Inputs {
                 seed: 42,
             }),
             near_miss: Options::default(),
-            folds: None,
             geometry: GeometryOptions {
                 scenes: 5,
                 ..GeometryOptions::default()
@@ -144,7 +142,6 @@ impl Inputs {
             triplets: self.triplets,
             scorers: scorers.clone(),
             options: self.near_miss,
-            folds: self.folds,
         };
         let geometry = GeometryStage {
             examples,
@@ -335,7 +332,7 @@ fn changes() -> Vec<Change> {
         change("the bootstrap's seed", NEAR_MISS, |i| {
             i.near_miss.bootstrap.seed = 43;
         }),
-        change("folds", NEAR_MISS, |i| i.folds = Some(3)),
+        change("folds", NEAR_MISS, |i| i.near_miss.folds = Some(3)),
         change("thresholds from elsewhere", NEAR_MISS, |i| {
             i.near_miss.transferred = Some([0.7, 0.8, 0.9]);
         }),

@@ -329,9 +329,6 @@ pub struct Pairs {
     /// How many of the triplets, drawn at random.
     #[arg(long, value_name = "N", default_value_t = 5000)]
     pub triplet_sample: usize,
-    /// Judge every pair too by a threshold from pairs that share no sentence with it, in so many parts: rates for few pairs.
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=1000))]
-    pub folds: Option<u32>,
 }
 
 #[derive(Args, Clone)]
@@ -352,6 +349,9 @@ pub struct PairFiles {
     /// Bootstrap samples for intervals.
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
     pub resamples: usize,
+    /// Judge every pair too by a threshold from pairs that share no sentence with it, in so many parts: rates for few pairs.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub folds: Option<u32>,
 }
 
 /// What experiment 1 trains.

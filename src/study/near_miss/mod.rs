@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub use examples::{Example, Examples, FileOptions};
 pub use report::NearMissConfig;
-pub(super) use report::digest;
+pub(super) use report::{cross_fitted_rates, digest};
 
 use super::pair_scores::{PairScores, Scorers, score_pairs};
 use super::progress::Progress;
@@ -74,8 +74,6 @@ pub struct NearMissStage {
     pub scorers: Arc<Scorers>,
     /// How scorers are evaluated.
     pub options: Options,
-    /// Folds for thresholds that judge every pair, if wanted.
-    pub folds: Option<usize>,
 }
 
 impl Stage for NearMissStage {
@@ -101,8 +99,8 @@ impl Stage for NearMissStage {
         let examples = &self.examples;
         progress.log(&format!("{}: {}", examples.name, examples.counts()));
         let mut found = near_miss(encoder, examples, &self.scorers, &self.options, progress)?;
-        if let Some(count) = self.folds {
-            found.cross_fit(examples, &self.options, count, progress);
+        if self.options.folds.is_some() {
+            found.cross_fit(examples, &self.options, progress);
         }
         if let Some(triplets) = &self.triplets {
             let near_misses = found.scorers[0].evaluation.all.near_misses.mean;
@@ -197,47 +195,63 @@ pub struct NearMissStudy {
 
 impl NearMissStudy {
     /// Judges the pairs of every scorer by thresholds from other folds.
-    fn cross_fit(
-        &mut self,
-        examples: &Examples,
-        options: &Options,
-        count: usize,
-        progress: &Progress,
-    ) {
-        // Unrelated sentences are of one group with nothing.
-        let items = examples.items.iter().enumerate().filter(|(_, item)| {
-            let judged = item.kind == Kind::NearMiss || item.kind.is_accept();
-            judged && (item.split == Split::Calibration || item.part == 0)
-        });
-        let items: Vec<(usize, &Example)> = items.collect();
-        let groups = connected(items.iter().map(|(_, item)| [&item.anchor[..], &item.text]));
-        let folds = Folds {
-            count,
-            minimum: options.minimum,
-            bootstrap: options.bootstrap,
-        };
+    fn cross_fit(&mut self, examples: &Examples, options: &Options, progress: &Progress) {
+        let pairs = Divided::new(examples);
         let mut task = progress.task("folds", self.scorers.len());
         for (i, scorer) in self.scorers.iter_mut().enumerate() {
-            let scores = &self.scores.scores[i];
-            let pairs = items
-                .iter()
-                .zip(&groups)
-                .map(|(&(at, item), &group)| Grouped {
-                    accept: item.kind.is_accept(),
-                    category: &item.category,
-                    score: scores[at],
-                    group,
-                });
-            let found = cross_fitted(&pairs.collect::<Vec<_>>(), &folds, &ALPHAS);
-            scorer.cross_fitted = Some(match found {
-                Ok(found) => Measured::Value(found),
-                Err(e) => Measured::Refused {
-                    refused: e.to_string(),
-                },
-            });
+            scorer.cross_fitted = pairs.judged(&self.scores.scores[i], options);
             task.at(i + 1);
         }
         task.finish();
+    }
+}
+
+/// Near-misses and accepts of the calibration half and the main test set, by the sentences that they share.
+pub(super) struct Divided<'a> {
+    /// With their places among all.
+    items: Vec<(usize, &'a Example)>,
+    /// Of each, its group.
+    groups: Vec<usize>,
+}
+
+impl<'a> Divided<'a> {
+    pub fn new(examples: &'a Examples) -> Self {
+        // Unrelated sentences would join what has nothing to do with each other.
+        let judged = |(_, item): &(usize, &Example)| {
+            let kind = item.kind == Kind::NearMiss || item.kind.is_accept();
+            kind && (item.split == Split::Calibration || item.part == 0)
+        };
+        let items = examples.items.iter().enumerate().filter(judged);
+        let items: Vec<(usize, &Example)> = items.collect();
+        let sentences = items.iter().map(|(_, item)| [&item.anchor[..], &item.text]);
+        Divided {
+            groups: connected(sentences),
+            items,
+        }
+    }
+
+    /// What thresholds from other folds make of all pairs' `scores`, if folds are wanted; a division that cannot be made is a
+    /// refusal.
+    pub fn judged(&self, scores: &[f64], options: &Options) -> Option<Measured<CrossFitted>> {
+        let folds = Folds {
+            count: options.folds?,
+            minimum: options.minimum,
+            bootstrap: options.bootstrap,
+        };
+        let pairs = self.items.iter().zip(&self.groups);
+        let pairs = pairs.map(|(&(at, item), &group)| Grouped {
+            accept: item.kind.is_accept(),
+            category: &item.category,
+            score: scores[at],
+            group,
+        });
+        let found = cross_fitted(&pairs.collect::<Vec<_>>(), &folds, &ALPHAS);
+        Some(match found {
+            Ok(found) => Measured::Value(found),
+            Err(e) => Measured::Refused {
+                refused: e.to_string(),
+            },
+        })
     }
 }
 
@@ -293,22 +307,24 @@ pub fn near_miss(
     Ok(study)
 }
 
+/// Word-level distance of a pair's sentences.
+pub(super) fn edit_size(item: &Example) -> usize {
+    word_distance(&words(&item.anchor), &words(&item.text))
+}
+
 /// The examples as the metrics take them.
 pub fn scored<'a>(items: &'a [Example], scores: &[f64]) -> Vec<ScoredPair<'a>> {
     let with_scores = items.iter().zip(scores);
     with_scores
-        .map(|(item, &score)| {
-            let (before, after) = (words(&item.anchor), words(&item.text));
-            ScoredPair {
-                anchor: &item.anchor,
-                kind: item.kind,
-                category: &item.category,
-                source: &item.source,
-                split: item.split,
-                score,
-                edit_size: word_distance(&before, &after),
-                length: before.len(),
-            }
+        .map(|(item, &score)| ScoredPair {
+            anchor: &item.anchor,
+            kind: item.kind,
+            category: &item.category,
+            source: &item.source,
+            split: item.split,
+            score,
+            edit_size: edit_size(item),
+            length: words(&item.anchor).len(),
         })
         .collect()
 }

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 
 use super::{Example, Examples, NearMissStage, NearMissStudy, ScorerReport, Triplets};
 use crate::metrics::near_miss::{
-    ALPHAS, BINS, Basis, CategoryReport, CrossPoint, Estimate, Kind, Measured, OperatingPoint,
+    ALPHAS, BINS, Basis, CategoryReport, CrossFitted, CrossPoint, Estimate, Kind, Measured,
+    OperatingPoint,
 };
+use crate::metrics::statistics::mean;
 use crate::study::results::{Fingerprint, Setup};
 use crate::study::session::Session;
 use crate::study::stage::Report;
@@ -62,7 +64,7 @@ impl NearMissConfig {
             minimum: options.minimum,
             bootstrap: [options.bootstrap.resamples as u64, options.bootstrap.seed],
             thresholds: options.transferred,
-            folds: stage.folds,
+            folds: options.folds,
             setup: session.setup(&stage.scorers),
         }
     }
@@ -174,6 +176,56 @@ fn refusals(study: &NearMissStudy) -> String {
         text.push_str("\n--folds 5 gives rates that rest on all pairs: each is judged by a threshold from pairs that share no sentence with it.\n");
     }
     text
+}
+
+/// A row per test set whose pairs were judged by thresholds from other folds, a column per scorer (its models' rates, `[test
+/// sets][scorers][models]`), over all near-misses; nothing if there are none.
+pub(in crate::study) fn cross_fitted_rates(
+    scorers: &[String],
+    tests: &[(String, Vec<Vec<&Measured<CrossFitted>>>)],
+) -> String {
+    if tests
+        .iter()
+        .all(|(_, scorers)| scorers.iter().all(Vec::is_empty))
+    {
+        return String::new();
+    }
+    let title = "Cross-fitted rejection of near-misses at 95 % true accept";
+    let mut table = Table::new(title, &["test set", "n"], scorers);
+    let mut refusals = String::new();
+    for (name, of_scorers) in tests {
+        let point = |found: &&Measured<CrossFitted>| -> Option<CrossPoint> {
+            found.value()?.points[1].value().cloned()
+        };
+        let first = of_scorers.iter().flatten().next();
+        let n = first.and_then(|found| found.value());
+        let n = n.map_or("-".into(), |found| {
+            format!("{} / {}", found.near_misses, found.accepts)
+        });
+        if let Some(Measured::Refused { refused }) = first {
+            let _ = writeln!(refusals, "\nNo cross-fitted rates for {name}: {refused}.");
+        }
+        let cells = of_scorers.iter().map(|models| {
+            let rates: Option<Vec<Estimate>> = models
+                .iter()
+                .map(|found| point(found)?.rejection.value().copied())
+                .collect();
+            match rates.as_deref() {
+                None | Some([]) => "-".into(),
+                Some([one]) => with_interval(one),
+                Some(several) => {
+                    let values: Vec<f64> = several.iter().map(|rate| rate.value).collect();
+                    format!("{} over {} seeds", number(mean(&values)), values.len())
+                }
+            }
+        });
+        let left = [name.clone(), n].into_iter();
+        table.row(&left.chain(cells).collect::<Vec<_>>());
+    }
+    format!(
+        "{}{refusals}\nCalibration half and test half together; every pair is judged by the threshold of pairs that share no sentence with it. [95 % bootstrap intervals over groups of such pairs, thresholds chosen anew in every sample].\n",
+        table.text
+    )
 }
 
 /// Rates by thresholds from other folds, if they were wanted.

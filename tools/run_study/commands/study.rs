@@ -99,7 +99,6 @@ fn near_miss_stage(study: &Study, pairs: &Pairs, scorers: &Arc<Scorers>) -> Resu
         triplets: triplets.transpose()?,
         scorers: scorers.clone(),
         options: near_miss_options(study, &pairs.files)?,
-        folds: pairs.folds.map(|k| k as usize),
     })
 }
 
@@ -126,6 +125,7 @@ pub fn near_miss_options(study: &Study, pairs: &PairFiles) -> Result<Options> {
     }
     Ok(Options {
         minimum: pairs.minimum,
+        folds: pairs.folds.map(|k| k as usize),
         bootstrap: Bootstrap {
             resamples: pairs.resamples,
             seed: study.common.seed,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::study::experiment_1::{Experiment1, Found};
+use crate::study::near_miss::edit_size;
 
 /// The numbers as JSON.
 pub(in super::super) fn metrics(stage: &Experiment1, found: &Found) -> Value {
@@ -76,6 +77,7 @@ pub(in super::super) fn rows<'a>(
             set.items.iter().enumerate().map(move |(i, item)| {
                 let mut line = json!(item);
                 line["set"] = json!(set.name);
+                line["edit_size"] = json!(edit_size(item));
                 line["scores"] = named(&|model| json!(found.measured[model].near_misses[s][i]));
                 line
             })

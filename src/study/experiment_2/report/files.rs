@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::study::experiment_2::scorings::{Scoring, rankings_of};
 use crate::study::experiment_2::{Experiment2, Found};
+use crate::study::near_miss::edit_size;
 
 /// The numbers as JSON.
 pub(in super::super) fn metrics(stage: &Experiment2, found: &Found) -> Value {
@@ -89,6 +90,7 @@ pub(in super::super) fn rows<'a>(
         set.items.iter().enumerate().map(move |(i, item)| {
             let mut line = json!(item);
             line["set"] = json!(set.name);
+            line["edit_size"] = json!(edit_size(item));
             line["scores"] = named(&|scoring, model| {
                 let measured = &found.measured[model];
                 let scores = match scoring.encoder {
