@@ -40,9 +40,9 @@ fn stored(index: &VectorIndex, ids: &[u64]) -> Vec<f32> {
 
 /// Holds rows as they are stored to the directions of what was appended.
 ///
-/// A row `y` of a length of at least 0.7 is rounded to f16 by at most `e = u16 |y| + sqrt(d) tiny`, which turns its direction by at
-/// most `2 e / |y|`; where a device brings it to unit length, each element is off by `normalize_rows::error_bound` besides, of
-/// which `(d + 8) u` is more than enough.
+/// A row `y` of a length of at least 0.7 is rounded to f16 by at most `e = u16 |y| + sqrt(d) tiny`, which turns its direction
+/// by at most `2 e / |y|`; where a device brings it to unit length, each element is off by the sum of squares (`d` roundings,
+/// halved by the root), the root and the division besides: less than `(d + 8) u` of itself.
 fn of_direction(what: &str, stored: &[f32], rows: &[f32], rounding: &Rounding) {
     let unit = |row: &[f32]| -> Vec<f64> {
         let length = row

@@ -686,6 +686,9 @@ fn hold_evaluation(what: &str, found: &Value, pairs: &[Pair], cosine: bool) {
     }
 }
 
+/// A number of pairs, of whose test halves it is given the near-misses' scores and the accepts'.
+type Of<'a> = &'a dyn Fn(&[Pair], &[f64], &[f64]) -> f64;
+
 /// Holds what changed from some scorings of pairs to others, the first beside the first and so on.
 fn hold_changes(
     what: &str,
@@ -711,16 +714,14 @@ fn hold_changes(
         };
         same(&what, &change["lower"], share(&|d| d < -0.01));
         same(&what, &change["higher"], share(&|d| d > 0.01));
-        let of = |runs: &[Vec<Pair>], number: &dyn Fn(&[Pair], &[f64], &[f64]) -> f64| {
+        let of = |runs: &[Vec<Pair>], number: Of<'_>| {
             let each = runs.iter().map(|pairs| {
                 let [n, a] = sides(pairs, report).map(|side| tested(&side));
                 number(pairs, &n, &a)
             });
             mean(&each.collect::<Vec<_>>())
         };
-        let differ = |number: &dyn Fn(&[Pair], &[f64], &[f64]) -> f64| {
-            of(after, number) - of(before, number)
-        };
+        let differ = |number: Of<'_>| of(after, number) - of(before, number);
         if change["auc"].get("refused").is_none() {
             same(&what, &change["auc"]["value"], differ(&|_, n, a| auc(a, n)));
         }

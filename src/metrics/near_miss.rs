@@ -14,10 +14,10 @@
 //!
 //! **Thresholds are chosen on one half of the anchors and judged on the other** ([`Split`]); everything but the plain
 //! summaries is computed on the test half. **Numbers that would rest on too few pairs are refused**, with the reason
-//! ([`Measured`]); what needs no threshold is then computed over both halves ([`BothHalves`]), and [`cross_fitted`] judges every
-//! pair by thresholds from other groups of sentences. Accepts of a category are those of its own anchors; where there are too few, those of the same sources,
-//! then all: [`Basis`] says which, and how many near-misses have no accept from their source, since a difference between
-//! sources is then part of the number.
+//! ([`Measured`]); what needs no threshold is then computed over both halves ([`BothHalves`]), and [`cross_fitted`] judges
+//! every pair by thresholds from other groups of sentences. Accepts of a category are those of its own anchors; where there
+//! are too few, those of the same sources, then all: [`Basis`] says which, and how many near-misses have no accept from
+//! their source, since a difference between sources is then part of the number.
 //!
 //! Intervals are 95 % bootstrap intervals over anchors; the threshold is held fixed in them.
 

@@ -157,8 +157,8 @@ pub enum Command {
         /// Say what would be, and leave the threshold as it is.
         #[arg(long)]
         dry_run: bool,
-        /// Judge every pair too by a threshold from pairs that share no sentence with it, in so many parts: what such a threshold
-        /// does to pairs that it was not chosen by, with intervals.
+        /// Judge every pair too by a threshold from pairs that share no sentence with it, in so many parts: what such a
+        /// threshold does to pairs that it was not chosen by, with intervals.
         #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=1000))]
         folds: Option<u32>,
     },

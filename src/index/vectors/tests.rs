@@ -273,8 +273,8 @@ fn refuses_sizes_that_make_no_sense() {
 
 /// Rows and queries of every size that f32 holds are found with the cosines of their directions.
 ///
-/// A row `y` of a length of at least 0.7 is rounded to f16 by at most `e = |2^-11 y| + sqrt(d) 2^-25`, which turns its direction by
-/// at most `2 e / |y|`; what the search adds is `cosine_topk::error_bound`.
+/// A row `y` of a length of at least 0.7 is rounded to f16 by at most `e = |2^-11 y| + sqrt(d) 2^-25`, which turns its
+/// direction by at most `2 e / |y|`; what the search adds is `cosine_topk::error_bound`.
 #[test]
 fn lengths_do_not_count() {
     use crate::ops::Rounding;

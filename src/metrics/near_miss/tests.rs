@@ -200,7 +200,7 @@ fn what_needs_no_threshold_is_given_over_both_halves() {
     close(both.auc.value, (6 * 12 + above) as f64 / 144.0);
     let [low, high] = both.auc.interval.unwrap();
     assert!(low < both.auc.value && both.auc.value < high);
-    // From above: a, r, a, a, r, a, a, r, a, a, ...: after 7 accepts 3 near-misses are in, after 8 and 4 it is 4/12 on both sides.
+    // From above: a, r, a, a, r, a, a, r, ...: with the 8th accept and the 4th near-miss it is 4/12 on both sides.
     close(both.equal_error_rate.value, 4.0 / 12.0);
     let [low, high] = both.equal_error_rate.interval.unwrap();
     assert!(low <= both.equal_error_rate.value && both.equal_error_rate.value <= high);

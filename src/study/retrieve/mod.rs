@@ -355,8 +355,8 @@ pub struct SecondStage {
     pub time: Duration,
 }
 
-/// Re-ranks the candidates of `first_stage` with each verifier: as many as are kept, and where the query's own document is among
-/// them, without that document also the one that then comes in.
+/// Re-ranks the candidates of `first_stage` with each verifier: as many as are kept; where the query's own document is among
+/// them, the one that comes in without it is scored too.
 ///
 /// Token vectors of a query and of a document are computed once, whatever the number of its pairs and of verifiers:
 /// those of the queries are held, those of the documents stream through in pieces, each scored against the queries

@@ -48,7 +48,8 @@ pub(in super::super) fn metrics(stage: &Experiment2, found: &Found) -> Value {
     })
 }
 
-/// A line per query with its judgements and the rankings and metrics of every scoring's models, then a line per pair with their scores.
+/// A line per query with its judgements and the rankings and metrics of every scoring's models, then a line per pair with
+/// their scores.
 pub(in super::super) fn rows<'a>(
     stage: &'a Experiment2,
     found: &'a Found,
