@@ -156,23 +156,30 @@ pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> St
 /// Which rates there are not, and why; what there is in their place.
 fn refusals(study: &NearMissStudy) -> String {
     let first = &study.scorers[0];
-    let mut refusals: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut refusals: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for group in groups(first) {
         if let Measured::Refused { refused } = &group.separation {
-            refusals.entry(refused).or_default().push(&group.category);
+            let what = match group.both_halves {
+                Some(_) => "rates",
+                None => "numbers",
+            };
+            let list = refusals.entry((what, refused)).or_default();
+            list.push(&group.category);
         }
     }
     if let Measured::Refused { refused } = &first.evaluation.thresholds {
-        refusals.insert(refused, vec!["rejection"]);
+        refusals.insert(("numbers", refused), vec!["rejection"]);
     }
     let mut text = String::new();
-    for (why, what) in &refusals {
-        let _ = writeln!(text, "\nNo rates for {}: {why}.", what.join(", "));
+    for ((what, why), of) in &refusals {
+        let _ = writeln!(text, "\nNo {what} for {}: {why}.", of.join(", "));
     }
     if groups(first).any(|group| group.both_halves.is_some()) {
         text.push_str("\nWhere a half is too small for a rate, AUC [95 % bootstrap interval over anchors] is over both halves (b), since it needs no threshold.\n");
     }
-    if !refusals.is_empty() && first.cross_fitted.is_none() {
+    // Four fifths of so many are 39, the fewest that a threshold for 95 % is chosen by there.
+    let enough = first.evaluation.all.accepts.n >= 49;
+    if !refusals.is_empty() && enough && first.cross_fitted.is_none() {
         text.push_str("\n--folds 5 gives rates that rest on all pairs: each is judged by a threshold from pairs that share no sentence with it.\n");
     }
     text
