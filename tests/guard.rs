@@ -236,6 +236,24 @@ fn from_pairs_to_a_guard_that_is_asked_calibrated_and_explained() {
         assert!(said.contains(part), "`{part}` is not in {said}");
     }
     assert_eq!(s.threshold(), 0.25);
+    // By thresholds of other pairs: of 30 groups a fold has 6, and the lowest of 24 is no threshold for 95 %.
+    for (rate, part) in [
+        (
+            "0.8",
+            "cross-fitted: thresholds from other pairs (5 folds, 30 groups",
+        ),
+        (
+            "0.95",
+            "no cross-fitted rates: accepts outside of a fold: 24; at least 39",
+        ),
+    ] {
+        let asked = ["--dry-run", "--folds", "5", "--true-accept", rate];
+        let output = calibrate(&[&["--pairs", "new_near.csv"], &asked[..]].concat());
+        ends(&output, 0);
+        let said = stdout(&output);
+        assert!(said.contains(part), "`{part}` is not in {said}");
+    }
+    assert_eq!(s.threshold(), 0.25);
     let output = calibrate(&["--pairs", "new_near.csv", "--json"]);
     ends(&output, 0);
     let found = json(&output);

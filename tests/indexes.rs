@@ -11,7 +11,6 @@ mod needs;
 use std::path::Path;
 
 use common::golden;
-use half::f16;
 use nearmiss::Device;
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::index::{
@@ -33,10 +32,42 @@ fn numbers(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// Rounded to f16.
-fn stored(rows: &[f32]) -> Vec<f32> {
-    let round = |&v: &f32| f16::from_f32(v).to_f32();
-    rows.iter().map(round).collect()
+/// The rows of an index as they are stored, in the order of `ids`.
+fn stored(index: &VectorIndex, ids: &[u64]) -> Vec<f32> {
+    let row = |&id: &u64| index.vector(id).unwrap().unwrap();
+    ids.iter().flat_map(row).collect()
+}
+
+/// Holds rows as they are stored to the directions of what was appended.
+///
+/// A row `y` of a length of at least 0.7 is rounded to f16 by at most `e = u16 |y| + sqrt(d) tiny`, which turns its direction
+/// by at most `2 e / |y|`; where a device brings it to unit length, each element is off by the sum of squares (`d` roundings,
+/// halved by the root), the root and the division besides: less than `(d + 8) u` of itself.
+fn of_direction(what: &str, stored: &[f32], rows: &[f32], rounding: &Rounding) {
+    let unit = |row: &[f32]| -> Vec<f64> {
+        let length = row
+            .iter()
+            .map(|&v| f64::from(v).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        row.iter().map(|&v| f64::from(v) / length).collect()
+    };
+    let bound = turned(rounding);
+    for (row, (got, want)) in stored.chunks(D).zip(rows.chunks(D)).enumerate() {
+        let (got, want) = (unit(got), unit(want));
+        let off = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2));
+        let off = off.sum::<f64>().sqrt();
+        assert!(
+            off <= bound,
+            "{what}: row {row} is turned by {off:e} > {bound:e}"
+        );
+    }
+}
+
+/// How far storing a row may turn its direction, see [`of_direction`].
+fn turned(rounding: &Rounding) -> f64 {
+    let elements = (D + 8) as f64 * rounding.u;
+    2.0 * (rounding.u16 + elements + (D as f64).sqrt() * rounding.tiny / 0.7)
 }
 
 /// Holds the hits of a query to exact scores with a bound each, given by id: all of them, or the best `k`, in their order
@@ -82,7 +113,6 @@ fn small() -> IndexOptions {
 
 fn vectors_are_found_on_every_device(device: Device) {
     let all = numbers(300 * D, 1);
-    let rows = stored(&all);
     let queries = numbers(5 * D, 2);
     let ids: Vec<u64> = (0..300).map(|row| 1000 - row).collect();
     let gone: Vec<u64> = (0..300)
@@ -91,6 +121,12 @@ fn vectors_are_found_on_every_device(device: Device) {
     let gone: Vec<u64> = gone.into_iter().map(|row| 1000 - row).collect();
     let name = device.name();
     let rounding = Rounding::of(device.kind());
+    let uploaded = device.upload(&all[..100 * D]).unwrap();
+    let mut index = VectorIndex::with_options(&device, D, small()).unwrap();
+    index.append_with_ids(&uploaded, &ids[..100]).unwrap();
+    index.append_with_ids(&all[100 * D..], &ids[100..]).unwrap();
+    let rows = stored(&index, &ids);
+    of_direction(&name, &rows, &all, &rounding);
     let scores = cosine_topk::reference_scores::<f64>(&queries, &rows, D);
     let bounds = cosine_topk::error_bound(&queries, &rows, D, &rounding);
     let exact = |query: usize, keep: &dyn Fn(u64) -> bool| -> Vec<(u64, f64, f64)> {
@@ -116,11 +152,6 @@ fn vectors_are_found_on_every_device(device: Device) {
             }
         }
     };
-    let uploaded = device.upload(&all[..100 * D]).unwrap();
-    let mut index = VectorIndex::with_options(&device, D, small()).unwrap();
-    index.append_with_ids(&uploaded, &ids[..100]).unwrap();
-    index.append_with_ids(&all[100 * D..], &ids[100..]).unwrap();
-    assert_eq!(index.vector(ids[7]).unwrap().unwrap(), rows[7 * D..8 * D]);
     check(&format!("{name}: all"), &index, &|_| true);
     index.remove(&gone);
     let left = |id: u64| !gone.contains(&id);
@@ -142,11 +173,12 @@ fn rows_on_a_device_are_checked_where_they_are(device: Device) {
     rows[2 * D..3 * D].fill(40_000.0);
     let mut index = VectorIndex::new(&device, D).unwrap();
     index.append(&device.upload(&rows).unwrap()).unwrap();
-    assert_eq!(index.vector(2).unwrap().unwrap()[..], [40_000.0; D]);
+    let long = index.vector(2).unwrap().unwrap();
+    assert!(long.iter().all(|&v| v == long[0] && v > 0.12 && v < 0.26));
     let scores = index.search(&[1.0; D], 4).unwrap();
     let zero = scores[0].iter().find(|hit| hit.id == 1).unwrap();
     assert_eq!((zero.score, scores[0][0].id), (0.0, 2));
-    for bad in [1e6, f32::INFINITY, f32::NAN] {
+    for bad in [f32::NEG_INFINITY, f32::INFINITY, f32::NAN] {
         let mut rows = rows.clone();
         rows[3 * D + 5] = bad;
         for rows in [
@@ -158,6 +190,58 @@ fn rows_on_a_device_are_checked_where_they_are(device: Device) {
         }
     }
     assert_eq!(index.len(), 4);
+}
+
+/// A row scaled by a power of two so that its largest number is at least 1 and below 2.
+fn ordinary(row: &[f32]) -> Vec<f32> {
+    let largest = row.iter().fold(0f32, |most, v| most.max(v.abs()));
+    let by = 2f64.powf(-f64::from(largest).log2().floor());
+    row.iter().map(|&v| (f64::from(v) * by) as f32).collect()
+}
+
+/// Rows and queries of every size that f32 holds, from the host and on the device, next to one another.
+fn lengths_do_not_count(device: Device) {
+    let sizes = [
+        1e-38, 1e-30, 1e-19, 1e-9, 1e-4, 1.0, 3.0, 1e6, 1e19, 1e30, 1e38,
+    ];
+    let rounding = Rounding::of(device.kind());
+    let row = |(i, size): (usize, &f32)| -> Vec<f32> {
+        let row = numbers(D, 40 + i as u32);
+        row.into_iter().map(|v| v * size).collect()
+    };
+    let mixed: Vec<f32> = sizes.iter().enumerate().flat_map(row).collect();
+    let queries: Vec<f32> = sizes.iter().rev().enumerate().flat_map(row).collect();
+    let truth = cosine_topk::reference_scores::<f64>(&queries, &mixed, D);
+    let ids: Vec<u64> = (0..sizes.len() as u64).collect();
+    // The bound is that of queries of an ordinary length: a power of two changes no digit of them.
+    let near: Vec<f32> = queries.chunks(D).flat_map(ordinary).collect();
+    let uploaded = device.upload(&mixed).unwrap();
+    for (from, rows) in [
+        ("host", Rows::from(&mixed)),
+        ("device", Rows::from(&uploaded)),
+    ] {
+        let what = format!("{}: from the {from}", device.name());
+        let mut index = VectorIndex::new(&device, D).unwrap();
+        index.append(rows).unwrap();
+        let kept = stored(&index, &ids);
+        of_direction(&what, &kept, &mixed, &rounding);
+        let bounds = cosine_topk::error_bound(&near, &kept, D, &rounding);
+        for (q, hits) in index
+            .search(&queries, sizes.len())
+            .unwrap()
+            .iter()
+            .enumerate()
+        {
+            let exact: Vec<(u64, f64, f64)> = ids
+                .iter()
+                .map(|&id| {
+                    let at = q * sizes.len() + id as usize;
+                    (id, truth[at], bounds[at] + turned(&rounding))
+                })
+                .collect();
+            hold(&what, hits, &exact, sizes.len());
+        }
+    }
 }
 
 /// Texts of 1 to 7 tokens.
@@ -284,6 +368,7 @@ fn main() {
         needs::add!(tests, device =>
             vectors_are_found_on_every_device,
             rows_on_a_device_are_checked_where_they_are,
+            lengths_do_not_count,
             token_vectors_are_found_on_every_device,
             texts_become_entries_of_either_index,
         );

@@ -1,6 +1,7 @@
 //! Texts kept for search.
 //!
-//! [`VectorIndex`] is the first stage of retrieval: one vector per text, the best found exactly by cosine.
+//! [`VectorIndex`] is the first stage of retrieval: one vector per text, the best found exactly by cosine. Vectors may be of
+//! any length: only directions count, and they are brought to a length near 1 before they are rounded to f16.
 //! [`TokenVectors`] hold a vector per token, [`TokenIndex`] those of a corpus, searched by MaxSim. Both indexes are made,
 //! filled, searched, saved and opened alike.
 //!
@@ -12,6 +13,7 @@ mod encode;
 mod file;
 mod ids;
 mod import;
+mod scale;
 mod token_vectors;
 mod tokens;
 mod vectors;

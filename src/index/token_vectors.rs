@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use half::f16;
+use rayon::prelude::*;
 
 use super::check_width;
+use super::scale::{length, near_unit, scale, towards_unit};
 use crate::device::{Buffer, Device, Slice, SliceMut};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
@@ -34,7 +36,7 @@ pub struct TokenVectors {
 }
 
 impl TokenVectors {
-    /// From token vectors `[t, d]` of any length, `offsets` `[n + 1]` saying which rows are whose.
+    /// From token vectors `[t, d]` of any length that f32 holds, `offsets` `[n + 1]` saying which rows are whose.
     ///
     /// # Errors
     /// [`Error::Shape`] for sizes that do not fit, [`Error::Text`] for one with a number that is not finite.
@@ -55,7 +57,17 @@ impl TokenVectors {
         let lengths = packing.offsets().windows(2).map(|w| (w[1] - w[0]) as usize);
         let mut builder = Builder::new(device, d, &lengths.collect::<Vec<_>>())?;
         let texts: Vec<usize> = (0..packing.texts()).collect();
-        builder.place(&device.upload(rows)?, &packing, &texts)?;
+        check_finite(rows, d, packing.offsets())?;
+        if !rows.par_chunks(d).all(|row| is_ordinary(length(row))) {
+            // Tokens count by their directions alone, but in a text's mean they count as long as they are.
+            let each = near_unit(rows, d);
+            builder.place(&device.upload(&each)?, &packing, &texts)?;
+            let whole = device.upload(&texts_near_unit(rows, d, packing.offsets()))?;
+            let means = &mut builder.vectors.means;
+            pool(&whole, &packing, Pooling::Mean, true, means)?;
+        } else {
+            builder.place(&device.upload(rows)?, &packing, &texts)?;
+        }
         builder.finish()
     }
 
@@ -196,6 +208,43 @@ impl TokenVectors {
     }
 }
 
+/// Whether a row of this length may be squared in f32, and divided by its length, without loss.
+fn is_ordinary(length: f64) -> bool {
+    length == 0.0 || (2f64.powi(-20)..=2f64.powi(20)).contains(&length)
+}
+
+/// Rows `[t, d]`, all rows of a text scaled by the power of two that brings its longest near 1.
+fn texts_near_unit(rows: &[f32], d: usize, offsets: &[u32]) -> Vec<f32> {
+    let mut scaled = vec![0f32; rows.len()];
+    for span in offsets.windows(2) {
+        let text = span[0] as usize * d..span[1] as usize * d;
+        let longest = rows[text.clone()].chunks(d).map(length).fold(0.0, f64::max);
+        scale(
+            &rows[text.clone()],
+            towards_unit(longest),
+            &mut scaled[text],
+        );
+    }
+    scaled
+}
+
+/// Requires the rows `[t, d]` of all texts to be finite.
+fn check_finite(rows: &[f32], d: usize, offsets: &[u32]) -> Result<()> {
+    match rows.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(at) => {
+            let text = offsets.partition_point(|&first| first as usize <= at / d) - 1;
+            let what = format!(
+                "got token vectors that are not finite: element {} of token {} is {}",
+                at % d,
+                at / d - offsets[text] as usize,
+                rows[at]
+            );
+            Err(Error::text(text, what))
+        }
+    }
+}
+
 /// Some texts of token vectors.
 pub(super) type Part<'a> = (&'a TokenVectors, Range<usize>);
 
@@ -326,6 +375,52 @@ mod tests {
             &[0.447_213_6, 0.894_427_2],
         );
         near(&vectors.means.read().unwrap()[8..11], &[0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn lengths_far_from_one_change_nothing() {
+        let cpu = Device::cpu();
+        let d = 16;
+        let mut random = crate::random::Stream::new(7, &["rows"], 0);
+        let rows: Vec<f32> = (0..5 * d).map(|_| random.unit() as f32 - 0.5).collect();
+        let offsets = vec![0, 2, 2, 5];
+        let all = |rows: &[f32]| {
+            let made = TokenVectors::from_rows(&cpu, rows, d, offsets.clone()).unwrap();
+            [&made.rows, &made.means, &made.centroids].map(|part| part.read().unwrap())
+        };
+        let plain = all(&rows);
+        // A power of two is exact as long as no number is subnormal.
+        for exponent in [-100, -30, 30, 100] {
+            let by = 2f32.powi(exponent);
+            let scaled: Vec<f32> = rows.iter().map(|v| v * by).collect();
+            assert_eq!(all(&scaled), plain, "2^{exponent}");
+        }
+        // Tokens of one text that are 1e40 times as long as others: the mean is the long ones', each token keeps its own.
+        let mut uneven = rows.clone();
+        uneven[..d].iter_mut().for_each(|v| *v *= 2f32.powi(70));
+        uneven[d..2 * d]
+            .iter_mut()
+            .for_each(|v| *v *= 2f32.powi(-63));
+        let [tokens, means, centroids] = all(&uneven);
+        assert_eq!((&tokens, &centroids), (&plain[0], &plain[2]));
+        assert_eq!(means[..d], plain[0][..d]);
+        assert_eq!(means[d..], plain[1][d..]);
+        for (at, bad) in [
+            (0, f32::NAN),
+            (d, f32::INFINITY),
+            (4 * d + 5, f32::NEG_INFINITY),
+        ] {
+            let mut rows = rows.clone();
+            rows[at] = bad;
+            let error = TokenVectors::from_rows(&cpu, &rows, d, offsets.clone());
+            let error = error.err().unwrap().to_string();
+            let text = if at < 2 * d {
+                "text 0 got"
+            } else {
+                "text 2 got"
+            };
+            assert!(error.starts_with(text), "{error}");
+        }
     }
 
     #[test]

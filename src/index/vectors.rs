@@ -1,21 +1,24 @@
 //! A corpus of embeddings for exact cosine search.
 
-use std::ops::Range;
+use std::borrow::Cow;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 
 use super::file::{self, IndexFile, read_f16, read_f32};
 use super::ids::Ids;
+use super::scale::{check_finite, length, lengthened, near_unit};
 use super::{Hit, IndexOptions, PIECE_BYTES, SearchOptions, check_width};
 use crate::device::{Buffer, Device, DeviceKind, Slice};
 use crate::encoder::{EncodeStats, Encoder, Window, WindowOptions};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{Shard, cosine_topk, inverse_norms};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{PackedTexts, Places, check_device, scatter_rows};
+use crate::ops::{PackedTexts, Places, check_device, normalize_rows, scatter_rows};
 use crate::text::TextKind;
 
 /// What the layout of a saved index is called; a file with another one is refused.
@@ -23,6 +26,12 @@ const LAYOUT: &str = "nearmiss-vector-index";
 
 /// What errors call it.
 const OP: &str = "vector index";
+
+/// Inverse lengths, as a device computes them, of rows that are rounded as they are.
+const NEAR_UNIT: RangeInclusive<f32> = 0.7..=1.43;
+
+/// Inverse lengths of rows whose squares f32 holds with all their digits.
+const MEASURED: RangeInclusive<f32> = 1e-15..=1e10;
 
 /// Embeddings of a corpus, held once, in f16, on a device, and searched exactly by cosine.
 ///
@@ -60,13 +69,16 @@ struct Piece {
 }
 
 /// Embeddings `[n, d]` that are appended to a [`VectorIndex`]: f32 or f16 on the host, f32 on the index's device.
+///
+/// Their lengths do not count: what has a direction in f32, from 1e-38 to 1e38, keeps it.
 #[derive(Clone, Copy)]
 pub enum Rows<'a> {
-    /// Rounded to f16.
+    /// Scaled by a power of two to a length near 1, then rounded to f16.
     F32(&'a [f32]),
-    /// Taken as they are.
+    /// Taken as they are, but that short ones are made longer by a power of two, which loses nothing.
     F16(&'a [f16]),
-    /// Rounded to f16 where they are: rows on a GPU do not come to the host, but for their lengths.
+    /// Brought to a length near 1 and rounded to f16 where they are: rows on a GPU do not come to the host, but for their
+    /// lengths and the rows that are zero or whose squares f32 does not hold.
     Device(Slice<'a, f32>),
 }
 
@@ -198,7 +210,7 @@ impl VectorIndex {
     ///
     /// # Errors
     /// [`Error::Shape`] for a length that is no multiple of `d`; [`Error::Invalid`] naming the row for a number that
-    /// is not finite in f16; [`Error::OutOfMemory`]. On an error nothing is appended.
+    /// is not finite; [`Error::OutOfMemory`]. On an error nothing is appended.
     pub fn append<'a>(&mut self, rows: impl Into<Rows<'a>>) -> Result<()> {
         self.append_rows(rows.into(), None)
     }
@@ -274,10 +286,13 @@ impl VectorIndex {
         let n = len / self.d;
         self.ids.check(OP, n, ids)?;
         match rows {
-            Rows::F32(rows) => self.append_host(&round(rows))?,
-            Rows::F16(rows) => self.append_host(rows)?,
+            Rows::F32(rows) => self.append_host(&self.rounded(rows, 0)?)?,
+            Rows::F16(rows) => {
+                self.check_finite(rows, 0)?;
+                self.append_host(&lengthened(rows, self.d))?;
+            }
             Rows::Device(rows) if self.device.kind() == DeviceKind::Cpu => {
-                self.append_host(&round(&rows.read()?))?;
+                self.append_host(&self.rounded(&rows.read()?, 0)?)?;
             }
             Rows::Device(rows) => self.append_device(rows, n)?,
         }
@@ -285,22 +300,31 @@ impl VectorIndex {
         Ok(())
     }
 
+    /// New rows, the first of them being the `first`th, in f16 as they are stored.
+    fn rounded(&self, rows: &[f32], first: usize) -> Result<Vec<f16>> {
+        check_finite(rows, self.d, |row| self.name(first + row))?;
+        Ok(round(&near_unit(rows, self.d), self.d))
+    }
+
+    /// Appends f16 rows as they are, with their inverse lengths.
     fn append_host(&mut self, rows: &[f16]) -> Result<()> {
-        self.check_finite(rows, 0)?;
-        let mut wide = vec![0f32; self.d];
+        let inverse = |wide: &mut Vec<f32>, row: &[f16]| {
+            wide.resize(row.len(), 0.0);
+            row.convert_to_f32_slice(wide);
+            let norm = length(wide);
+            if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
+        };
         let norms: Vec<f32> = rows
-            .chunks_exact(self.d)
-            .map(|row| {
-                row.convert_to_f32_slice(&mut wide);
-                let norm = wide
-                    .iter()
-                    .map(|&v| f64::from(v).powi(2))
-                    .sum::<f64>()
-                    .sqrt();
-                if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
-            })
+            .par_chunks(self.d)
+            .with_min_len(64)
+            .map_init(Vec::new, inverse)
             .collect();
         self.write(rows, &norms)
+    }
+
+    /// What an appended row, the `row`th of them, is called.
+    fn name(&self, row: usize) -> String {
+        format!("row {} of the index", self.ids.rows() + row)
     }
 
     /// Requires appended rows, the first of them being the `first`th, to be finite.
@@ -308,8 +332,8 @@ impl VectorIndex {
         match rows.iter().position(|v| !v.is_finite()) {
             None => Ok(()),
             Some(at) => Err(Error::Invalid(format!(
-                "row {} of the index: element {} is {} in f16; embeddings must be finite",
-                self.ids.rows() + first + at / self.d,
+                "{}: element {} is {} in f16; embeddings must be finite",
+                self.name(first + at / self.d),
                 at % self.d,
                 rows[at]
             ))),
@@ -334,17 +358,23 @@ impl VectorIndex {
             return Ok(());
         }
         let (d, device) = (self.d, self.device.clone());
-        // No element of a row is larger than its length, so a length that f16 can hold says that all can be; one that is
-        // larger, zero or no number leaves it open. The comparison is false for a NaN.
         let mut inverse = device.alloc::<f32>(n)?;
         inverse_norms(x, d, &mut inverse)?;
-        let surely_finite = |inverse: &f32| *inverse >= 1.0 / 60_000.0 && inverse.is_finite();
-        for (row, _) in (inverse.read()?.iter().enumerate()).filter(|(_, i)| !surely_finite(i)) {
-            self.check_finite(&round(&x.slice(row * d..(row + 1) * d).read()?), row)?;
-        }
-        let each = PackedTexts::new(&device, (0..=n as u32).collect())?;
+        let lengths = inverse.read()?;
         let mut rows = device.alloc::<f16>(n * d)?;
-        pool(x, &each, Pooling::First, false, &mut rows)?;
+        if lengths.iter().all(|inverse| NEAR_UNIT.contains(inverse)) {
+            let each = PackedTexts::new(&device, (0..=n as u32).collect())?;
+            pool(x, &each, Pooling::First, false, &mut rows)?;
+        } else {
+            normalize_rows(x, d, &mut rows, None, None)?;
+            // No range holds a NaN.
+            let odd = lengths.iter().enumerate();
+            for (row, _) in odd.filter(|(_, inverse)| !MEASURED.contains(*inverse)) {
+                let at = row * d;
+                let stored = self.rounded(&x.slice(at..at + d).read()?, row)?;
+                rows.write(at, &stored)?;
+            }
+        }
         inverse_norms(&rows, d, &mut inverse)?;
         self.fill(n, |piece, range| {
             let at = piece.n;
@@ -427,14 +457,7 @@ impl VectorIndex {
             let expected = format!("rows of {}", self.d);
             return Err(Error::shape(OP, "queries", expected, queries.len()));
         }
-        if let Some(at) = queries.iter().position(|v| !v.is_finite()) {
-            return Err(Error::Invalid(format!(
-                "query {}: element {} is {}; embeddings must be finite",
-                at / self.d,
-                at % self.d,
-                queries[at]
-            )));
-        }
+        check_finite(queries, self.d, |query| format!("query {query}"))?;
         let n_q = queries.len() / self.d;
         if self.is_empty() || n_q == 0 {
             return Ok(vec![Vec::new(); n_q]);
@@ -450,7 +473,7 @@ impl VectorIndex {
                 n: p.n,
             })
             .collect();
-        let queries = self.device.upload(queries)?;
+        let queries = self.device.upload(&near_unit(queries, self.d))?;
         let k = k.min(self.len());
         let found = cosine_topk(
             &queries,
@@ -466,7 +489,8 @@ impl VectorIndex {
         Ok((0..n_q).map(|q| found.of(q).map(hit).collect()).collect())
     }
 
-    /// The stored embedding of a text, in f32; `None` if no such text is there.
+    /// The stored embedding of a text, in f32; `None` if no such text is there. Its direction is that of what was appended
+    /// (rounded to f16), its length near 1; only f16 rows that were longer keep their length.
     ///
     /// # Errors
     /// What the device reports.
@@ -613,7 +637,11 @@ impl VectorIndex {
                     index
                         .check_finite(&rows, first)
                         .map_err(|e| file.refuse(e.to_string()))?;
-                    index.write(&rows, &read_f32(norms))?;
+                    match lengthened(&rows, d) {
+                        Cow::Borrowed(rows) => index.write(rows, &read_f32(norms))?,
+                        // Written before lengths were brought near 1.
+                        Cow::Owned(rows) => index.append_host(&rows)?,
+                    }
                 }
             }
         }
@@ -637,19 +665,24 @@ impl Piece {
 fn not_finite(rows: &Buffer<f32>, d: usize) -> Error {
     match rows.read() {
         Ok(rows) => {
-            let fits = |v: &f32| f16::from_f32(*v).is_finite();
-            let row = rows.chunks_exact(d).position(|row| !row.iter().all(fits));
+            let finite = |row: &[f32]| row.iter().all(|v| v.is_finite());
+            let row = rows.chunks_exact(d).position(|row| !finite(row));
             Error::text(
                 row.unwrap_or(0),
-                "got an embedding that is not finite in f16: its activations overflow; try the CPU",
+                "got an embedding that is not finite: its activations overflow; try the CPU",
             )
         }
         Err(e) => e,
     }
 }
 
-fn round(rows: &[f32]) -> Vec<f16> {
-    rows.iter().map(|&v| f16::from_f32(v)).collect()
+/// Rows `[n, d]` in f16.
+fn round(rows: &[f32], d: usize) -> Vec<f16> {
+    let mut rounded = vec![f16::ZERO; rows.len()];
+    let both = rounded.par_chunks_mut(d).zip(rows.par_chunks(d));
+    both.with_min_len(64)
+        .for_each(|(to, from)| to.convert_from_f32_slice(from));
+    rounded
 }
 
 #[cfg(test)]

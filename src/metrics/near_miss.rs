@@ -14,13 +14,15 @@
 //!
 //! **Thresholds are chosen on one half of the anchors and judged on the other** ([`Split`]); everything but the plain
 //! summaries is computed on the test half. **Numbers that would rest on too few pairs are refused**, with the reason
-//! ([`Measured`]). Accepts of a category are those of its own anchors; where there are too few, those of the same sources,
-//! then all: [`Basis`] says which, and how many near-misses have no accept from their source, since a difference between
-//! sources is then part of the number.
+//! ([`Measured`]); what needs no threshold is then computed over both halves ([`BothHalves`]), and [`cross_fitted`] judges
+//! every pair by thresholds from other groups of sentences. Accepts of a category are those of its own anchors; where there
+//! are too few, those of the same sources, then all: [`Basis`] says which, and how many near-misses have no accept from
+//! their source, since a difference between sources is then part of the number.
 //!
 //! Intervals are 95 % bootstrap intervals over anchors; the threshold is held fixed in them.
 
 mod change;
+mod folds;
 mod hard;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,6 +31,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use change::{Change, compare, compare_runs};
+pub use folds::{CategoryRates, CrossFitted, CrossPoint, Folds, Grouped, cross_fitted};
 pub use hard::{Hard, hard};
 
 use super::edits::{Edit, Sensitivity, sensitivity};
@@ -136,6 +139,8 @@ pub struct Options {
     pub bootstrap: Bootstrap,
     /// Thresholds taken from elsewhere, one per [`ALPHAS`], in place of calibrated ones.
     pub transferred: Option<[f64; ALPHAS.len()]>,
+    /// Folds of who judges by [`cross_fitted`] besides; [`evaluate`] knows no second sentence to divide pairs by.
+    pub folds: Option<usize>,
 }
 
 impl Default for Options {
@@ -145,6 +150,7 @@ impl Default for Options {
             minimum: 30,
             bootstrap: Bootstrap::default(),
             transferred: None,
+            folds: None,
         }
     }
 }
@@ -263,6 +269,25 @@ pub struct Separation {
     pub fixed: Option<[FixedPoint; FIXED.len()]>,
 }
 
+/// How far accepts and near-misses of both halves lie apart, where one half has too few for rates: what needs no threshold
+/// needs no second half either.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BothHalves {
+    /// Near-misses.
+    pub near_misses: usize,
+    /// Accepts.
+    pub accepts: usize,
+    /// Anchors of both together.
+    pub anchors: usize,
+    /// Area under the ROC curve.
+    pub auc: Estimate,
+    /// Equal error rate.
+    pub equal_error_rate: Estimate,
+}
+
+/// Fewest of either side for [`BothHalves`]: below that a single pair moves the area by more than a tenth.
+pub const FEWEST_OF_BOTH: usize = 10;
+
 /// Shares of scores in [`BINS`], and outside.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Histogram {
@@ -287,14 +312,28 @@ pub struct CategoryReport {
     pub identity_margin: Option<f64>,
     /// Whose accepts these are.
     pub basis: Basis,
-    /// Near-misses of the test half from sources without any accept there.
+    /// Near-misses of the test half (of both, if numbers are of both) from sources without any accept there.
     pub without_accepts_of_their_source: usize,
     /// Where the near-misses' scores lie.
     pub histogram: Histogram,
     /// How far the two lie apart.
     pub separation: Measured<Separation>,
+    /// The same without a threshold over both halves, where the test half has too few for [`CategoryReport::separation`].
+    pub both_halves: Option<BothHalves>,
     /// How the score moves with the edit, for cosines.
     pub sensitivity: Option<Sensitivity>,
+}
+
+impl CategoryReport {
+    /// The area under the ROC curve with near-misses and accepts that it rests on: of the test half, or of both where that is
+    /// too small.
+    pub fn auc(&self) -> Option<(Estimate, [usize; 2])> {
+        match (self.separation.value(), &self.both_halves) {
+            (Some(found), _) => Some((found.auc, [found.near_misses, found.accepts])),
+            (None, Some(found)) => Some((found.auc, [found.near_misses, found.accepts])),
+            (None, None) => None,
+        }
+    }
 }
 
 /// Means over categories, each counting the same.
@@ -471,7 +510,6 @@ impl<'a> Study<'a> {
             pairs.iter().map(|pair| pair.score).collect()
         };
         let scores = scores_of(&near_misses);
-        let with_accepts: BTreeSet<&str> = in_test(&accepts).map(|pair| pair.source).collect();
         let cosine = self.options.cosine;
         let distances: Vec<f64> = scores.iter().map(|s| 1.0 - s).collect();
         let edits = || {
@@ -486,17 +524,29 @@ impl<'a> Study<'a> {
                 .collect();
             sensitivity(&edits)
         };
+        let separation = self.separation(category, &near_misses, &accepts, thresholds);
+        let both_halves = match separation {
+            Measured::Value(_) => None,
+            Measured::Refused { .. } => self.both_halves(&near_misses, &accepts),
+        };
+        // Of the pairs that are shown.
+        let shown = |pair: &&ScoredPair<'_>| both_halves.is_some() || pair.split == Split::Test;
+        let with_accepts = accepts.iter().filter(shown).map(|pair| pair.source);
+        let with_accepts: BTreeSet<&str> = with_accepts.collect();
         CategoryReport {
             category: category.unwrap_or("all").to_string(),
             near_misses: Summary::of(&scores),
             accepts: Summary::of(&scores_of(&accepts)),
             identity_margin: cosine.then(|| Summary::of(&distances).mean),
             basis,
-            without_accepts_of_their_source: in_test(&near_misses)
+            without_accepts_of_their_source: near_misses
+                .iter()
+                .filter(shown)
                 .filter(|pair| !with_accepts.contains(pair.source))
                 .count(),
             histogram: histogram(&scores),
-            separation: self.separation(category, &near_misses, &accepts, thresholds),
+            both_halves,
+            separation,
             sensitivity: cosine.then(edits).flatten(),
         }
     }
@@ -609,6 +659,51 @@ impl<'a> Study<'a> {
                     false_reject: 1.0 - share_at_least(&group.accepts, threshold),
                 })
             }),
+        })
+    }
+
+    /// What needs no threshold, over both halves, if there are pairs enough.
+    fn both_halves(
+        &self,
+        near_misses: &[ScoredPair<'a>],
+        accepts: &[ScoredPair<'a>],
+    ) -> Option<BothHalves> {
+        let tested = |pairs: &[ScoredPair<'a>]| -> Vec<ScoredPair<'a>> {
+            let test = |pair: &ScoredPair<'a>| ScoredPair {
+                split: Split::Test,
+                ..*pair
+            };
+            pairs.iter().map(test).collect()
+        };
+        let group = Group::new(&tested(near_misses), &tested(accepts));
+        let (n, a) = (group.near_misses.len(), group.accepts.len());
+        if n.min(a) < FEWEST_OF_BOTH {
+            return None;
+        }
+        let numbers = |counts: Option<&[u32]>| {
+            let times = |anchor: usize| counts.map_or(1, |counts| counts[anchor]);
+            let accept = |i: usize| times(group.anchor_of_accept[i]);
+            let near_miss = |i: usize| times(group.anchor_of_near_miss[i]);
+            [
+                group.ranking.auc(accept, near_miss),
+                group.ranking.equal_error_rate(accept, near_miss),
+            ]
+        };
+        let bootstrap = self.options.bootstrap;
+        let intervals = bootstrap.intervals(group.anchors.len(), |counts| numbers(Some(counts)));
+        let values = numbers(None);
+        let estimate = |at: usize| {
+            values[at].map(|value| Estimate {
+                value,
+                interval: intervals[at],
+            })
+        };
+        Some(BothHalves {
+            near_misses: n,
+            accepts: a,
+            anchors: group.anchors.len(),
+            auc: estimate(0)?,
+            equal_error_rate: estimate(1)?,
         })
     }
 

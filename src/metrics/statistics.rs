@@ -109,23 +109,8 @@ pub fn average_precision(accepts: &[f64], rejects: &[f64]) -> Option<f64> {
 /// Equal error rate: where, as the threshold falls, the share of rejects let in meets the share of accepts kept out;
 /// between two thresholds on the straight line that joins them. `None` if either side is empty.
 pub fn equal_error_rate(accepts: &[f64], rejects: &[f64]) -> Option<f64> {
-    if accepts.is_empty() || rejects.is_empty() {
-        return None;
-    }
-    let (a, r) = (accepts.len() as f64, rejects.len() as f64);
-    let (mut let_in, mut kept_out) = (0.0, 1.0);
-    for group in Ranking::new(accepts, rejects).groups() {
-        let new = group.iter().filter(|item| item.accept).count() as f64;
-        let next = (let_in + (group.len() as f64 - new) / r, kept_out - new / a);
-        if next.0 >= next.1 {
-            // let_in - kept_out goes from -before to after; it is 0 at that share of the way.
-            let (before, after) = (kept_out - let_in, next.0 - next.1);
-            let share = before / (before + after);
-            return Some(let_in + share * (next.0 - let_in));
-        }
-        (let_in, kept_out) = next;
-    }
-    unreachable!("at the lowest threshold everything is let in and nothing kept out")
+    let ranking = Ranking::new(accepts, rejects);
+    ranking.equal_error_rate(|_| 1, |_| 1)
 }
 
 /// `(mean of accepts - mean of rejects) / sqrt(mean of the two variances)`: how far apart they lie in units of their
@@ -212,6 +197,49 @@ impl Ranking {
         let pairs = accepts * rejects;
         (pairs > 0).then(|| twice as f64 / (2 * pairs) as f64)
     }
+
+    /// The equal error rate if accept `i` occurs `accept(i)` times and reject `i` occurs `reject(i)` times.
+    pub(super) fn equal_error_rate(
+        &self,
+        accept: impl Fn(usize) -> u32,
+        reject: impl Fn(usize) -> u32,
+    ) -> Option<f64> {
+        let count = |items: &[Item]| {
+            let mut counts = [0u64; 2];
+            for item in items {
+                match item.accept {
+                    true => counts[0] += u64::from(accept(item.place)),
+                    false => counts[1] += u64::from(reject(item.place)),
+                }
+            }
+            counts.map(|n| n as f64)
+        };
+        let [a, r] = count(&self.items);
+        if a == 0.0 || r == 0.0 {
+            return None;
+        }
+        let (mut let_in, mut kept_out) = (0.0, 1.0);
+        let (mut accepts, mut rejects) = (0.0, 0.0);
+        for group in self.groups() {
+            let new = count(group);
+            (accepts, rejects) = (accepts + new[0], rejects + new[1]);
+            let next = (rejects / r, 1.0 - accepts / a);
+            if next.0 >= next.1 {
+                // let_in - kept_out goes from -before to after; it is 0 at that share of the way.
+                let (before, after) = (kept_out - let_in, next.0 - next.1);
+                let share = before / (before + after);
+                return Some(let_in + share * (next.0 - let_in));
+            }
+            (let_in, kept_out) = next;
+        }
+        unreachable!("at the lowest threshold everything is let in and nothing kept out")
+    }
+}
+
+/// Fewest accepts by which a share of them can be told from 1: with fewer, not even one may be lost.
+pub fn fewest_accepts(alpha: f64) -> usize {
+    // 1 - 0.95 is 0.050000000000000044.
+    (1.0 / (1.0 - alpha) - 1e-9).ceil() as usize
 }
 
 /// Bootstrap samples of `units` things, as often as `resamples` says.
@@ -253,11 +281,21 @@ impl Bootstrap {
         strata: &[usize],
         statistic: impl Fn(&[u32]) -> [Option<f64>; N] + Sync,
     ) -> [Option<[f64; 2]>; N] {
-        let units = strata.iter().sum();
+        let samples = self.samples(strata, statistic);
+        std::array::from_fn(|i| Self::interval(samples.iter().map(|sample| sample[i])))
+    }
+
+    /// What `statistic` makes of how often each unit was drawn, sample by sample; nothing of no units.
+    pub(super) fn samples<T: Send>(
+        &self,
+        strata: &[usize],
+        statistic: impl Fn(&[u32]) -> T + Sync,
+    ) -> Vec<T> {
+        let units: usize = strata.iter().sum();
         if units == 0 {
-            return [None; N];
+            return Vec::new();
         }
-        let samples: Vec<[Option<f64>; N]> = (0..self.resamples)
+        (0..self.resamples)
             .into_par_iter()
             .map_init(
                 || vec![0u32; units],
@@ -272,14 +310,19 @@ impl Bootstrap {
                     statistic(counts)
                 },
             )
-            .collect();
-        std::array::from_fn(|i| {
-            let values: Vec<f64> = samples.iter().filter_map(|sample| sample[i]).collect();
-            if values.len() * 2 < self.resamples {
-                return None;
-            }
-            Some([quantile(&values, 0.025)?, quantile(&values, 0.975)?])
-        })
+            .collect()
+    }
+
+    /// The 95 % percentile interval of what samples gave, if half of them gave anything.
+    pub(super) fn interval(
+        samples: impl ExactSizeIterator<Item = Option<f64>>,
+    ) -> Option<[f64; 2]> {
+        let n = samples.len();
+        let values: Vec<f64> = samples.flatten().collect();
+        if values.len() * 2 < n {
+            return None;
+        }
+        Some([quantile(&values, 0.025)?, quantile(&values, 0.975)?])
     }
 }
 
@@ -404,6 +447,11 @@ mod tests {
         close(equal_error_rate(&[0.1], &[0.9]), 1.0);
         // From (0, 1/3) to (1/2, 1/3) while the threshold falls past a reject: they meet at 1/3.
         close(equal_error_rate(&[0.9, 0.8, 0.3], &[0.7, 0.2]), 1.0 / 3.0);
+        // Counting a score twice is having it twice, and not at all is not having it.
+        let weighted = Ranking::new(&[0.9, 0.8, 0.3], &[0.7, 0.2]);
+        let weighted = weighted.equal_error_rate(|i| [2, 0, 1][i], |i| [1, 3][i]);
+        let spelled = equal_error_rate(&[0.9, 0.9, 0.3], &[0.7, 0.2, 0.2, 0.2]);
+        close(weighted, spelled.unwrap());
         // All level: from (0, 1) to (1, 0).
         close(equal_error_rate(&[0.5, 0.5], &[0.5]), 0.5);
     }

@@ -1,14 +1,16 @@
 //! What is measured of a model, on what, and the file that keeps it so that it is measured once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::near_miss::Examples;
 use super::results::{ResultFolder, id};
+use super::retrieve::Ranked;
 use super::session::Session;
 use crate::data::beir::Collection;
 use crate::error::{Error, Result};
@@ -23,22 +25,36 @@ pub struct RetrievalSet {
     pub in_domain: bool,
 }
 
-/// The metrics of a model's rankings on a collection.
+/// A model's rankings on a collection, and their metrics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SetMetrics {
     /// Per query, in the order of ids.
     pub per_query: Vec<(String, RankingMetrics)>,
+    /// The rankings that these are of.
+    pub ranked: Vec<Ranked>,
     /// The mean with documents left out whose id is the query's own; `None` if no ranking has one.
     pub without_identical: Option<RankingMetrics>,
 }
 
 impl SetMetrics {
-    /// Of the evaluation of a ranking, and of that without documents whose id is the query's own.
-    pub(super) fn of(evaluation: Evaluation, without_identical: Option<Evaluation>) -> Self {
+    /// Of rankings by query, their evaluation, and that without documents whose id is the query's own.
+    pub(super) fn of(
+        mut ranked: BTreeMap<String, Ranked>,
+        evaluation: Evaluation,
+        without_identical: Option<Evaluation>,
+    ) -> Self {
+        let queries = evaluation.per_query.iter();
+        let of_query = |(query, _): &(String, _)| ranked.remove(query).unwrap_or_default();
         SetMetrics {
+            ranked: queries.map(of_query).collect(),
             per_query: evaluation.per_query,
             without_identical: without_identical.map(|e| e.mean),
         }
+    }
+
+    /// A query's ranking, as it is written beside its metrics.
+    pub(super) fn ranking(&self, query: usize) -> Value {
+        json!(self.ranked[query])
     }
 
     /// The mean over the queries.
@@ -46,6 +62,9 @@ impl SetMetrics {
         RankingMetrics::mean_of(self.per_query.iter().map(|(_, m)| m)).unwrap_or_default()
     }
 }
+
+/// What a file of what was measured holds; it is part of the folder's name, so that a file of another form is not read.
+pub(super) const FORM: &str = "rankings, scores, cosines of held-out rows";
 
 /// The file of what was measured of a model, in a folder that is named by everything that its numbers depend on.
 pub(super) struct Record {

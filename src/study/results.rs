@@ -5,7 +5,7 @@
 //! | `config.json` | everything that a number depends on, apart from the code; the folder's id is short for it |
 //! | `provenance.json` | where and by what it was made, and what things are called: no number depends on that |
 //! | `metrics.json`, `report.md` | the numbers, and the tables of them |
-//! | `per_query.jsonl`, `pairs.jsonl`, `scenes.jsonl` | a line per thing that was measured |
+//! | `per_query.jsonl`, `pairs.jsonl`, `measured.jsonl`, `scenes.jsonl` | a line per thing that was measured |
 //! | `times.json` | how long it took |
 //!
 //! Two machines that do the same therefore write into folders of one name, whatever hardware they have; what they find

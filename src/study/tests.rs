@@ -340,6 +340,7 @@ fn changes() -> Vec<Change> {
         change("the bootstrap's seed", NEAR_MISS, |i| {
             i.near_miss.bootstrap.seed = 43;
         }),
+        change("folds", NEAR_MISS, |i| i.near_miss.folds = Some(3)),
         change("thresholds from elsewhere", NEAR_MISS, |i| {
             i.near_miss.transferred = Some([0.7, 0.8, 0.9]);
         }),

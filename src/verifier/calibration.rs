@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use crate::metrics::statistics::fewest_accepts;
 use crate::metrics::statistics::{roc_auc, share_at_least, threshold};
 
 /// A threshold, what it was chosen from and what it costs there.
@@ -22,12 +23,6 @@ pub struct Calibration {
     pub rejected: Option<f64>,
     /// Probability that a pair of equal meaning scores above one of another meaning.
     pub auc: Option<f64>,
-}
-
-/// Fewest pairs of equal meaning by which a rate can be told from 1: with fewer, not even one of them may be lost.
-pub fn fewest_accepts(true_accept: f64) -> usize {
-    // 1 - 0.95 is 0.050000000000000044.
-    (1.0 / (1.0 - true_accept) - 1e-9).ceil() as usize
 }
 
 /// Whether this is a share of pairs that can be asked for.

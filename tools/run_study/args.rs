@@ -157,6 +157,10 @@ pub enum Command {
         /// Say what would be, and leave the threshold as it is.
         #[arg(long)]
         dry_run: bool,
+        /// Judge every pair too by a threshold from pairs that share no sentence with it, in so many parts: what such a
+        /// threshold does to pairs that it was not chosen by, with intervals.
+        #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=1000))]
+        folds: Option<u32>,
     },
     /// Ask a guard whether two sentences mean the same: exit code 0 for accept, 3 for reject.
     #[command(
@@ -345,6 +349,9 @@ pub struct PairFiles {
     /// Bootstrap samples for intervals.
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
     pub resamples: usize,
+    /// Judge every pair too by a threshold from pairs that share no sentence with it, in so many parts: rates for few pairs.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub folds: Option<u32>,
 }
 
 /// What experiment 1 trains.

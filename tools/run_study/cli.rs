@@ -88,9 +88,15 @@ fn run(cli: Cli) -> Result<Answer> {
             paraphrases,
             true_accept,
             dry_run,
+            folds,
         }) => {
             let files = calibrate::Files { pairs, paraphrases };
-            calibrate::run(&run, verifier, &files, true_accept, dry_run)
+            let options = calibrate::Options {
+                true_accept,
+                dry_run,
+                folds: folds.map(|k| k as usize),
+            };
+            calibrate::run(&run, verifier, &files, &options)
         }
         Some(Command::Verify {
             run,

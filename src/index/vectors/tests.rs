@@ -198,9 +198,9 @@ fn rows_of_the_device_are_those_of_the_host() {
 fn opens_files_of_version_1() {
     let (cpu, dir) = (Device::cpu(), tempfile::tempdir().unwrap());
     let (all, path) = (rows(5, 8), dir.path().join("index.safetensors"));
-    let halves = round(&all);
     let mut index = VectorIndex::new(&cpu, 8).unwrap();
     index.append(&all).unwrap();
+    let halves = index.pieces[0].rows.read_range(0..40).unwrap();
     let norms = index.pieces[0].inverse_norms.read_range(0..5).unwrap();
     let tensors = [
         (
@@ -235,12 +235,13 @@ fn opens_files_of_version_1() {
 fn refuses_what_is_not_finite() {
     let mut index = VectorIndex::new(&Device::cpu(), 8).unwrap();
     let mut bad = vec![0f32; 16];
-    bad[11] = 1e6;
+    bad[11] = f32::INFINITY;
     let error = index.append(&bad).unwrap_err().to_string();
     assert!(
         error.contains("row 1") && error.contains("element 3"),
         "{error}"
     );
+    assert!(index.append(&[f16::NAN; 8][..]).is_err());
     assert!(index.is_empty());
     assert!(
         index
@@ -268,4 +269,124 @@ fn refuses_sizes_that_make_no_sense() {
     assert!(index.search(&[1.0; 8], 0).is_err());
     assert!(index.search(&[1.0; 9], 1).is_err());
     assert!(index.append(&[1.0; 9]).is_err());
+}
+
+/// Rows and queries of every size that f32 holds are found with the cosines of their directions.
+///
+/// A row `y` of a length of at least 0.7 is rounded to f16 by at most `e = |2^-11 y| + sqrt(d) 2^-25`, which turns its
+/// direction by at most `2 e / |y|`; what the search adds is `cosine_topk::error_bound`.
+#[test]
+fn lengths_do_not_count() {
+    use crate::ops::Rounding;
+    use crate::ops::cosine_topk::{error_bound, reference_scores};
+    let (cpu, d, n) = (Device::cpu(), 32, 20);
+    let mut random = crate::random::Stream::new(11, &["rows"], 0);
+    let mut draw =
+        |n: usize| -> Vec<f32> { (0..n * d).map(|_| random.unit() as f32 - 0.5).collect() };
+    let (base, queries) = (draw(n), draw(3));
+    let times = |rows: &[f32], by: f32| -> Vec<f32> { rows.iter().map(|v| v * by).collect() };
+    let scores = |index: &VectorIndex, queries: &[f32]| -> Vec<f32> {
+        let all = found(index, queries, n).into_iter().flat_map(|mut hits| {
+            assert_eq!(hits.len(), n);
+            assert!(hits.is_sorted_by(|a, b| a.score >= b.score));
+            hits.sort_by_key(|hit| hit.id);
+            hits.into_iter().map(|hit| hit.score)
+        });
+        all.collect()
+    };
+    let of_rows = 2.0 * (2f64.powi(-11) + (d as f64).sqrt() * 2f64.powi(-25) / 0.7);
+    let sizes = [1e-38, 1e-30, 1e-19, 1e-9, 1.0, 3.0, 1e6, 1e19, 1e30, 1e38];
+    for of_row in sizes {
+        for of_query in sizes {
+            let (rows, queries) = (times(&base, of_row), times(&queries, of_query));
+            let mut index = VectorIndex::new(&cpu, d).unwrap();
+            index.append(&rows).unwrap();
+            let got = scores(&index, &queries);
+            let truth = reference_scores::<f64>(&queries, &rows, d);
+            // The bound does not depend on lengths, which its smallest summand takes for near 1.
+            let near = [&queries, &rows].map(|rows| near_unit(rows, d).into_owned());
+            let of_search = error_bound(&near[0], &near[1], d, &Rounding::of(cpu.kind()));
+            for ((got, truth), bound) in got.iter().zip(&truth).zip(of_search) {
+                let off = (f64::from(*got) - truth).abs();
+                assert!(
+                    off <= of_rows + bound,
+                    "{of_row:e} {of_query:e}: {got} {truth}"
+                );
+            }
+        }
+    }
+    // A power of two changes nothing at all, wherever the rows come from.
+    let mut plain = VectorIndex::new(&cpu, d).unwrap();
+    plain.append(&base).unwrap();
+    let expected = scores(&plain, &queries);
+    for exponent in [-110, -40, 20, 110] {
+        let (rows, queries) = [&base, &queries]
+            .map(|rows| times(rows, 2f32.powi(exponent)))
+            .into();
+        let mut here = VectorIndex::new(&cpu, d).unwrap();
+        here.append(&rows).unwrap();
+        let mut there = VectorIndex::new(&cpu, d).unwrap();
+        there.append(&cpu.upload(&rows).unwrap()).unwrap();
+        for index in [here, there] {
+            assert_eq!(scores(&index, &queries), expected, "2^{exponent}");
+        }
+    }
+}
+
+#[test]
+fn short_f16_rows_keep_their_digits() {
+    let (cpu, dir) = (Device::cpu(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("index.safetensors");
+    // The smallest numbers that f16 has; their cosines are those of the same rows made 2^20 times as long.
+    let bits = |i: usize| f16::from_bits((i * 7 % 50) as u16);
+    let tiny: Vec<f16> = (0..5 * 16).map(bits).collect();
+    let long: Vec<f32> = tiny.iter().map(|v| v.to_f32() * 2f32.powi(20)).collect();
+    let mut index = VectorIndex::new(&cpu, 16).unwrap();
+    index.append(&tiny).unwrap();
+    let mut other = VectorIndex::new(&cpu, 16).unwrap();
+    other.append(&long).unwrap();
+    assert_eq!(found(&index, &long, 5), found(&other, &long, 5));
+    let stored = index.pieces[0].rows.read_range(0..80).unwrap();
+    let normal = |v: &f16| *v == f16::ZERO || *v >= f16::MIN_POSITIVE;
+    assert!(stored.iter().all(normal), "{stored:?}");
+    // A file of rows that were saved short, with the inverse lengths that they had.
+    let norms: Vec<f32> = tiny
+        .chunks(16)
+        .map(|row| (1.0 / length(&row.to_f32_vec())) as f32)
+        .collect();
+    let (rows, norms) = (bytemuck::cast_slice(&tiny), bytemuck::cast_slice(&norms));
+    let tensors = [
+        (
+            "rows",
+            TensorView::new(Dtype::F16, vec![5, 16], rows).unwrap(),
+        ),
+        (
+            "inverse_norms",
+            TensorView::new(Dtype::F32, vec![5], norms).unwrap(),
+        ),
+    ];
+    let info = [("layout".into(), "nearmiss-vector-index-1".into())].into();
+    let bytes = safetensors::serialize(tensors, Some(info)).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    let mapped = VectorIndex::open(&path, &cpu).unwrap();
+    assert_alike(&found(&mapped, &long, 5), &found(&index, &long, 5));
+    misalign(&path);
+    let read = VectorIndex::open(&path, &cpu).unwrap();
+    assert_eq!(found(&read, &long, 5), found(&index, &long, 5));
+}
+
+#[test]
+fn a_zero_row_has_cosine_zero() {
+    let cpu = Device::cpu();
+    let mut rows = vec![0f32; 16];
+    rows[8] = 1e-30;
+    let mut index = VectorIndex::new(&cpu, 8).unwrap();
+    index.append(&rows).unwrap();
+    let hits = &found(&index, &rows[8..], 2)[0];
+    assert_eq!(
+        [0, 1].map(|i| (hits[i].id, hits[i].score)),
+        [(1, 1.0), (0, 0.0)]
+    );
+    let of_zero = &found(&index, &rows[..8], 2)[0];
+    assert!(of_zero.iter().all(|hit| hit.score == 0.0));
 }

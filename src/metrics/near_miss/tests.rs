@@ -180,6 +180,38 @@ fn too_few_pairs_give_no_rate() {
 }
 
 #[test]
+fn what_needs_no_threshold_is_given_over_both_halves() {
+    const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+    let mut few = Vec::new();
+    for (i, name) in NAMES.into_iter().enumerate() {
+        let split = if i % 2 == 0 { Calibration } else { Test };
+        // Every second near-miss scores above its accept, and below the next one's.
+        let score = i as f64 / 100.0;
+        few.push(pair(name, Paraphrase, "", "s", split, score));
+        let above = if i % 2 == 0 { 0.005 } else { -0.5 };
+        few.push(pair(name, NearMiss, "role", "s", split, score + above));
+    }
+    let found = evaluate(&few, &options(30)).unwrap();
+    assert!(found.all.separation.value().is_none());
+    let both = found.all.both_halves.unwrap();
+    assert_eq!((both.near_misses, both.accepts, both.anchors), (12, 12, 12));
+    // Six near-misses lie below all accepts; of the others, at 0, 2, ..., 10, each lies below 11 - i accepts.
+    let above: usize = (0..12).step_by(2).map(|i| 11 - i).sum();
+    close(both.auc.value, (6 * 12 + above) as f64 / 144.0);
+    let [low, high] = both.auc.interval.unwrap();
+    assert!(low < both.auc.value && both.auc.value < high);
+    // From above: a, r, a, a, r, a, a, r, ...: with the 8th accept and the 4th near-miss it is 4/12 on both sides.
+    close(both.equal_error_rate.value, 4.0 / 12.0);
+    let [low, high] = both.equal_error_rate.interval.unwrap();
+    assert!(low <= both.equal_error_rate.value && both.equal_error_rate.value <= high);
+    // Where the test half is enough, there is one number and not two; of nine pairs there is none.
+    let enough = evaluate(&few, &options(6)).unwrap();
+    assert!(enough.all.separation.value().is_some() && enough.all.both_halves.is_none());
+    let nine = evaluate(&few[..18], &options(30)).unwrap();
+    assert!(nine.all.separation.value().is_none() && nine.all.both_halves.is_none());
+}
+
+#[test]
 fn thresholds_can_come_from_elsewhere() {
     let options = Options {
         transferred: Some([0.8, 0.3, 0.0]),

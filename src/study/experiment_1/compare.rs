@@ -5,14 +5,16 @@ use serde::Serialize;
 use super::measure::Measured;
 use super::models::Model;
 use crate::error::Result;
-use crate::metrics::near_miss::{Evaluation, Options, ScoredPair, compare_runs, evaluate};
+use crate::metrics::near_miss::{
+    CrossFitted, Evaluation, Measured as NearMiss, Options, ScoredPair, compare_runs, evaluate,
+};
 use crate::metrics::ranking::RankingMetrics;
 use crate::metrics::statistics::spearman;
 use crate::study::changes::{
     AtThreshold, Group, NearMissChange, Rankings, RetrievalChange, at_threshold,
 };
 use crate::study::measured::RetrievalSet;
-use crate::study::near_miss::{Examples, of_part, scored};
+use crate::study::near_miss::{Divided, Examples, of_part, scored};
 
 /// Which arms are set beside which, by their names: every arm beside the published encoder and beside A, and the controls
 /// beside what they control.
@@ -48,6 +50,9 @@ pub struct TestSet {
     pub evaluations: Vec<Evaluation>,
     /// What the published encoder's 95 % threshold does, one per model.
     pub transferred: Vec<Option<AtThreshold>>,
+    /// Rates by thresholds from other folds, one per model, if they are wanted and this is the main test set.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cross_fitted: Vec<NearMiss<CrossFitted>>,
     /// Between kinds of models.
     pub changes: Vec<NearMissChange>,
 }
@@ -182,10 +187,23 @@ impl Compared<'_> {
                     .map(|pairs| at_threshold(pairs, limit?))
                     .collect(),
                 evaluations,
+                cross_fitted: match part {
+                    0 => self.cross_fitted(at),
+                    _ => Vec::new(),
+                },
                 changes,
             });
         }
         Ok(())
+    }
+
+    /// What thresholds from other folds make of a set's pairs, model by model; nothing if no folds are wanted.
+    fn cross_fitted(&self, at: usize) -> Vec<NearMiss<CrossFitted>> {
+        let pairs = Divided::new(&self.near_misses[at]);
+        let models = self.measured.iter();
+        models
+            .filter_map(|measured| pairs.judged(&measured.near_misses[at], self.options))
+            .collect()
     }
 
     fn trade_off(&self, tests: &[TestSet]) -> Vec<TradeOff> {

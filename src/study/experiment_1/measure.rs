@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::metrics::geometry::{Space, drift, space};
 use crate::metrics::statistics::Summary;
 use crate::study::geometry::Sentences;
-use crate::study::measured::{Record, SetMetrics, pairs_of};
+use crate::study::measured::{FORM, Record, SetMetrics, pairs_of};
 use crate::study::near_miss::{Triplets, compare_triplets, digest};
 use crate::study::pair_scores::{Scorers, score_pairs};
 use crate::study::progress::Progress;
@@ -66,6 +66,7 @@ impl Inputs {
 #[derive(Clone, Debug, Serialize)]
 struct MeasureConfig<'a> {
     stage: &'static str,
+    form: &'static str,
     inputs: &'a Inputs,
     /// How it was trained; the published encoder was not.
     training: Option<&'a TrainConfig>,
@@ -75,10 +76,14 @@ struct MeasureConfig<'a> {
 }
 
 /// Cosines of the training domain's held-out rows.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HeldOut {
     /// How many.
     pub n: usize,
+    /// Which of them, in the order in which they were drawn.
+    pub rows: Vec<usize>,
+    /// Of each, the cosines of anchor and positive and of anchor and negative.
+    pub cosines: Vec<[f64; 2]>,
     /// Mean and standard deviation of anchor and positive.
     pub positives: [f64; 2],
     /// The same of anchor and negative.
@@ -156,6 +161,7 @@ pub(super) fn measured(
 ) -> Result<(Measured, Times)> {
     let config = MeasureConfig {
         stage: "measure",
+        form: FORM,
         inputs,
         training: job.map(|job| &job.config),
         setup,
@@ -208,7 +214,11 @@ fn measure(
         )?;
         truncated[0] += found.documents.truncated;
         truncated[1] += found.queries.truncated;
-        retrieval.push(SetMetrics::of(found.evaluation, found.without_identical));
+        retrieval.push(SetMetrics::of(
+            found.ranked,
+            found.evaluation,
+            found.without_identical,
+        ));
     }
     let pooled = Scorers {
         verifiers: Vec::new(),
@@ -231,6 +241,8 @@ fn measure(
             let ends = |of: Summary| [of.mean, of.std];
             Some(HeldOut {
                 n: found.positives.n,
+                rows: found.rows,
+                cosines: found.cosines,
                 positives: ends(found.positives),
                 negatives: ends(found.negatives),
             })

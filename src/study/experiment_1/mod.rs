@@ -84,6 +84,9 @@ pub struct Experiment1Config {
     pub minimum: usize,
     /// Bootstrap samples and their seed.
     pub bootstrap: [u64; 2],
+    /// Folds for thresholds that judge every pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folds: Option<usize>,
     /// The encoder as published, with the experiment's length limit.
     #[serde(flatten)]
     pub setup: Setup,
@@ -214,6 +217,7 @@ impl Stage for Experiment1 {
                 .collect(),
             minimum: self.evaluation.minimum,
             bootstrap: [bootstrap.resamples as u64, bootstrap.seed],
+            folds: self.evaluation.folds,
             setup,
         }
     }

@@ -71,7 +71,7 @@ fn an_id_changes_with_what_numbers_depend_on() {
     assert_eq!(models.iter().collect::<BTreeSet<_>>().len(), 4);
     assert_eq!(ids(&stage(), &at_hand), (models.clone(), whole.clone()));
     type Change = (&'static str, [bool; 2], fn(&mut Experiment1));
-    let changes: [Change; 19] = [
+    let changes: [Change; 20] = [
         ("a row for retrieval", [true, true], |s| {
             s.data.retrieval[3].positive.push('.')
         }),
@@ -103,6 +103,7 @@ fn an_id_changes_with_what_numbers_depend_on() {
             Arc::make_mut(&mut s.near_misses[0]).items[0].text.push('.');
         }),
         ("fewest pairs", [false, true], |s| s.evaluation.minimum = 7),
+        ("folds", [false, true], |s| s.evaluation.folds = Some(3)),
         ("bootstrap samples", [false, true], |s| {
             s.evaluation.bootstrap.resamples = 7
         }),

@@ -10,12 +10,13 @@ use super::scorings::{Beside, Scoring, contrasts, rankings_of, scorings};
 use crate::error::Result;
 use crate::metrics::cache::CacheAreas;
 use crate::metrics::near_miss::{
-    Evaluation, Hard, Kind, Options, ScoredPair, Split, compare_runs, evaluate, hard,
+    CrossFitted, Evaluation, Hard, Kind, Measured as NearMiss, Options, ScoredPair, Split,
+    compare_runs, evaluate, hard,
 };
 use crate::metrics::statistics::mean;
 use crate::study::changes::{AtThreshold, NearMissChange, Rankings, RetrievalChange, at_threshold};
 use crate::study::measured::RetrievalSet;
-use crate::study::near_miss::{Examples, of_part, scored};
+use crate::study::near_miss::{Divided, Examples, of_part, scored};
 
 /// What a scoring does on a near-miss test set, model by model.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +27,9 @@ pub struct OnTest {
     pub hard: Vec<Hard>,
     /// What a cache would make of it, on the test half.
     pub cache: Vec<Option<CacheAreas>>,
+    /// Rates by thresholds from other folds, if they are wanted and this is the main test set.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cross_fitted: Vec<NearMiss<CrossFitted>>,
 }
 
 impl OnTest {
@@ -45,9 +49,7 @@ impl OnTest {
 
     /// Area under the ROC curve.
     pub(super) fn auc(&self) -> Option<f64> {
-        Self::mean(&self.evaluations, |e| {
-            Some(e.all.separation.value()?.auc.value)
-        })
+        Self::mean(&self.evaluations, |e| Some(e.all.auc()?.0.value))
     }
 }
 
@@ -175,16 +177,20 @@ impl<'a> Compared<'a> {
                 .map(|(pair, &score)| ScoredPair { score, ..*pair })
                 .collect()
         };
+        let divided = Divided::new(set);
+        let scores_of = |scoring: &Scoring, model: usize| -> &[f64] {
+            let scores = match scoring.encoder {
+                true => self.of_encoder(model).map(|e| &e.near_misses[at]),
+                false => self.measured[model]
+                    .scorer
+                    .as_ref()
+                    .map(|s| &s.near_misses[at]),
+            };
+            scores.map_or(&[], |scores| &scores[..])
+        };
         let runs_of = |scoring: &Scoring, part: usize| -> Vec<Vec<ScoredPair<'_>>> {
             let run = |&model: &usize| {
-                let scores = match scoring.encoder {
-                    true => self.of_encoder(model).map(|e| &e.near_misses[at]),
-                    false => self.measured[model]
-                        .scorer
-                        .as_ref()
-                        .map(|s| &s.near_misses[at]),
-                };
-                let all = with(scores.map_or(&[], |scores| &scores[..]));
+                let all = with(scores_of(scoring, model));
                 of_part(&set.items, &all, part)
             };
             scoring.models.iter().map(run).collect()
@@ -195,7 +201,10 @@ impl<'a> Compared<'a> {
             for (scoring, runs) in scorings.iter().zip(&runs) {
                 let options = self.options_for(scoring.cosine);
                 let each = |run: &Vec<ScoredPair<'_>>| evaluate(run, &options);
+                let judged = |&model: &usize| divided.judged(scores_of(scoring, model), &options);
+                let models = scoring.models.iter().filter(|_| part == 0);
                 found.push(OnTest {
+                    cross_fitted: models.filter_map(judged).collect(),
                     evaluations: runs.iter().map(each).collect::<Result<_>>()?,
                     hard: runs
                         .iter()

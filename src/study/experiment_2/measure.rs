@@ -11,7 +11,7 @@ use super::jobs::{Job, TrainConfig};
 use super::models::{Model, Recipe};
 use crate::encoder::Encoder;
 use crate::error::Result;
-use crate::study::measured::{Record, SetMetrics, pairs_of};
+use crate::study::measured::{FORM, Record, SetMetrics, pairs_of};
 use crate::study::near_miss::digest;
 use crate::study::pair_scores::{Scorers, score_pairs};
 use crate::study::results::{PromptConfig, Setup, collection_sha256};
@@ -49,6 +49,7 @@ impl Inputs {
 #[derive(Clone, Debug, Serialize)]
 struct MeasureConfig<'a> {
     stage: &'static str,
+    form: &'static str,
     inputs: &'a Inputs,
     /// How it was trained; published encoders and scorers without weights were not.
     training: Option<&'a TrainConfig>,
@@ -134,6 +135,7 @@ pub(super) fn measure_all(
         let job = jobs.iter().find(|job| job.model == *model);
         let config = MeasureConfig {
             stage: "measure-verifier",
+            form: FORM,
             inputs,
             training: job.map(|job| &job.config),
             setup: stage.setup_of(session, model)?,
@@ -274,14 +276,14 @@ fn measure(
         };
         of_encoder.truncated[0] += first.documents.truncated;
         of_encoder.truncated[1] += first.queries.truncated;
-        let metrics = SetMetrics::of(first.evaluation, first.without_identical);
+        let metrics = SetMetrics::of(first.ranked, first.evaluation, first.without_identical);
         of_encoder.retrieval.push(metrics);
         candidates += second.pairs;
         for (i, found) in second.rerankings.into_iter().enumerate() {
             let of_scorer = &mut of_scorers[i];
             of_scorer.truncated[0] += second.documents.truncated;
             of_scorer.truncated[1] += second.queries.truncated;
-            let metrics = SetMetrics::of(found.evaluation, found.without_identical);
+            let metrics = SetMetrics::of(found.ranked, found.evaluation, found.without_identical);
             of_scorer.retrieval.push(metrics);
             seconds[i] += found.time.as_secs_f64();
         }

@@ -95,6 +95,9 @@ pub struct Experiment2Config {
     pub minimum: usize,
     /// Bootstrap samples and their seed.
     pub bootstrap: [u64; 2],
+    /// Folds for thresholds that judge every pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folds: Option<usize>,
     /// The published encoder, and the scorers that are compared as they are.
     #[serde(flatten)]
     pub setup: Setup,
@@ -290,6 +293,7 @@ impl Stage for Experiment2 {
                 .collect(),
             minimum: self.evaluation.minimum,
             bootstrap: [bootstrap.resamples as u64, bootstrap.seed],
+            folds: self.evaluation.folds,
             setup,
         }
     }

@@ -88,7 +88,7 @@ fn an_id_changes_with_what_numbers_depend_on() {
     assert_eq!(ids(&stage(), &at_hand), (models.clone(), whole.clone()));
     /// Which of the models on the experiment's rows, the guard, and the experiment.
     type Change = (&'static str, [bool; 3], fn(&mut Experiment2));
-    let changes: [Change; 24] = [
+    let changes: [Change; 25] = [
         ("a row for retrieval", [true, false, true], |s| {
             s.data.retrieval[3].positive.push('.')
         }),
@@ -147,6 +147,9 @@ fn an_id_changes_with_what_numbers_depend_on() {
         }),
         ("fewest pairs", [false, false, true], |s| {
             s.evaluation.minimum = 7
+        }),
+        ("folds", [false, false, true], |s| {
+            s.evaluation.folds = Some(3)
         }),
         ("bootstrap samples", [false, false, true], |s| {
             s.evaluation.bootstrap.resamples = 7

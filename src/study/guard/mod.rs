@@ -8,7 +8,7 @@ pub mod data;
 pub mod report;
 
 pub use data::{GuardData, GuardOptions, Labelled, Lists, Rows, built_in_rows};
-pub use report::{Judge, Report, summary};
+pub use report::{Judge, Report, cross_fitted, cross_fitted_summary, summary};
 
 use super::progress::Progress;
 use crate::error::Result;

@@ -5,9 +5,14 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::data::Labelled;
+use crate::data::groups::connected;
+use crate::error::{Error, Result};
 use crate::metrics::cache::{calibration_error, precision_at};
 use crate::metrics::edits::{word_distance, words};
-use crate::metrics::statistics::{median, roc_auc, share_at_least};
+use crate::metrics::near_miss::{
+    self, CrossFitted, Estimate, FEWEST_OF_BOTH, Folds, Grouped, Measured,
+};
+use crate::metrics::statistics::{Bootstrap, median, roc_auc, share_at_least};
 use crate::study::table::{Table, names, number};
 use crate::train::pairs::sigmoid;
 use crate::verifier::Calibration;
@@ -276,6 +281,84 @@ impl Report {
     }
 }
 
+/// What thresholds for a share `true_accept` do to pairs that they were not chosen by, `count` folds of them being judged in
+/// turn; or why that cannot be said.
+///
+/// # Errors
+/// As [`near_miss::cross_fitted`], but for pairs that cannot be divided.
+pub fn cross_fitted(
+    pairs: &[Labelled],
+    scores: &[f64],
+    true_accept: f64,
+    count: usize,
+) -> Result<Measured<CrossFitted>> {
+    let groups = connected(pairs.iter().map(Labelled::texts));
+    let categories: Vec<String> = pairs
+        .iter()
+        .map(|pair| {
+            pair.difference
+                .as_ref()
+                .map_or(String::new(), |c| c.to_string())
+        })
+        .collect();
+    let grouped = (0..pairs.len()).map(|i| Grouped {
+        accept: pairs[i].same(),
+        category: &categories[i],
+        score: scores[i],
+        group: groups[i],
+    });
+    let folds = Folds {
+        count,
+        minimum: FEWEST_OF_BOTH,
+        bootstrap: Bootstrap::default(),
+    };
+    let grouped: Vec<Grouped<'_>> = grouped.collect();
+    match near_miss::cross_fitted(&grouped, &folds, &[true_accept]) {
+        Ok(found) => Ok(Measured::Value(found)),
+        Err(Error::Invalid(refused)) => Ok(Measured::Refused { refused }),
+        Err(e) => Err(e),
+    }
+}
+
+/// What [`cross_fitted`] found, in a line.
+pub fn cross_fitted_summary(found: &Measured<CrossFitted>) -> String {
+    let refused = |why: &str| format!("no cross-fitted rates: {why}\n");
+    let found = match found {
+        Measured::Value(found) => found,
+        Measured::Refused { refused: why } => return refused(why),
+    };
+    let point = match &found.points[0] {
+        Measured::Value(point) => point,
+        Measured::Refused { refused: why } => return refused(why),
+    };
+    let shown = |estimate: &Estimate| {
+        let percent = |share: f64| format!("{:.1}", 100.0 * share);
+        let [low, high] = estimate.interval.unwrap_or([0.0, 1.0]).map(percent);
+        format!("{} % [{low}, {high}]", percent(estimate.value))
+    };
+    let rate = |rejection: &Measured<Estimate>, n: usize, what: &str| match rejection {
+        Measured::Value(estimate) => format!("{} of {n} {what}", shown(estimate)),
+        Measured::Refused { .. } => format!("too few {what} ({n})"),
+    };
+    let categories = point.categories.iter();
+    let categories: Vec<String> = categories
+        .map(|of| rate(&of.rejection, of.near_misses, &of.category))
+        .collect();
+    let categories = match categories.len() {
+        0 | 1 => String::new(),
+        _ => format!(" ({})", categories.join("; ")),
+    };
+    format!(
+        "cross-fitted: thresholds from other pairs ({} folds, {} groups that share no sentence) accept {} of {} pairs of equal meaning and \
+         reject {}{categories}; 95 % intervals over groups, thresholds chosen anew\n",
+        found.folds,
+        found.groups,
+        shown(&point.true_accept),
+        found.accepts,
+        rate(&point.rejection, found.near_misses, "near-misses"),
+    )
+}
+
 /// What a threshold costs, in a line.
 pub fn summary(calibration: &Calibration) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
@@ -398,6 +481,54 @@ mod tests {
         // One source is all.
         let one = Report::new(&pairs[..1], &[judge("f4", 0.5, [0.9; 5])]);
         assert!(one.parts.iter().all(|part| part.by != By::Source));
+    }
+
+    #[test]
+    fn fifty_and_fifty_pairs_are_judged_by_others() {
+        // Scores of pairs that are all different: accepts 1.00, 1.01, ..., and near-misses from 0.52 on.
+        let same = (0..50).map(|i| pair(&format!("a{i}"), &format!("b{i}"), None, "x"));
+        let kind = |i: usize| match i % 2 {
+            0 => Category::Role,
+            _ => Category::Negation,
+        };
+        let other = (0..50).map(|i| pair(&format!("a{i}"), &format!("c{i}"), Some(kind(i)), "x"));
+        let pairs: Vec<Labelled> = same.chain(other).collect();
+        let scores: Vec<f64> = (0..100)
+            .map(|i| {
+                if i < 50 {
+                    1.0 + i as f64 / 100.0
+                } else {
+                    0.02 + i as f64 / 100.0
+                }
+            })
+            .collect();
+        let found = cross_fitted(&pairs, &scores, 0.95, 5).unwrap();
+        let line = cross_fitted_summary(&found);
+        assert!(
+            line.contains("5 folds, 50 groups") && line.contains("of 50 pairs of equal meaning"),
+            "{line}"
+        );
+        assert!(
+            line.contains("of 25 role") && line.ends_with("chosen anew\n"),
+            "{line}"
+        );
+        // Near-misses below 1 lie below every threshold, the two highest near 1.01 may not.
+        let point = found.value().unwrap().points[0].value().unwrap();
+        assert!(point.rejection.value().unwrap().value >= 0.96, "{line}");
+        let [low, high] = point.true_accept.interval.unwrap();
+        assert!(low <= 0.96 && high >= 0.94, "{line}");
+        // Too few for five folds; of a single sentence.
+        let few = cross_fitted(&pairs[20..], &scores[20..], 0.95, 5).unwrap();
+        assert!(cross_fitted_summary(&few).contains("at least 39 are needed"));
+        let of_one: Vec<Labelled> = pairs
+            .iter()
+            .map(|p| Labelled {
+                anchor: "a".into(),
+                ..p.clone()
+            })
+            .collect();
+        let one = cross_fitted(&of_one, &scores, 0.95, 5).unwrap();
+        assert!(cross_fitted_summary(&one).contains("of 1 groups"));
     }
 
     #[test]

@@ -12,18 +12,22 @@ use serde_json::{Value, json};
 
 pub use examples::{Example, Examples, FileOptions};
 pub use report::NearMissConfig;
-pub(super) use report::digest;
+pub(super) use report::{cross_fitted_rates, digest};
 
 use super::pair_scores::{PairScores, Scorers, score_pairs};
 use super::progress::Progress;
 use super::session::Session;
 use super::stage::{Report, Stage};
+use crate::data::groups::connected;
 use crate::data::triplets::{self, Identical, Triplet, TripletNotes};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::metrics::edits::{word_distance, words};
 use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
-use crate::metrics::near_miss::{Evaluation, Kind, Options, ScoredPair, Split, evaluate};
+use crate::metrics::near_miss::{
+    ALPHAS, CrossFitted, Evaluation, Folds, Grouped, Kind, Measured, Options, ScoredPair, Split,
+    cross_fitted, evaluate,
+};
 use crate::metrics::statistics::{Summary, cosine};
 use crate::random::Stream;
 use crate::text::TextKind;
@@ -95,6 +99,9 @@ impl Stage for NearMissStage {
         let examples = &self.examples;
         progress.log(&format!("{}: {}", examples.name, examples.counts()));
         let mut found = near_miss(encoder, examples, &self.scorers, &self.options, progress)?;
+        if self.options.folds.is_some() {
+            found.cross_fit(examples, &self.options, progress);
+        }
         if let Some(triplets) = &self.triplets {
             let near_misses = found.scorers[0].evaluation.all.near_misses.mean;
             let comparison = compare_triplets(encoder, triplets, near_misses, progress)?;
@@ -128,7 +135,7 @@ impl Stage for NearMissStage {
     }
 
     fn rows<'a>(&'a self, found: &'a NearMissStudy) -> impl Iterator<Item = Value> + 'a {
-        report::rows(&self.examples, found)
+        report::rows(self, found)
     }
 
     fn times(&self, found: &NearMissStudy) -> Value {
@@ -151,11 +158,20 @@ pub struct ScorerReport {
     pub displacement: Vec<(String, Displacement)>,
     /// What fits under the angle that 95 % of the paraphrases keep; for cosines.
     pub cap: Option<Cap>,
+    /// Rates by thresholds from other folds, if wanted: of the calibration half and the main test set together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_fitted: Option<Measured<CrossFitted>>,
 }
 
 /// Angles in the encoder's training domain to set near-misses beside.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
+    /// Which triplets were drawn, in this order; written with the pairs.
+    #[serde(skip)]
+    pub rows: Vec<usize>,
+    /// Of each, the cosines of anchor and positive and of anchor and negative.
+    #[serde(skip)]
+    pub cosines: Vec<[f64; 2]>,
     /// Cosine of anchor and positive.
     pub positives: Summary,
     /// Cosine of anchor and negative.
@@ -175,6 +191,68 @@ pub struct NearMissStudy {
     pub scorers: Vec<ScorerReport>,
     /// Beside pairs of the training domain, if triplets were given.
     pub comparison: Option<Comparison>,
+}
+
+impl NearMissStudy {
+    /// Judges the pairs of every scorer by thresholds from other folds.
+    fn cross_fit(&mut self, examples: &Examples, options: &Options, progress: &Progress) {
+        let pairs = Divided::new(examples);
+        let mut task = progress.task("folds", self.scorers.len());
+        for (i, scorer) in self.scorers.iter_mut().enumerate() {
+            scorer.cross_fitted = pairs.judged(&self.scores.scores[i], options);
+            task.at(i + 1);
+        }
+        task.finish();
+    }
+}
+
+/// Near-misses and accepts of the calibration half and the main test set, by the sentences that they share.
+pub(super) struct Divided<'a> {
+    /// With their places among all.
+    items: Vec<(usize, &'a Example)>,
+    /// Of each, its group.
+    groups: Vec<usize>,
+}
+
+impl<'a> Divided<'a> {
+    pub fn new(examples: &'a Examples) -> Self {
+        // Unrelated sentences would join what has nothing to do with each other.
+        let judged = |(_, item): &(usize, &Example)| {
+            let kind = item.kind == Kind::NearMiss || item.kind.is_accept();
+            kind && (item.split == Split::Calibration || item.part == 0)
+        };
+        let items = examples.items.iter().enumerate().filter(judged);
+        let items: Vec<(usize, &Example)> = items.collect();
+        let sentences = items.iter().map(|(_, item)| [&item.anchor[..], &item.text]);
+        Divided {
+            groups: connected(sentences),
+            items,
+        }
+    }
+
+    /// What thresholds from other folds make of all pairs' `scores`, if folds are wanted; a division that cannot be made is a
+    /// refusal.
+    pub fn judged(&self, scores: &[f64], options: &Options) -> Option<Measured<CrossFitted>> {
+        let folds = Folds {
+            count: options.folds?,
+            minimum: options.minimum,
+            bootstrap: options.bootstrap,
+        };
+        let pairs = self.items.iter().zip(&self.groups);
+        let pairs = pairs.map(|(&(at, item), &group)| Grouped {
+            accept: item.kind.is_accept(),
+            category: &item.category,
+            score: scores[at],
+            group,
+        });
+        let found = cross_fitted(&pairs.collect::<Vec<_>>(), &folds, &ALPHAS);
+        Some(match found {
+            Ok(found) => Measured::Value(found),
+            Err(e) => Measured::Refused {
+                refused: e.to_string(),
+            },
+        })
+    }
 }
 
 /// Scores `examples` by the encoder's own cosine and by each verifier, and evaluates every scorer.
@@ -221,6 +299,7 @@ pub fn near_miss(
                 Vec::new()
             },
             cap: options.cosine.then(|| cap_of(&main)).flatten(),
+            cross_fitted: None,
         });
         task.at(i + 1);
     }
@@ -228,22 +307,24 @@ pub fn near_miss(
     Ok(study)
 }
 
+/// Word-level distance of a pair's sentences.
+pub(super) fn edit_size(item: &Example) -> usize {
+    word_distance(&words(&item.anchor), &words(&item.text))
+}
+
 /// The examples as the metrics take them.
 pub fn scored<'a>(items: &'a [Example], scores: &[f64]) -> Vec<ScoredPair<'a>> {
     let with_scores = items.iter().zip(scores);
     with_scores
-        .map(|(item, &score)| {
-            let (before, after) = (words(&item.anchor), words(&item.text));
-            ScoredPair {
-                anchor: &item.anchor,
-                kind: item.kind,
-                category: &item.category,
-                source: &item.source,
-                split: item.split,
-                score,
-                edit_size: word_distance(&before, &after),
-                length: before.len(),
-            }
+        .map(|(item, &score)| ScoredPair {
+            anchor: &item.anchor,
+            kind: item.kind,
+            category: &item.category,
+            source: &item.source,
+            split: item.split,
+            score,
+            edit_size: edit_size(item),
+            length: words(&item.anchor).len(),
         })
         .collect()
 }
@@ -341,15 +422,17 @@ pub fn compare_triplets(
         .encode(&texts, TextKind::Plain, keep, |done, _| task.at(done))
         .map_err(|e| e.quoting_text(&texts))?;
     task.finish();
-    let (mut positives, mut negatives) = (Vec::new(), Vec::new());
-    for triplet in rows.chunks_exact(3 * d) {
+    let of_triplet = |triplet: &[f32]| {
         let (anchor, others) = triplet.split_at(d);
         let (positive, negative) = others.split_at(d);
-        positives.push(cosine(anchor, positive));
-        negatives.push(cosine(anchor, negative));
-    }
-    let (positives, negatives) = (Summary::of(&positives), Summary::of(&negatives));
+        [cosine(anchor, positive), cosine(anchor, negative)]
+    };
+    let cosines: Vec<[f64; 2]> = rows.chunks_exact(3 * d).map(of_triplet).collect();
+    let side = |side: usize| -> Vec<f64> { cosines.iter().map(|both| both[side]).collect() };
+    let (positives, negatives) = (Summary::of(&side(0)), Summary::of(&side(1)));
     Ok(Comparison {
+        rows: order,
+        cosines,
         positives,
         negatives,
         separation: positives.mean - negatives.mean,

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 
 use super::{Example, Examples, NearMissStage, NearMissStudy, ScorerReport, Triplets};
 use crate::metrics::near_miss::{
-    ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, OperatingPoint,
+    ALPHAS, BINS, Basis, CategoryReport, CrossFitted, CrossPoint, Estimate, Kind, Measured,
+    OperatingPoint,
 };
+use crate::metrics::statistics::mean;
 use crate::study::results::{Fingerprint, Setup};
 use crate::study::session::Session;
 use crate::study::stage::Report;
@@ -32,6 +34,9 @@ pub struct NearMissConfig {
     pub bootstrap: [u64; 2],
     /// Thresholds from elsewhere.
     pub thresholds: Option<[f64; ALPHAS.len()]>,
+    /// Folds for thresholds that judge every pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folds: Option<usize>,
     /// Encoder and verifiers.
     #[serde(flatten)]
     pub setup: Setup,
@@ -59,6 +64,7 @@ impl NearMissConfig {
             minimum: options.minimum,
             bootstrap: [options.bootstrap.resamples as u64, options.bootstrap.seed],
             thresholds: options.transferred,
+            folds: options.folds,
             setup: session.setup(&stage.scorers),
         }
     }
@@ -114,7 +120,6 @@ fn groups(scorer: &ScorerReport) -> impl Iterator<Item = &CategoryReport> {
 /// The result as Markdown: what the terminal shows.
 pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> String {
     let (config, study) = (&report.config, &report.found);
-    let first = &study.scorers[0].evaluation;
     let mut text = format!(
         "# Near-misses of {}\n\n{} pairs of {} texts; {}; verifiers see at most {} tokens.\n",
         examples.name,
@@ -127,18 +132,9 @@ pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> St
     text.push_str("\nMean and standard deviation of the near-misses' scores; lower is better only beside the accepts' scores, which a scorer must keep high.\n");
     text.push_str(&rejection_table(study).text);
     text.push_str("\nRejected near-misses at the threshold that accepts 95 % of the calibration half (AUC: 0.5 is chance). n: near-misses / accepts of the test half. Accepts are those of the category's own anchors, or (s) of other anchors of the same sources, or (a) of all sources; m of the near-misses come from sources without accepts where it says (m without), and the rate then mixes sources.\n");
-    let mut refusals: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for group in groups(&study.scorers[0]) {
-        if let Measured::Refused { refused } = &group.separation {
-            let list = refusals.entry(refused.clone()).or_default();
-            list.push(group.category.clone());
-        }
-    }
-    if let Measured::Refused { refused } = &first.thresholds {
-        refusals.insert(refused.clone(), vec!["rejection".into()]);
-    }
-    for (why, what) in refusals {
-        let _ = writeln!(text, "\nNo numbers for {}: {why}.", what.join(", "));
+    text.push_str(&refusals(study));
+    if let Some(table) = cross_fitted_table(study) {
+        text.push_str(&table);
     }
     if let Some(found) = &study.comparison {
         let _ = writeln!(
@@ -155,6 +151,136 @@ pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> St
     }
     text.push_str(&report.notes_text());
     text
+}
+
+/// Which rates there are not, and why; what there is in their place.
+fn refusals(study: &NearMissStudy) -> String {
+    let first = &study.scorers[0];
+    let mut refusals: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for group in groups(first) {
+        if let Measured::Refused { refused } = &group.separation {
+            let what = match group.both_halves {
+                Some(_) => "rates",
+                None => "numbers",
+            };
+            let list = refusals.entry((what, refused)).or_default();
+            list.push(&group.category);
+        }
+    }
+    if let Measured::Refused { refused } = &first.evaluation.thresholds {
+        refusals.insert(("numbers", refused), vec!["rejection"]);
+    }
+    let mut text = String::new();
+    for ((what, why), of) in &refusals {
+        let _ = writeln!(text, "\nNo {what} for {}: {why}.", of.join(", "));
+    }
+    if groups(first).any(|group| group.both_halves.is_some()) {
+        text.push_str("\nWhere a half is too small for a rate, AUC [95 % bootstrap interval over anchors] is over both halves (b), since it needs no threshold.\n");
+    }
+    // Four fifths of so many are 39, the fewest that a threshold for 95 % is chosen by there.
+    let enough = first.evaluation.all.accepts.n >= 49;
+    if !refusals.is_empty() && enough && first.cross_fitted.is_none() {
+        text.push_str("\n--folds 5 gives rates that rest on all pairs: each is judged by a threshold from pairs that share no sentence with it.\n");
+    }
+    text
+}
+
+/// A row per test set whose pairs were judged by thresholds from other folds, a column per scorer (its models' rates, `[test
+/// sets][scorers][models]`), over all near-misses; nothing if there are none.
+pub(in crate::study) fn cross_fitted_rates(
+    scorers: &[String],
+    tests: &[(String, Vec<Vec<&Measured<CrossFitted>>>)],
+) -> String {
+    if tests
+        .iter()
+        .all(|(_, scorers)| scorers.iter().all(Vec::is_empty))
+    {
+        return String::new();
+    }
+    let title = "Cross-fitted rejection of near-misses at 95 % true accept";
+    let mut table = Table::new(title, &["test set", "n"], scorers);
+    let mut refusals = String::new();
+    for (name, of_scorers) in tests {
+        let point = |found: &&Measured<CrossFitted>| -> Option<CrossPoint> {
+            found.value()?.points[1].value().cloned()
+        };
+        let first = of_scorers.iter().flatten().next();
+        let n = first.and_then(|found| found.value());
+        let n = n.map_or("-".into(), |found| {
+            format!("{} / {}", found.near_misses, found.accepts)
+        });
+        if let Some(Measured::Refused { refused }) = first {
+            let _ = writeln!(refusals, "\nNo cross-fitted rates for {name}: {refused}.");
+        }
+        let cells = of_scorers.iter().map(|models| {
+            let rates: Option<Vec<Estimate>> = models
+                .iter()
+                .map(|found| point(found)?.rejection.value().copied())
+                .collect();
+            match rates.as_deref() {
+                None | Some([]) => "-".into(),
+                Some([one]) => with_interval(one),
+                Some(several) => {
+                    let values: Vec<f64> = several.iter().map(|rate| rate.value).collect();
+                    format!("{} over {} seeds", number(mean(&values)), values.len())
+                }
+            }
+        });
+        let left = [name.clone(), n].into_iter();
+        table.row(&left.chain(cells).collect::<Vec<_>>());
+    }
+    format!(
+        "{}{refusals}\nCalibration half and test half together; every pair is judged by the threshold of pairs that share no sentence with it. [95 % bootstrap intervals over groups of such pairs, thresholds chosen anew in every sample].\n",
+        table.text
+    )
+}
+
+/// Rates by thresholds from other folds, if they were wanted.
+fn cross_fitted_table(study: &NearMissStudy) -> Option<String> {
+    let found = study.scorers[0].cross_fitted.as_ref()?;
+    let found = match found {
+        Measured::Value(found) => found,
+        Measured::Refused { refused } => {
+            return Some(format!("\nNo cross-fitted rates: {refused}.\n"));
+        }
+    };
+    let points: Vec<&Measured<CrossPoint>> = study
+        .scorers
+        .iter()
+        .filter_map(|scorer| Some(&scorer.cross_fitted.as_ref()?.value()?.points[1]))
+        .collect();
+    let first = match points[0] {
+        Measured::Value(point) => point,
+        Measured::Refused { refused } => {
+            return Some(format!("\nNo cross-fitted rates: {refused}.\n"));
+        }
+    };
+    let columns: Vec<String> = study.scorers.iter().map(|s| s.name.clone()).collect();
+    let title = "Cross-fitted rejection of near-misses at 95 % true accept";
+    let mut table = Table::new(title, &["category", "n"], &columns);
+    let mut row = |name: &str, n: usize, of: &dyn Fn(&CrossPoint) -> Option<Estimate>| {
+        let cells = points.iter().map(|point| {
+            let estimate = point.value().and_then(of);
+            estimate.map_or("-".into(), |estimate| with_interval(&estimate))
+        });
+        let left = [name.to_string(), n.to_string()];
+        table.row(&left.into_iter().chain(cells).collect::<Vec<_>>());
+    };
+    for (i, category) in first.categories.iter().enumerate() {
+        row(&category.category, category.near_misses, &|point| {
+            point.categories[i].rejection.value().copied()
+        });
+    }
+    row("all", found.near_misses, &|point| {
+        point.rejection.value().copied()
+    });
+    row("(accepts let in)", found.accepts, &|point| {
+        Some(point.true_accept)
+    });
+    Some(format!(
+        "{}\nEach of {} folds is judged by the threshold that the accepts of the others give; pairs that share a sentence ({} groups) are of one fold. [95 % bootstrap intervals over these groups, thresholds chosen anew in every sample].\n",
+        table.text, found.folds, found.groups
+    ))
 }
 
 /// The result as Markdown, with every table.
@@ -185,12 +311,12 @@ fn rejection_table(study: &NearMissStudy) -> Table {
     let title = "Rejection of near-misses at 95 % true accept (AUC)";
     let mut table = Table::new(title, &["category", "n"], &columns);
     let mut row = |name: String, groups: Vec<&CategoryReport>| {
-        let n = groups[0].separation.value();
-        let n = n.map_or("-".into(), |found| {
-            sizes(groups[0], found.near_misses, found.accepts)
-        });
+        let n = sizes_shown(groups[0]).unwrap_or("-".into());
         let cells = groups.iter().map(|group| match group.separation.value() {
-            None => "-".to_string(),
+            None => match &group.both_halves {
+                None => "-".to_string(),
+                Some(found) => format!("- ({})", with_interval(&found.auc)),
+            },
             Some(found) => {
                 let points = found.rejection.value();
                 let rate = number(points.map(|points| points[1].rejection.value));
@@ -255,6 +381,18 @@ fn sizes(group: &CategoryReport, near_misses: usize, accepts: usize) -> String {
     format!("{near_misses} / {accepts}{basis}{without}")
 }
 
+/// The sizes of what a row shows: of the test half, or of both (b) where that is too small.
+fn sizes_shown(group: &CategoryReport) -> Option<String> {
+    match (group.separation.value(), &group.both_halves) {
+        (Some(found), _) => Some(sizes(group, found.near_misses, found.accepts)),
+        (None, Some(found)) => {
+            let sizes = sizes(group, found.near_misses, found.accepts);
+            Some(format!("{sizes} (b)"))
+        }
+        (None, None) => None,
+    }
+}
+
 fn separation_table(study: &NearMissStudy) -> Table {
     let columns = names(&[
         "n",
@@ -272,9 +410,16 @@ fn separation_table(study: &NearMissStudy) -> Table {
         for group in groups(scorer) {
             let mut cells = vec![scorer.name.clone(), group.category.clone()];
             match &group.separation {
-                Measured::Refused { .. } => {
-                    cells.extend(std::iter::repeat_n("-".to_string(), columns.len()));
-                }
+                Measured::Refused { .. } => match &group.both_halves {
+                    None => cells.extend(std::iter::repeat_n("-".to_string(), columns.len())),
+                    Some(found) => {
+                        cells.extend(sizes_shown(group));
+                        cells.push(with_interval(&found.auc));
+                        cells.push("-".into());
+                        cells.push(with_interval(&found.equal_error_rate));
+                        cells.extend(std::iter::repeat_n("-".to_string(), columns.len() - 4));
+                    }
+                },
                 Measured::Value(found) => {
                     cells.push(sizes(group, found.near_misses, found.accepts));
                     cells.push(with_interval(&found.auc));
@@ -566,14 +711,15 @@ pub(super) fn metrics(study: &NearMissStudy) -> Value {
     })
 }
 
-/// A line per pair, with its scores.
+/// A line per pair, with its scores, then one per triplet that pairs are set beside, with its two cosines.
 pub(super) fn rows<'a>(
-    examples: &'a Examples,
+    stage: &'a NearMissStage,
     study: &'a NearMissStudy,
 ) -> impl Iterator<Item = Value> + 'a {
+    let examples = &stage.examples;
     let sizes = super::scored(&examples.items, &study.scores.scores[0]);
     let items = examples.items.iter().zip(sizes).enumerate();
-    items.map(|(i, (item, pair))| {
+    let pairs = items.map(|(i, (item, pair))| {
         let scorers = study.scorers.iter().zip(&study.scores.scores);
         let scores: serde_json::Map<_, _> = scorers
             .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
@@ -582,7 +728,19 @@ pub(super) fn rows<'a>(
         line["edit_size"] = json!(pair.edit_size);
         line["scores"] = Value::Object(scores);
         line
-    })
+    });
+    let drawn = stage.triplets.iter().zip(&study.comparison);
+    let triplets = drawn.flat_map(|(triplets, comparison)| {
+        let drawn = comparison.rows.iter().zip(&comparison.cosines);
+        drawn.map(|(&row, cosines)| {
+            let row = &triplets.all[row];
+            json!({
+                "triplet": [row.anchor, row.positive, row.negative],
+                "cosines": cosines,
+            })
+        })
+    });
+    pairs.chain(triplets)
 }
 
 /// Names of the verifiers with the time that each took.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use report::RetrieveConfig;
@@ -25,7 +26,7 @@ use crate::text::TextKind;
 /// How much is kept and done at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetrieveOptions {
-    /// Results kept per query, one more being looked at.
+    /// Results kept per query and re-ranked; where the query's own document is among them, one more is.
     pub depth: usize,
     /// Queries encoded and searched at a time; no number depends on it.
     pub queries: usize,
@@ -108,7 +109,7 @@ impl Stage for RetrieveStage {
     }
 
     fn rows<'a>(&'a self, (first, second): &'a Self::Found) -> impl Iterator<Item = Value> + 'a {
-        report::rows(first, second)
+        report::rows(&self.collection, first, second)
     }
 
     fn times(&self, (first, second): &Self::Found) -> Value {
@@ -116,16 +117,83 @@ impl Stage for RetrieveStage {
     }
 }
 
-/// Documents, best first, per query id.
-type Rankings = BTreeMap<String, Vec<Hit>>;
+/// The best documents of a query, best first: its candidates, in the order of a stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ranked<D = (String, f32)> {
+    /// As many as are kept, with their scores.
+    #[serde(rename = "ranked")]
+    pub best: Vec<D>,
+    /// Where the query's own document is among them, the one that the first stage has behind them, with its score: what comes
+    /// in if that document is left out.
+    #[serde(skip_serializing_if = "Option::is_none", default = "Option::default")]
+    pub next: Option<D>,
+}
+
+/// Candidates by their numbers.
+type Candidates = Ranked<Hit>;
+
+impl Candidates {
+    /// From the first stage's best, one more than are kept; `own` says which is the query's own.
+    fn new(mut hits: Vec<Hit>, depth: usize, own: impl Fn(&Hit) -> bool) -> Self {
+        let more = hits.split_off(depth.min(hits.len()));
+        let next = more.into_iter().next();
+        Ranked {
+            next: next.filter(|_| hits.iter().any(own)),
+            best: hits,
+        }
+    }
+
+    /// All of them, the additional one last.
+    fn all(&self) -> impl Iterator<Item = &Hit> {
+        self.best.iter().chain(&self.next)
+    }
+
+    /// The same with new scores, in the order of [`Ranked::all`], those that are kept ordered by them, best first; equal ones
+    /// stay in order.
+    fn reordered(&self, scores: &[f32]) -> Self {
+        let mut scored = self
+            .all()
+            .zip(scores)
+            .map(|(hit, &score)| Hit { score, ..*hit });
+        let mut best: Vec<Hit> = scored.by_ref().take(self.best.len()).collect();
+        best.sort_by(|a, b| b.score.total_cmp(&a.score));
+        Ranked {
+            best,
+            next: scored.next(),
+        }
+    }
+
+    /// Without the document that `own` says is the query's own: what comes behind moves up, and the additional one takes its
+    /// place by its score, behind its equals.
+    fn without(&self, own: impl Fn(&Hit) -> bool) -> Vec<Hit> {
+        let mut hits: Vec<Hit> = self.best.iter().filter(|hit| !own(hit)).copied().collect();
+        if let Some(next) = self.next {
+            let at = hits.partition_point(|hit| hit.score.total_cmp(&next.score).is_ge());
+            hits.insert(at, next);
+        }
+        hits
+    }
+
+    /// With the documents' ids.
+    fn named(&self, collection: &Collection) -> Ranked {
+        let named = |hit: &Hit| (collection.corpus[hit.id as usize].id.clone(), hit.score);
+        Ranked {
+            best: self.best.iter().map(named).collect(),
+            next: self.next.as_ref().map(named),
+        }
+    }
+}
+
+/// Candidates per query id.
+type Rankings = BTreeMap<String, Candidates>;
 
 /// What a retrieval run found.
 #[derive(Debug)]
 pub struct Retrieval {
-    /// Per query id, the best documents, one more than is kept: what a second stage scores.
-    pub candidates: BTreeMap<String, Vec<Hit>>,
-    /// Per query id, the best documents with their cosines, best first.
-    pub ranked: BTreeMap<String, Vec<(String, f32)>>,
+    /// Per query id, the best documents by their numbers: what a second stage scores.
+    pub candidates: BTreeMap<String, Ranked<Hit>>,
+    /// Per query id, the best documents with their cosines.
+    pub ranked: BTreeMap<String, Ranked>,
     /// Metrics over those rankings.
     pub evaluation: Evaluation,
     /// The same with documents left out whose id is the query's own, as BEIR does; `None` if no ranking has one.
@@ -200,15 +268,17 @@ pub fn retrieve(
         // One more than is kept, so that a document that is the query itself can be left out.
         let hits = index.search(&rows, options.depth + 1)?;
         times.search += start.elapsed();
-        let ids = chunk.iter().map(|query| query.id.clone());
-        candidates.extend(ids.zip(hits));
+        candidates.extend(chunk.iter().zip(hits).map(|(query, hits)| {
+            let own = |hit: &Hit| corpus[hit.id as usize].id == query.id;
+            (query.id.clone(), Candidates::new(hits, options.depth, own))
+        }));
         task.at(candidates.len());
     }
     task.finish();
 
-    let (evaluation, without_identical) = evaluations(&candidates, collection, options.depth)?;
+    let (evaluation, without_identical) = evaluations(&candidates, collection)?;
     Ok(Retrieval {
-        ranked: first(&candidates, collection, options.depth),
+        ranked: named(&candidates, collection),
         candidates,
         evaluation,
         without_identical,
@@ -219,16 +289,11 @@ pub fn retrieve(
     })
 }
 
-/// Rankings cut at `depth`, with the documents' ids.
-fn first(
-    rankings: &Rankings,
-    collection: &Collection,
-    depth: usize,
-) -> BTreeMap<String, Vec<(String, f32)>> {
-    let named = |hit: &Hit| (collection.corpus[hit.id as usize].id.clone(), hit.score);
+/// Rankings with the documents' ids.
+fn named(rankings: &Rankings, collection: &Collection) -> BTreeMap<String, Ranked> {
+    let rankings = rankings.iter();
     rankings
-        .iter()
-        .map(|(query, hits)| (query.clone(), hits.iter().take(depth).map(named).collect()))
+        .map(|(query, candidates)| (query.clone(), candidates.named(collection)))
         .collect()
 }
 
@@ -236,37 +301,26 @@ fn first(
 fn evaluations(
     rankings: &Rankings,
     collection: &Collection,
-    depth: usize,
 ) -> Result<(Evaluation, Option<Evaluation>)> {
     let id = |hit: &Hit| collection.corpus[hit.id as usize].id.as_str();
-    let all = evaluate(&run(rankings, depth, id, |_, _| true), &collection.qrels)?;
+    let run = |of: &dyn Fn(&str, &Candidates) -> Vec<Hit>| -> Run {
+        let lists = rankings.iter();
+        let ids = |hits: Vec<Hit>| hits.iter().map(|hit| id(hit).to_string()).collect();
+        lists
+            .map(|(query, candidates)| (query.clone(), ids(of(query, candidates))))
+            .collect()
+    };
+    let all = run(&|_, candidates| candidates.best.clone());
+    let all = evaluate(&all, &collection.qrels)?;
+    let own = |query: &str, hit: &Hit| id(hit) == query;
     let mut lists = rankings.iter();
-    let identical = lists.any(|(query, hits)| hits.iter().any(|hit| id(hit) == query));
-    let without = identical
+    let without = lists
+        .any(|(query, candidates)| candidates.best.iter().any(|hit| own(query, hit)))
         .then(|| {
-            evaluate(
-                &run(rankings, depth, id, |query, id| query != id),
-                &collection.qrels,
-            )
-        })
-        .transpose()?;
-    Ok((all, without))
-}
-
-/// The first `depth` ids of every ranking that `keep` admits.
-fn run<'a>(
-    rankings: &Rankings,
-    depth: usize,
-    id: impl Fn(&Hit) -> &'a str,
-    keep: impl Fn(&str, &str) -> bool,
-) -> Run {
-    rankings
-        .iter()
-        .map(|(query, hits)| {
-            let ids = hits.iter().map(&id).filter(|id| keep(query, id));
-            (query.clone(), ids.take(depth).map(str::to_string).collect())
-        })
-        .collect()
+            let without = run(&|query, candidates| candidates.without(|hit| own(query, hit)));
+            evaluate(&without, &collection.qrels)
+        });
+    Ok((all, without.transpose()?))
 }
 
 /// What a second stage made of the first one's candidates.
@@ -277,7 +331,7 @@ pub struct Reranking {
     /// Its learned parameters.
     pub parameters: usize,
     /// Per query id, the best documents with the verifier's scores, best first.
-    pub ranked: BTreeMap<String, Vec<(String, f32)>>,
+    pub ranked: BTreeMap<String, Ranked>,
     /// Metrics over those rankings.
     pub evaluation: Evaluation,
     /// The same with documents left out whose id is the query's own; `None` if no ranking has one.
@@ -301,7 +355,8 @@ pub struct SecondStage {
     pub time: Duration,
 }
 
-/// Re-ranks the candidates of `first_stage` with each verifier.
+/// Re-ranks the candidates of `first_stage` with each verifier: as many as are kept; where the query's own document is among
+/// them, the one that comes in without it is scored too.
 ///
 /// Token vectors of a query and of a document are computed once, whatever the number of its pairs and of verifiers:
 /// those of the queries are held, those of the documents stream through in pieces, each scored against the queries
@@ -320,7 +375,7 @@ pub fn rerank(
     let (verifiers, limit) = (&scorers.verifiers, Some(scorers.limit(encoder)));
     let at_once = options.pairs.max(1);
     let corpus = &collection.corpus;
-    let (lists, asked): (Vec<&Vec<Hit>>, Vec<&Query>) = collection
+    let (lists, asked): (Vec<&Candidates>, Vec<&Query>) = collection
         .queries
         .iter()
         .filter_map(|query| Some((first_stage.candidates.get(&query.id)?, query)))
@@ -328,7 +383,7 @@ pub fn rerank(
     // The pairs by document: (query, place among its candidates).
     let mut wanted: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
     for (q, list) in lists.iter().enumerate() {
-        for (place, hit) in list.iter().enumerate() {
+        for (place, hit) in list.all().enumerate() {
             wanted.entry(hit.id).or_default().push((q, place));
         }
     }
@@ -348,7 +403,12 @@ pub fn rerank(
 
     let mut scores: Vec<Vec<Vec<f32>>> = verifiers
         .iter()
-        .map(|_| lists.iter().map(|list| vec![0.0; list.len()]).collect())
+        .map(|_| {
+            lists
+                .iter()
+                .map(|list| vec![0.0; list.all().count()])
+                .collect()
+        })
         .collect();
     let texts: Vec<_> = rows
         .iter()
@@ -394,13 +454,13 @@ pub fn rerank(
         let rankings: Rankings = asked
             .iter()
             .zip(lists.iter().zip(scores))
-            .map(|(query, (list, scores))| (query.id.clone(), reordered(list, &scores)))
+            .map(|(query, (list, scores))| (query.id.clone(), list.reordered(&scores)))
             .collect();
-        let (evaluation, without_identical) = evaluations(&rankings, collection, options.depth)?;
+        let (evaluation, without_identical) = evaluations(&rankings, collection)?;
         rerankings.push(Reranking {
             verifier: verifier.name(),
             parameters: verifier.parameters(),
-            ranked: first(&rankings, collection, options.depth),
+            ranked: named(&rankings, collection),
             evaluation,
             without_identical,
             time,
@@ -408,21 +468,11 @@ pub fn rerank(
     }
     Ok(SecondStage {
         rerankings,
-        pairs: lists.iter().map(|list| list.len()).sum(),
+        pairs: lists.iter().map(|list| list.all().count()).sum(),
         documents,
         queries,
         time,
     })
-}
-
-/// The candidates with their new scores, best first; equal ones stay in order.
-fn reordered(candidates: &[Hit], scores: &[f32]) -> Vec<Hit> {
-    let with_scores = candidates.iter().zip(scores);
-    let mut hits: Vec<Hit> = with_scores
-        .map(|(hit, &score)| Hit { score, ..*hit })
-        .collect();
-    hits.sort_by(|a, b| b.score.total_cmp(&a.score));
-    hits
 }
 
 /// A smaller collection of `n` documents for a quick look: the relevant documents of the first queries, up to half,
@@ -477,22 +527,55 @@ pub fn subset(collection: &Collection, n: usize) -> Collection {
 mod tests {
     use super::*;
 
+    fn hits(ids: &[u64]) -> Vec<Hit> {
+        let numbered = (0..).zip(ids);
+        numbered
+            .map(|(place, &id)| Hit {
+                id,
+                score: 1.0 - place as f32 / 10.0,
+            })
+            .collect()
+    }
+
+    fn ids(hits: &[Hit]) -> Vec<u64> {
+        hits.iter().map(|hit| hit.id).collect()
+    }
+
     #[test]
-    fn identical_ids_can_be_left_out() {
-        let hits = [0, 1].map(|id| Hit { id, score: 1.0 }).to_vec();
-        let rankings: Rankings = [("q".to_string(), hits)].into();
-        let id = |hit: &Hit| ["q", "d"][hit.id as usize];
-        assert_eq!(run(&rankings, 2, id, |_, _| true)["q"], ["q", "d"]);
-        assert_eq!(run(&rankings, 2, id, |q, d| q != d)["q"], ["d"]);
+    fn one_more_is_kept_where_the_own_document_is_among_the_best() {
+        let own = |hit: &Hit| hit.id == 7;
+        for (found, kept, next, without) in [
+            (&[1, 7, 2, 3][..], &[1, 7, 2][..], Some(3), &[1, 2, 3][..]),
+            (&[1, 2, 3, 7], &[1, 2, 3], None, &[1, 2, 3]),
+            (&[1, 2, 3, 4], &[1, 2, 3], None, &[1, 2, 3]),
+            (&[7, 1], &[7, 1], None, &[1]),
+            (&[], &[], None, &[]),
+        ] {
+            let candidates = Candidates::new(hits(found), 3, own);
+            assert_eq!(ids(&candidates.best), kept, "{found:?}");
+            assert_eq!(candidates.next.map(|hit| hit.id), next, "{found:?}");
+            assert_eq!(ids(&candidates.without(own)), without, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_the_depth_is_not_re_ranked_to_the_front() {
+        let own = |hit: &Hit| hit.id == 7;
+        let candidates = Candidates::new(hits(&[1, 7, 2, 3]), 3, own);
+        // The one behind the depth scores best of all: it counts where the query's own document is left out, and there alone.
+        let found = candidates.reordered(&[0.2, 0.9, 0.3, 1.0]);
+        assert_eq!(ids(&found.best), [7, 2, 1]);
+        assert_eq!(ids(&found.without(own)), [3, 2, 1]);
+        let found = candidates.reordered(&[0.2, 0.9, 0.3, 0.2]);
+        assert_eq!(ids(&found.without(own)), [2, 1, 3], "behind its equals");
+        let found = candidates.reordered(&[0.2, 0.9, 0.3, 0.25]);
+        assert_eq!(ids(&found.without(own)), [2, 3, 1]);
     }
 
     #[test]
     fn equal_scores_keep_the_order_of_the_first_stage() {
-        let candidates: Vec<Hit> = [7, 3, 9, 1].map(|id| Hit { id, score: 0.5 }).to_vec();
-        let order = |scores: [f32; 4]| {
-            let hits = reordered(&candidates, &scores);
-            hits.iter().map(|hit| hit.id).collect::<Vec<_>>()
-        };
+        let candidates = Candidates::new(hits(&[7, 3, 9, 1]), 4, |_| false);
+        let order = |scores: [f32; 4]| ids(&candidates.reordered(&scores).best);
         assert_eq!(order([0.2; 4]), [7, 3, 9, 1]);
         assert_eq!(order([0.1, 0.9, 0.1, 0.9]), [3, 1, 7, 9]);
     }

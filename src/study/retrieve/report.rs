@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Retrieval, RetrieveStage, SecondStage};
+use super::{Ranked, Retrieval, RetrieveStage, SecondStage};
 use crate::data::beir::Collection;
 use crate::metrics::ranking::{Evaluation, RankingMetrics};
 use crate::study::results::{PromptConfig, Setup, collection_sha256};
@@ -184,26 +184,34 @@ pub(super) fn metrics(retrieval: &Retrieval, second: &SecondStage) -> Value {
     })
 }
 
-/// A line per query: its metrics, its best documents, and what every verifier made of them.
+/// A line per query: its judgements, its metrics, its best documents, and what every verifier made of them.
 pub(super) fn rows<'a>(
+    collection: &'a Collection,
     retrieval: &'a Retrieval,
     second: &'a SecondStage,
 ) -> impl Iterator<Item = Value> + 'a {
     let queries = retrieval.evaluation.per_query.iter().enumerate();
     queries.map(|(i, (query, metrics))| {
-        let top = retrieval.ranked.get(query);
+        let line = |metrics: &RankingMetrics, ranked: Option<&Ranked>| {
+            let mut line = json!(ranked.cloned().unwrap_or_default());
+            line["metrics"] = json!(metrics);
+            line
+        };
         let reranked: serde_json::Map<_, _> = second
             .rerankings
             .iter()
             .map(|found| {
                 // The same queries, in the same order: both come from the same judgements.
                 let (_, metrics) = &found.evaluation.per_query[i];
-                let ranked = found.ranked.get(query);
-                let value = json!({ "metrics": metrics, "ranked": ranked });
+                let value = line(metrics, found.ranked.get(query));
                 (found.verifier.clone(), value)
             })
             .collect();
-        json!({ "query": query, "metrics": metrics, "ranked": top, "reranked": reranked })
+        let mut all = line(metrics, retrieval.ranked.get(query));
+        all["query"] = json!(query);
+        all["judged"] = json!(collection.qrels.judged(query));
+        all["reranked"] = json!(reranked);
+        all
     })
 }
 

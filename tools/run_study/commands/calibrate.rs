@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use nearmiss::study::guard::{Judge, Lists, Report, score, summary};
+use nearmiss::study::guard::{
+    Judge, Lists, Report, cross_fitted, cross_fitted_summary, score, summary,
+};
 use nearmiss::verifier::{Calibration, check_true_accept, fewest_accepts};
 use nearmiss::{Error, Result};
 use serde_json::json;
@@ -18,14 +20,23 @@ pub struct Files {
     pub paraphrases: Vec<PathBuf>,
 }
 
-/// Chooses a threshold, says what it costs and what the one before did, and stores it unless `dry_run`.
-pub fn run(
-    run: &Run,
-    folder: Option<PathBuf>,
-    files: &Files,
-    true_accept: f64,
-    dry_run: bool,
-) -> Result<()> {
+/// What is asked for.
+pub struct Options {
+    /// Share of the pairs of equal meaning that is to be accepted.
+    pub true_accept: f64,
+    /// Whether the threshold stays as it is.
+    pub dry_run: bool,
+    /// Folds for thresholds that judge every pair.
+    pub folds: Option<usize>,
+}
+
+/// Chooses a threshold, says what it costs and what the one before did, and stores it unless it is to stay.
+pub fn run(run: &Run, folder: Option<PathBuf>, files: &Files, options: &Options) -> Result<()> {
+    let &Options {
+        true_accept,
+        dry_run,
+        folds,
+    } = options;
     check_true_accept(true_accept)?;
     let lists = Lists::read(&files.pairs, &files.paraphrases)?;
     let (given, fewest) = (lists.paraphrases.len(), fewest_accepts(true_accept));
@@ -58,6 +69,8 @@ pub fn run(
         probability: None,
     }));
     let report = Report::new(&pairs, &judges);
+    let folds = folds.map(|count| cross_fitted(&pairs, &scores, true_accept, count));
+    let folds = folds.transpose()?;
     if !dry_run {
         verifier.set_calibration(&folder, calibration.clone())?;
     }
@@ -68,6 +81,7 @@ pub fn run(
             "calibration": calibration,
             "before": before,
             "pairs": report,
+            "cross_fitted": folds,
         });
         print(&format!("{value:#}\n"))?;
     } else {
@@ -86,8 +100,9 @@ pub fn run(
             (false, None) => format!("stored in {}", folder.display()),
         };
         print(&format!(
-            "{}\n{stored}\n{}",
+            "{}\n{stored}\n{}{}",
             summary(&calibration),
+            folds.map_or(String::new(), |found| cross_fitted_summary(&found)),
             report.table("Your pairs")
         ))?;
     }

@@ -125,6 +125,7 @@ pub fn near_miss_options(study: &Study, pairs: &PairFiles) -> Result<Options> {
     }
     Ok(Options {
         minimum: pairs.minimum,
+        folds: pairs.folds.map(|k| k as usize),
         bootstrap: Bootstrap {
             resamples: pairs.resamples,
             seed: study.common.seed,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::study::experiment_1::{Experiment1, Found};
+use crate::study::near_miss::edit_size;
 
 /// The numbers as JSON.
 pub(in super::super) fn metrics(stage: &Experiment1, found: &Found) -> Value {
@@ -30,7 +31,9 @@ pub(in super::super) fn metrics(stage: &Experiment1, found: &Found) -> Value {
                 "seed": model.arm.map(|_| model.seed),
                 "training": measured.training,
                 "retrieval": sets.collect::<Vec<_>>(),
-                "held_out": measured.held_out,
+                "held_out": measured.held_out.as_ref().map(|rows| {
+                    json!({ "n": rows.n, "positives": rows.positives, "negatives": rows.negatives })
+                }),
                 "space": measured.space,
                 "drift": measured.drift,
             })
@@ -41,7 +44,8 @@ pub(in super::super) fn metrics(stage: &Experiment1, found: &Found) -> Value {
     })
 }
 
-/// A line per query with every model's metrics, then a line per pair with every model's cosine.
+/// A line per query with its judgements and every model's ranking and metrics, then a line per pair with every model's cosine,
+/// then a line per held-out row that was drawn, with every model's two.
 pub(in super::super) fn rows<'a>(
     stage: &'a Experiment1,
     found: &'a Found,
@@ -59,6 +63,8 @@ pub(in super::super) fn rows<'a>(
             json!({
                 "collection": set.collection.name,
                 "query": id,
+                "judged": set.collection.qrels.judged(id),
+                "rankings": named(&|model| found.measured[model].retrieval[s].ranking(q)),
                 "metrics": named(&|model| json!(found.measured[model].retrieval[s].per_query[q].1)),
             })
         })
@@ -71,11 +77,26 @@ pub(in super::super) fn rows<'a>(
             set.items.iter().enumerate().map(move |(i, item)| {
                 let mut line = json!(item);
                 line["set"] = json!(set.name);
+                line["edit_size"] = json!(edit_size(item));
                 line["scores"] = named(&|model| json!(found.measured[model].near_misses[s][i]));
                 line
             })
         });
-    queries.chain(pairs)
+    // The same rows are drawn for every model.
+    let drawn = found.measured[0].held_out.as_ref();
+    let drawn = drawn.map_or(&[][..], |rows| &rows.rows).iter();
+    let held_out = drawn.enumerate().map(move |(i, &row)| {
+        let row = &stage.data.held_out[row];
+        let cosines = |model: usize| {
+            let rows = found.measured[model].held_out.as_ref();
+            json!(rows.map(|rows| rows.cosines[i]))
+        };
+        json!({
+            "held_out": [row.anchor, row.positive, row.negative],
+            "cosines": named(&cosines),
+        })
+    });
+    queries.chain(pairs).chain(held_out)
 }
 
 pub(in super::super) fn times(found: &Found) -> Value {

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation};
 use crate::metrics::statistics::Summary;
-use crate::study::changes::{AtThreshold, NearMissChange};
+use crate::study::changes::{AtThreshold, Group, NearMissChange};
 use crate::study::experiment_1::compare::TestSet;
 use crate::study::experiment_1::{Experiment1, Found};
+use crate::study::near_miss::cross_fitted_rates;
 use crate::study::table::{Table, arrow, names, number, signed};
 use crate::study::verdict::{TestName, Verdict};
 
@@ -16,7 +17,7 @@ fn rejection_of(evaluation: &CategoryReport) -> Option<f64> {
 }
 
 fn auc_of(evaluation: &CategoryReport) -> Option<f64> {
-    Some(evaluation.separation.value()?.auc.value)
+    Some(evaluation.auc()?.0.value)
 }
 
 pub(super) fn rejection_table(found: &Found) -> Table {
@@ -26,9 +27,10 @@ pub(super) fn rejection_table(found: &Found) -> Table {
     let mut table = Table::new(title, &["test set", "n"], &columns);
     for test in &found.comparisons.tests {
         let all = |model: usize| &test.evaluations[model].all;
-        let n = match all(0).separation.value() {
-            Some(found) => format!("{} / {}", found.near_misses, found.accepts),
-            None => "-".into(),
+        let n = match (all(0).auc(), &all(0).both_halves) {
+            (Some((_, [n, a])), None) => format!("{n} / {a}"),
+            (Some((_, [n, a])), Some(_)) => format!("{n} / {a} (b)"),
+            (None, _) => "-".into(),
         };
         let cells = groups.iter().map(|group| {
             let mean = |of: &dyn Fn(&CategoryReport) -> Option<f64>| {
@@ -46,6 +48,28 @@ pub(super) fn rejection_table(found: &Found) -> Table {
         table.row(&left.into_iter().chain(cells).collect::<Vec<_>>());
     }
     table
+}
+
+/// Rates by thresholds from other folds, if they were wanted.
+pub(super) fn cross_fitted(found: &Found) -> String {
+    let groups = &found.comparisons.groups;
+    let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+    let tests = found
+        .comparisons
+        .tests
+        .iter()
+        .filter(|test| !test.cross_fitted.is_empty());
+    let tests = tests.map(|test| {
+        let of_group = |group: &Group| {
+            group
+                .models
+                .iter()
+                .map(|&i| &test.cross_fitted[i])
+                .collect()
+        };
+        (test.name.clone(), groups.iter().map(of_group).collect())
+    });
+    cross_fitted_rates(&names, &tests.collect::<Vec<_>>())
 }
 
 pub(super) fn own_name(test: &TestSet) -> String {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::study::experiment_2::scorings::{Scoring, rankings_of};
 use crate::study::experiment_2::{Experiment2, Found};
+use crate::study::near_miss::edit_size;
 
 /// The numbers as JSON.
 pub(in super::super) fn metrics(stage: &Experiment2, found: &Found) -> Value {
@@ -47,7 +48,8 @@ pub(in super::super) fn metrics(stage: &Experiment2, found: &Found) -> Value {
     })
 }
 
-/// A line per query with the metrics of every scoring's models, then a line per pair with their scores.
+/// A line per query with its judgements and the rankings and metrics of every scoring's models, then a line per pair with
+/// their scores.
 pub(in super::super) fn rows<'a>(
     stage: &'a Experiment2,
     found: &'a Found,
@@ -74,6 +76,10 @@ pub(in super::super) fn rows<'a>(
             json!({
                 "collection": set.collection.name,
                 "query": id,
+                "judged": set.collection.qrels.judged(id),
+                "rankings": named(&|scoring, model| {
+                    rankings_of(scoring, &found.measured[model])[s].ranking(q)
+                }),
                 "metrics": named(&|scoring, model| {
                     json!(rankings_of(scoring, &found.measured[model])[s].per_query[q].1)
                 }),
@@ -85,6 +91,7 @@ pub(in super::super) fn rows<'a>(
         set.items.iter().enumerate().map(move |(i, item)| {
             let mut line = json!(item);
             line["set"] = json!(set.name);
+            line["edit_size"] = json!(edit_size(item));
             line["scores"] = named(&|scoring, model| {
                 let measured = &found.measured[model];
                 let scores = match scoring.encoder {

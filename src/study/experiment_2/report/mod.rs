@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 
 use findings::findings;
 use near_miss::{
-    cache_table, changes_table, guard_table, hard_table, positives_table, rejection_table,
-    scores_table, sources_table,
+    cache_table, changes_table, cross_fitted, guard_table, hard_table, positives_table,
+    rejection_table, scores_table, sources_table,
 };
 use retrieval::{encoders_table, reranking_table, sets_table};
 
@@ -52,8 +52,9 @@ pub(super) fn summary(stage: &Experiment2, report: &Report<Experiment2>) -> Stri
     text.push_str(&rejection_table(found).text);
     let _ = writeln!(
         text,
-        "\nShare of near-misses rejected at the threshold that accepts 95 % of the paraphrases and controls of other anchors (AUC, 0.5 is chance; mean score of near-misses / accepts). {SCALES}"
+        "\nShare of near-misses rejected at the threshold that accepts 95 % of the paraphrases and controls of other anchors (AUC, 0.5 is chance; mean score of near-misses / accepts). (b): AUC over both halves of the anchors, where one is too small for a rate. {SCALES}"
     );
+    text.push_str(&cross_fitted(found));
     if let Some(table) = positives_table(found) {
         text.push_str(&table.text);
         text.push_str("\nRejection at 95 % true accept (AUC) with the sentence itself and with a paraphrase as the positive of structural rows, and the change from the one to the other.\n");

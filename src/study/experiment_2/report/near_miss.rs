@@ -7,6 +7,7 @@ use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation, Me
 use crate::study::experiment_2::compare::{OnTest, TestSet};
 use crate::study::experiment_2::scorings::Scoring;
 use crate::study::experiment_2::{Experiment2, Found};
+use crate::study::near_miss::cross_fitted_rates;
 use crate::study::table::{Table, arrow, names, number, signed};
 
 /// Shares of pairs of equal meaning that a guard may meet.
@@ -38,11 +39,12 @@ pub(super) fn rejection_table(found: &Found) -> Table {
     let columns: Vec<String> = tests
         .iter()
         .map(|test| {
-            let first = &test.scorings[0].evaluations[0].all.separation;
-            let n = first
-                .value()
-                .map(|found| (found.near_misses, found.accepts));
-            let n = n.map_or("too few".into(), |(n, a)| format!("{n} / {a}"));
+            let first = &test.scorings[0].evaluations[0].all;
+            let n = match (first.auc(), &first.both_halves) {
+                (Some((_, [n, a])), None) => format!("{n} / {a}"),
+                (Some((_, [n, a])), Some(_)) => format!("{n} / {a} (b)"),
+                (None, _) => "too few".into(),
+            };
             format!("{}: {n}", own_name(test))
         })
         .collect();
@@ -64,6 +66,24 @@ pub(super) fn rejection_table(found: &Found) -> Table {
         table.row(&name.chain(cells).collect::<Vec<_>>());
     }
     table
+}
+
+/// Rates by thresholds from other folds, if they were wanted.
+pub(super) fn cross_fitted(found: &Found) -> String {
+    let scorings = found.comparisons.scorings.iter();
+    let names: Vec<String> = scorings.map(|scoring| scoring.name.clone()).collect();
+    let tests = found.comparisons.tests.iter();
+    let tests = tests.filter(|test| !test.scorings[0].cross_fitted.is_empty());
+    let tests = tests.map(|test| {
+        let scorings = test.scorings.iter();
+        (
+            test.name.clone(),
+            scorings
+                .map(|on| on.cross_fitted.iter().collect())
+                .collect(),
+        )
+    });
+    cross_fitted_rates(&names, &tests.collect::<Vec<_>>())
 }
 
 /// Mean scores of near-misses by category, and of accepts.
