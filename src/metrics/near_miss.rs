@@ -113,7 +113,7 @@ pub struct ScoredPair<'a> {
     pub kind: Kind,
     /// Category of a near-miss; empty for other kinds.
     pub category: &'a str,
-    /// Where the pair comes from.
+    /// Where the pair comes from; empty if that is not known, and then nothing is said by source.
     pub source: &'a str,
     /// Half of the anchor.
     pub split: Split,
@@ -338,7 +338,7 @@ pub struct Evaluation {
     pub all: CategoryReport,
     /// Means over categories.
     pub macro_average: MacroAverage,
-    /// In the order of their names.
+    /// In the order of their names; none if no pair has a source.
     pub sources: Vec<SourceReport>,
 }
 
@@ -449,7 +449,8 @@ impl<'a> Study<'a> {
         if enough(&same_anchors) {
             return (same_anchors, Basis::SameAnchors);
         }
-        let same_sources = of(&|pair| sources.contains(pair.source));
+        let known = |source: &str| !source.is_empty() && sources.contains(source);
+        let same_sources = of(&|pair| known(pair.source));
         if enough(&same_sources) {
             return (same_sources, Basis::SameSources);
         }
@@ -493,7 +494,7 @@ impl<'a> Study<'a> {
             identity_margin: cosine.then(|| Summary::of(&distances).mean),
             basis,
             without_accepts_of_their_source: in_test(&near_misses)
-                .filter(|pair| !with_accepts.contains(pair.source))
+                .filter(|pair| !pair.source.is_empty() && !with_accepts.contains(pair.source))
                 .count(),
             histogram: histogram(&scores),
             separation: self.separation(category, &near_misses, &accepts, thresholds),
@@ -615,6 +616,9 @@ impl<'a> Study<'a> {
     fn sources(&self, thresholds: &Measured<[f64; ALPHAS.len()]>) -> Vec<SourceReport> {
         let both = || self.near_misses.iter().chain(&self.accepts);
         let names: BTreeSet<&str> = both().map(|pair| pair.source).collect();
+        if names.iter().all(|name| name.is_empty()) {
+            return Vec::new();
+        }
         let minimum = self.options.minimum.max(1);
         names
             .into_iter()

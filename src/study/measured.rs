@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::escape::file_name;
 use super::near_miss::Examples;
 use super::results::{ResultFolder, id};
 use super::session::Session;
@@ -57,7 +58,7 @@ impl Record {
 
     /// That of a model of this name, whose numbers depend on `config`.
     pub fn of(session: &Session, model: &str, config: &impl Serialize) -> Self {
-        let backbone = &session.backbone.name;
+        let [backbone, model] = [&session.backbone.name, model].map(file_name);
         let name = format!("measure-{backbone}-{model}-{}", id(config));
         Record {
             folder: ResultFolder::new(&session.out, &name),

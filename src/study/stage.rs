@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::escape::{file_name, in_markdown, line};
 use super::results::{Provenance, ResultFolder, id};
 use super::session::Session;
 use crate::error::Result;
@@ -65,7 +66,8 @@ impl<S: Stage + ?Sized> Report<S> {
         if self.notes.is_empty() {
             return String::new();
         }
-        let lines = self.notes.iter().map(|note| format!("- {note}\n"));
+        let lines = self.notes.iter();
+        let lines = lines.map(|note| format!("- {}\n", in_markdown(note)));
         format!("\nNotes:\n\n{}", lines.collect::<String>())
     }
 }
@@ -123,7 +125,8 @@ impl<S: Stage> Job for S {
             .log(&format!("saved: {}", folder.path().display()));
         if summary.is_some() {
             let more = folder.path().join("report.md");
-            show(&format!("\nEvery table: {}\n\n", more.display()))?;
+            let more = more.display().to_string();
+            show(&format!("\nEvery table: {}\n\n", line(&more)))?;
         }
 
         let mut json = metrics;
@@ -136,5 +139,6 @@ impl<S: Stage> Job for S {
 }
 
 fn folder_name<S: Stage>(stage: &S, config: &S::Config, session: &Session) -> String {
-    format!("{}-{}-{}", S::NAME, stage.subject(session), id(config))
+    let subject = file_name(stage.subject(session));
+    format!("{}-{subject}-{}", S::NAME, id(config))
 }

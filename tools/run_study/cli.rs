@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use args::{Cli, Command};
 use clap::Parser;
 use commands::Answer;
+use nearmiss::study::escape;
 use nearmiss::study::progress::to_stderr;
 use nearmiss::{Result, ops};
 
@@ -33,7 +34,7 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(3),
         Err(e) => {
-            to_stderr(format_args!("error: {}", hints::line(&e)));
+            to_stderr(format_args!("error: {}", escape::line(&hints::line(&e))));
             ExitCode::from(e.exit_code())
         }
     }

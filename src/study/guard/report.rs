@@ -141,16 +141,21 @@ impl Report {
             .collect();
         let middle = |which: &[usize]| {
             let sizes: Vec<f64> = which.iter().map(|&i| sizes[i]).collect();
-            median(&sizes).unwrap_or_default()
+            median(&sizes)
         };
         let [accept, reject] = [middle(&accepts), middle(&rejects)];
         let is_hard = |i: usize| match pairs[i].same() {
-            true => sizes[i] > accept,
-            false => sizes[i] < reject,
+            true => accept.is_some_and(|middle| sizes[i] > middle),
+            false => reject.is_some_and(|middle| sizes[i] < middle),
         };
-        let name = format!(
-            "accepts of more than {accept} changed words, near-misses of fewer than {reject}"
-        );
+        let sides = [
+            accept.map(|n| format!("accepts of more than {n} changed words")),
+            reject.map(|n| match accept {
+                Some(_) => format!("near-misses of fewer than {n}"),
+                None => format!("near-misses of fewer than {n} changed words"),
+            }),
+        ];
+        let name = sides.into_iter().flatten().collect::<Vec<_>>().join(", ");
         add(
             By::Hard,
             &name,

@@ -48,7 +48,8 @@ impl Triplets {
     pub fn read(file: &Path, sample: usize, seed: u64) -> Result<Self> {
         let (examples, notes) = triplets::read(file, Identical::Drop)?;
         let triplets::Examples::Triplets(all) = examples else {
-            let what = "no column `negative`; the triplets to compare with need anchor, positive and negative";
+            let what =
+                "has no negatives; the triplets to compare with need anchor, positive and negative";
             return Err(Error::input(file, what));
         };
         Ok(Triplets {

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use nearmiss::data::check_output_folder;
 use nearmiss::study::guard::{Judge, Lists, Report, score, summary};
 use nearmiss::verifier::{Calibration, check_true_accept, fewest_accepts};
 use nearmiss::{Error, Result};
 use serde_json::json;
 
 use super::super::args::Run;
-use super::{close_verifier, guard, open_verifier, print};
+use super::{close_verifier, guard, open_verifier, print, print_json};
 
 /// Pairs of which it is known whether they mean the same.
 pub struct Files {
@@ -35,6 +36,9 @@ pub fn run(
         )));
     }
     let folder = guard(run, folder);
+    if !dry_run && folder.is_dir() {
+        check_output_folder(&folder)?;
+    }
     let (mut verifier, progress) = open_verifier(run, &folder)?;
     for note in &lists.notes {
         progress.log(note);
@@ -69,7 +73,7 @@ pub fn run(
             "before": before,
             "pairs": report,
         });
-        print(&format!("{value:#}\n"))?;
+        print_json(&value)?;
     } else {
         let stored = match (dry_run, &before) {
             (true, Some(before)) => {

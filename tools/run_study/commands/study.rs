@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nearmiss::data::beir::Collection;
+use nearmiss::data::check_output_folder;
 use nearmiss::data::generated::COLLECTIONS;
 use nearmiss::data::pairs::Filter;
 use nearmiss::metrics::near_miss::Options;
@@ -15,7 +16,7 @@ use nearmiss::study::retrieve::{RetrieveOptions, RetrieveStage, subset};
 use nearmiss::{Error, Result};
 
 use super::super::args::{Data, Mode, PairFiles, Pairs, Second, Study};
-use super::{close, end_trainings_in_order, experiments, open, print, scorers};
+use super::{close, end_trainings_in_order, experiments, open, print, print_json, scorers};
 
 /// The whole study, stage by stage.
 pub fn all(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
@@ -66,6 +67,7 @@ pub fn geometry(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> R
 
 /// Runs a plan; with `--json` the numbers of its jobs are printed as one list, else their tables as they come.
 pub fn run(study: &Study, plan: &Plan) -> Result<()> {
+    check_output_folder(&study.common.out)?;
     let session = open(&study.common)?;
     end_trainings_in_order(&session)?;
     let found = plan.run(&session, |tables| match study.common.json {
@@ -73,7 +75,7 @@ pub fn run(study: &Study, plan: &Plan) -> Result<()> {
         false => print(tables),
     })?;
     if study.common.json {
-        print(&format!("{:#}\n", serde_json::Value::from(found)))?;
+        print_json(&found)?;
     }
     close(&session)
 }
