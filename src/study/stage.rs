@@ -78,7 +78,8 @@ pub trait Job {
     fn folder(&self, session: &Session) -> String;
     /// Runs it, shows its tables, saves everything and logs how it went; the numbers, under the stage's name.
     ///
-    /// `show` gets Markdown before anything is saved, so that a full disk takes nothing that was computed.
+    /// `show` gets Markdown before anything is saved, so that a full disk takes nothing that was computed; and where it cannot
+    /// be shown, it is saved all the same.
     ///
     /// # Errors
     /// What the stage, `show` and the file system report.
@@ -105,10 +106,10 @@ impl<S: Stage> Job for S {
         };
         let tables = self.markdown(&report);
         let summary = self.summary(&report);
-        match &summary {
-            Some(summary) => show(summary)?,
-            None => show(&format!("{tables}\n"))?,
-        }
+        let shown = match &summary {
+            Some(summary) => show(summary),
+            None => show(&format!("{tables}\n")),
+        };
 
         let name = folder_name(self, &report.config, session);
         let folder = ResultFolder::new(&session.out, &name);
@@ -123,6 +124,7 @@ impl<S: Stage> Job for S {
         session
             .progress
             .log(&format!("saved: {}", folder.path().display()));
+        shown?;
         if summary.is_some() {
             let more = folder.path().join("report.md");
             let more = more.display().to_string();

@@ -367,6 +367,12 @@ impl Tokenizer {
         })
     }
 
+    /// Whether the tokens of a text up to some white space are the first tokens of all of it.
+    fn word_by_word(&self) -> bool {
+        use tokenizers::PreTokenizerWrapper::BertPreTokenizer;
+        matches!(self.inner.get_pre_tokenizer(), Some(BertPreTokenizer(_)))
+    }
+
     /// One text: its ids, and whether its end was cut off.
     fn encode(&self, index: usize, text: &str, kind: TextKind) -> Result<(Vec<u32>, bool)> {
         // The prompt comes before the white space goes, as in sentence-transformers: what stands between the two
@@ -380,7 +386,7 @@ impl Tokenizer {
         if self.lower_case {
             text = Cow::Owned(text.to_lowercase());
         }
-        let encoding = self.inner.encode_fast(trim(&text), true).map_err(|e| {
+        let failed = |e: tokenizers::Error| {
             Error::text(
                 index,
                 format!(
@@ -389,12 +395,30 @@ impl Tokenizer {
                     one_line(&e.to_string())
                 ),
             )
-        })?;
+        };
+        let text = trim(&text);
+        // Of a book, only what can be among the tokens is looked at: its beginning, up to some white space.
+        let mut end = BYTES_PER_TOKEN * self.max_length;
+        while self.word_by_word() && end < text.len() / 2 {
+            let head = &text[..text.floor_char_boundary(end)];
+            if let Some(at) = head.rfind([' ', '\n']) {
+                let encoding = self.inner.encode_fast(&head[..at], true).map_err(failed)?;
+                // As many tokens again were cut off: whatever happens at the end of the part is none of the first ones.
+                if encoding.get_overflowing().len() > 1 {
+                    return Ok((encoding.get_ids().to_vec(), true));
+                }
+            }
+            end *= 8;
+        }
+        let encoding = self.inner.encode_fast(text, true).map_err(failed)?;
         // What truncation cut off is kept by the crate as further encodings, and that is how it shows.
         let truncated = !encoding.get_overflowing().is_empty();
         Ok((encoding.get_ids().to_vec(), truncated))
     }
 }
+
+/// Bytes of a long text that are tokenised at first, per token of the length limit.
+const BYTES_PER_TOKEN: usize = 64;
 
 /// Texts longer than `max_length` tokens lose their end.
 fn truncation(max_length: usize) -> TruncationParams {
@@ -518,6 +542,50 @@ mod tests {
                 .ids
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn of_books_the_beginning_is_read_and_gives_the_same_tokens() {
+        let dir = folder(&[]);
+        let tokenizer = Tokenizer::load(dir.path(), Some(16)).unwrap();
+        let start = BYTES_PER_TOKEN * 16;
+        let words = [
+            "the cats ",
+            "sat\ta [SEP] dog\n",
+            "\u{4e2d}zebra\u{301} ",
+            "cat, the-dog: ",
+        ];
+        let book = |words: &[&str], bytes: usize| -> String {
+            let all = words.iter().cycle();
+            let mut text = String::new();
+            for word in all {
+                text += word;
+                if text.len() > bytes {
+                    return text;
+                }
+            }
+            unreachable!()
+        };
+        let space = " ".repeat(3 * start);
+        let blob = "x".repeat(5 * start);
+        let texts = [
+            book(&words, 40 * start),
+            book(&words[1..], 2 * start),
+            format!("{space}{}", book(&words, 9 * start)),
+            format!("{blob} {}", book(&words, 9 * start)),
+            format!("{}{blob}", book(&words, 5 * start)),
+            // Few tokens in many bytes: nothing is cut off.
+            format!("the cat{space}{space}sat"),
+            format!("{blob} {blob} cat"),
+            blob.clone(),
+            space.clone(),
+        ];
+        let found = tokenizer.encode_batch(&texts).unwrap();
+        for (text, ids) in texts.iter().zip(&found.ids) {
+            let whole = tokenizer.inner.encode_fast(trim(text), true).unwrap();
+            assert_eq!(ids, whole.get_ids(), "{}...", &text[..40]);
+        }
+        assert_eq!(found.n_truncated, 5);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod commands;
 mod hints;
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
@@ -26,8 +27,14 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            return match e.print() {
+                // Help that nobody could get.
+                Err(fault) if !e.use_stderr() && fault.kind() != ErrorKind::BrokenPipe => {
+                    to_stderr(format_args!("error: cannot write stdout: {fault}"));
+                    ExitCode::FAILURE
+                }
+                _ => ExitCode::from(if e.use_stderr() { 2 } else { 0 }),
+            };
         }
     };
     match run(cli) {

@@ -15,7 +15,7 @@ use crate::metrics::near_miss::{
 use crate::metrics::statistics::mean;
 use crate::study::changes::{AtThreshold, NearMissChange, Rankings, RetrievalChange, at_threshold};
 use crate::study::measured::RetrievalSet;
-use crate::study::near_miss::{Examples, of_part, scored};
+use crate::study::near_miss::{Examples, of_part, scored, unscored};
 
 /// What a scoring does on a near-miss test set, model by model.
 #[derive(Clone, Debug, Serialize)]
@@ -167,14 +167,7 @@ impl<'a> Compared<'a> {
         tests: &mut Vec<TestSet>,
     ) -> Result<()> {
         let set = &self.near_misses[at];
-        // Words are looked at once, for all scorings.
-        let blank = scored(&set.items, &vec![0.0; set.items.len()]);
-        let with = |scores: &[f64]| -> Vec<ScoredPair<'_>> {
-            let pairs = blank.iter().zip(scores);
-            pairs
-                .map(|(pair, &score)| ScoredPair { score, ..*pair })
-                .collect()
-        };
+        let blank = unscored(&set.items);
         let runs_of = |scoring: &Scoring, part: usize| -> Vec<Vec<ScoredPair<'_>>> {
             let run = |&model: &usize| {
                 let scores = match scoring.encoder {
@@ -184,7 +177,7 @@ impl<'a> Compared<'a> {
                         .as_ref()
                         .map(|s| &s.near_misses[at]),
                 };
-                let all = with(scores.map_or(&[], |scores| &scores[..]));
+                let all = scored(&blank, scores.map_or(&[], |scores| &scores[..]));
                 of_part(&set.items, &all, part)
             };
             scoring.models.iter().map(run).collect()

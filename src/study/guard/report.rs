@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::data::Labelled;
 use crate::metrics::cache::{calibration_error, precision_at};
-use crate::metrics::edits::{word_distance, words};
+use crate::metrics::edits::size_and_length;
 use crate::metrics::statistics::{median, roc_auc, share_at_least};
 use crate::study::table::{Table, names, number};
 use crate::train::pairs::sigmoid;
@@ -137,7 +137,7 @@ impl Report {
             add(By::Source, source, of(&accepts, &is), of(&rejects, &is));
         }
         let sizes: Vec<f64> = (pairs.iter())
-            .map(|pair| word_distance(&words(&pair.anchor), &words(&pair.text)) as f64)
+            .map(|pair| size_and_length(&pair.anchor, &pair.text).0 as f64)
             .collect();
         let middle = |which: &[usize]| {
             let sizes: Vec<f64> = which.iter().map(|&i| sizes[i]).collect();

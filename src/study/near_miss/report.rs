@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Example, Examples, NearMissStage, NearMissStudy, ScorerReport, Triplets};
+use crate::metrics::edits::{BEYOND, MOST};
 use crate::metrics::near_miss::{
     ALPHAS, BINS, Basis, CategoryReport, Estimate, Kind, Measured, OperatingPoint,
 };
@@ -581,15 +582,17 @@ pub(super) fn rows<'a>(
     examples: &'a Examples,
     study: &'a NearMissStudy,
 ) -> impl Iterator<Item = Value> + 'a {
-    let sizes = super::scored(&examples.items, &study.scores.scores[0]);
-    let items = examples.items.iter().zip(sizes).enumerate();
-    items.map(|(i, (item, pair))| {
+    let items = examples.items.iter().zip(&study.edit_sizes).enumerate();
+    items.map(|(i, (item, &size))| {
         let scorers = study.scorers.iter().zip(&study.scores.scores);
         let scores: serde_json::Map<_, _> = scorers
             .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
             .collect();
         let mut line = json!(item);
-        line["edit_size"] = json!(pair.edit_size);
+        line["edit_size"] = match size {
+            BEYOND => json!(format!("more than {MOST}")),
+            size => json!(size),
+        };
         line["scores"] = Value::Object(scores);
         line
     })
@@ -634,6 +637,13 @@ pub(super) fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
     if study.scores.texts.truncated > 0 {
         let n = study.scores.texts.truncated;
         notes.push(format!("texts cut at the verifiers' length limit: {n}"));
+    }
+    let beyond = study.edit_sizes.iter().filter(|&&size| size == BEYOND);
+    let beyond = beyond.count();
+    if beyond > 0 {
+        notes.push(format!(
+            "pairs in which more than {MOST} words differ, whose size of edit counts as {BEYOND}: {beyond}"
+        ));
     }
     let accepts = examples.items.iter().filter(|item| item.kind.is_accept());
     if accepts.count() == 0 {

@@ -18,6 +18,9 @@ use nearmiss::{Error, Result};
 use super::super::args::{Data, Mode, PairFiles, Pairs, Second, Study};
 use super::{close, end_trainings_in_order, experiments, open, print, print_json, scorers};
 
+/// Most bootstrap samples: intervals are steady long before, and time and memory grow with their number.
+const MOST_RESAMPLES: usize = 1_000_000;
+
 /// The whole study, stage by stage.
 pub fn all(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
     let scorers = Arc::new(scorers(second)?);
@@ -122,8 +125,11 @@ pub fn examples_of_files(study: &Study, pairs: &PairFiles) -> Result<Option<Exam
 }
 
 pub fn near_miss_options(study: &Study, pairs: &PairFiles) -> Result<Options> {
-    if pairs.resamples == 0 {
-        return Err(Error::Usage("--resamples 0: give at least one".into()));
+    if !(1..=MOST_RESAMPLES).contains(&pairs.resamples) {
+        return Err(Error::Usage(format!(
+            "--resamples {}: give 1 to {MOST_RESAMPLES}",
+            pairs.resamples
+        )));
     }
     Ok(Options {
         minimum: pairs.minimum,
