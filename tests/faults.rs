@@ -838,7 +838,7 @@ fn streams_that_end_early_end_no_command_in_disorder() {
 fn places_are_tried_before_anything_is_done() {
     let s = Scratch::new();
     s.put("file", b"in the way");
-    let [near_misses, paraphrases] = pairs(80);
+    let [near_misses, paraphrases] = pairs(300);
     s.put("pairs.csv", near_misses.as_bytes());
     s.put("para.csv", paraphrases.as_bytes());
     s.put(

@@ -367,10 +367,28 @@ impl Tokenizer {
         })
     }
 
-    /// Whether the tokens of a text up to some white space are the first tokens of all of it.
-    fn word_by_word(&self) -> bool {
+    /// As much of a text as holds more tokens than the length limit; of a book that is little of it.
+    ///
+    /// It ends at some white space, and half of it holds as many tokens: where words are told apart by white space, nothing
+    /// that its end could change is among the first tokens.
+    fn beginning<'t>(&self, text: &'t str) -> Result<&'t str, tokenizers::Error> {
         use tokenizers::PreTokenizerWrapper::BertPreTokenizer;
-        matches!(self.inner.get_pre_tokenizer(), Some(BertPreTokenizer(_)))
+        let by_words = matches!(self.inner.get_pre_tokenizer(), Some(BertPreTokenizer(_)));
+        let until = |end: usize| {
+            let head = &text[..text.floor_char_boundary(end)];
+            head.rfind([' ', '\n']).map(|at| &head[..at])
+        };
+        let mut end = BYTES_PER_TOKEN * self.max_length;
+        while by_words && end < text.len() / 2 {
+            if let (Some(half), Some(all)) = (until(end / 2), until(end)) {
+                let tokens = self.inner.encode_fast(half, true)?;
+                if !tokens.get_overflowing().is_empty() {
+                    return Ok(all);
+                }
+            }
+            end *= 8;
+        }
+        Ok(text)
     }
 
     /// One text: its ids, and whether its end was cut off.
@@ -397,20 +415,8 @@ impl Tokenizer {
             )
         };
         let text = trim(&text);
-        // Of a book, only what can be among the tokens is looked at: its beginning, up to some white space.
-        let mut end = BYTES_PER_TOKEN * self.max_length;
-        while self.word_by_word() && end < text.len() / 2 {
-            let head = &text[..text.floor_char_boundary(end)];
-            if let Some(at) = head.rfind([' ', '\n']) {
-                let encoding = self.inner.encode_fast(&head[..at], true).map_err(failed)?;
-                // As many tokens again were cut off: whatever happens at the end of the part is none of the first ones.
-                if encoding.get_overflowing().len() > 1 {
-                    return Ok((encoding.get_ids().to_vec(), true));
-                }
-            }
-            end *= 8;
-        }
-        let encoding = self.inner.encode_fast(text, true).map_err(failed)?;
+        let beginning = self.beginning(text).map_err(failed)?;
+        let encoding = self.inner.encode_fast(beginning, true).map_err(failed)?;
         // What truncation cut off is kept by the crate as further encodings, and that is how it shows.
         let truncated = !encoding.get_overflowing().is_empty();
         Ok((encoding.get_ids().to_vec(), truncated))
@@ -567,12 +573,12 @@ mod tests {
             unreachable!()
         };
         let space = " ".repeat(3 * start);
-        let blob = "x".repeat(5 * start);
+        let blob = "x".repeat(3 * start);
         let texts = [
             book(&words, 40 * start),
-            book(&words[1..], 2 * start),
+            book(&words[1..], 3 * start / 2),
             format!("{space}{}", book(&words, 9 * start)),
-            format!("{blob} {}", book(&words, 9 * start)),
+            format!("{blob} {}", book(&words, 19 * start)),
             format!("{}{blob}", book(&words, 5 * start)),
             // Few tokens in many bytes: nothing is cut off.
             format!("the cat{space}{space}sat"),
@@ -586,6 +592,10 @@ mod tests {
             assert_eq!(ids, whole.get_ids(), "{}...", &text[..40]);
         }
         assert_eq!(found.n_truncated, 5);
+        let read = texts.map(|text| tokenizer.beginning(trim(&text)).unwrap().len() / start);
+        // In units of what is tried first: of the first a little, the second is short anyway, of the third a little once the
+        // white space is gone; a word without end has to be passed.
+        assert_eq!(read[..5], [0, 1, 0, 7, 0], "{read:?}");
     }
 
     #[test]
