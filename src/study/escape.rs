@@ -3,7 +3,7 @@
 //!
 //! | for | what becomes of a text |
 //! | --- | --- |
-//! | [`line`] | one line without characters that are not to be seen; XML takes it as it is, once `<`, `&` and quotes are escaped |
+//! | [`line()`] | one line without hidden characters; XML takes it as it is, once `<`, `&` and quotes are escaped |
 //! | [`lines`] | the same, but line ends and tabs stay |
 //! | [`in_markdown`] | a line that Markdown shows as it is, in a cell of a table too |
 //! | [`json`] | JSON of the same meaning without invisible characters |
