@@ -598,6 +598,394 @@ fn pairs_that_cannot_be_evaluated() {
     fails(&output, 2, &["moon", "lighthouse-archive"]);
 }
 
+/// The lines of a Markdown table, split into cells as Markdown does it: at every `|` that no backslash escapes.
+fn cells(line: &str) -> Vec<String> {
+    let mut cells = vec![String::new()];
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => cells.last_mut().unwrap().extend(rest.next()),
+            '|' => cells.push(String::new()),
+            c => cells.last_mut().unwrap().push(c),
+        }
+    }
+    let inner = &cells[1..cells.len() - 1];
+    inner.iter().map(|cell| cell.trim().to_string()).collect()
+}
+
+#[test]
+fn odd_names_break_no_table_and_no_line() {
+    let s = Scratch::new();
+    let odd = [
+        "a|b",
+        "back\\slash\\",
+        "`code`",
+        "two\nlines",
+        "tab\there",
+        "\u{1b}[31mred",
+        "\u{202e}right",
+        "zero\u{200b}width",
+        "<b>bold</b>",
+    ];
+    let quoted = |text: &str| format!("\"{text}\"");
+    let mut near_misses = String::from("sentence1,sentence2,category,source\n");
+    let mut paraphrases = String::from("sentence1,sentence2,source\n");
+    for (i, name) in odd.iter().cycle().take(9 * odd.len()).enumerate() {
+        let name = quoted(name);
+        near_misses += &format!("the cat sees {i} dog,the dog sees {i} cat,{name},{name}\n");
+        paraphrases += &format!("the cat sees {i} dog,{i} dog is seen by the cat,{name}\n");
+    }
+    let file = "pairs |`x`\n\u{1b}[2J.csv";
+    s.put(file, near_misses.as_bytes());
+    s.put("para.csv", paraphrases.as_bytes());
+    let options = [
+        "--minimum",
+        "3",
+        "--resamples",
+        "20",
+        "--paraphrases",
+        "para.csv",
+    ];
+    let output = s.near_miss(&[&["--pairs", file][..], &options].concat());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let folder = results(&s, "near-miss").pop().unwrap();
+    let report = fs::read_to_string(folder.join("report.md")).unwrap();
+    for text in [&stdout, &stderr, &report] {
+        let hidden = |c: char| c.is_control() && c != '\n' || "\u{202e}\u{200b}".contains(c);
+        assert!(!text.contains(hidden), "{text:?}");
+    }
+    for text in [&stdout, &report] {
+        let mut columns = 0;
+        let mut names = std::collections::HashSet::new();
+        for line in text.lines() {
+            if !line.starts_with('|') {
+                columns = 0;
+                continue;
+            }
+            let cells = cells(line);
+            assert!(columns == 0 || columns == cells.len(), "{line}");
+            columns = cells.len();
+            names.extend(cells);
+        }
+        for name in [
+            "a|b",
+            "back\\slash\\",
+            "`code`",
+            "two lines",
+            "tab here",
+            "\\u{1b}[31mred",
+            "<b>bold</b>",
+        ] {
+            assert!(names.contains(name), "{name}");
+        }
+    }
+    let json = s.near_miss(&[&["--json", "--pairs", file][..], &options].concat());
+    let text = String::from_utf8(json.stdout).unwrap();
+    assert!(!text.contains(['\u{1b}', '\u{202e}', '\u{200b}']));
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let names = value[0]["scorers"][0]["evaluation"]["categories"].to_string();
+    assert!(names.contains("\u{202e}right"), "{names}");
+    // An error is a line, whatever the file is called.
+    let damaged = "a\nb.csv";
+    s.put(damaged, b"nothing\n");
+    fails(
+        &s.near_miss(&["--pairs", damaged]),
+        1,
+        &["a b.csv", "sentence1"],
+    );
+}
+
+#[test]
+fn nothing_is_said_of_sources_or_of_means_that_are_not_there() {
+    let s = Scratch::new();
+    let [near_misses, paraphrases] = pairs(80);
+    let without = |text: &str| text.replace(",source", "").replace(",here", "");
+    s.put("pairs.csv", without(&near_misses).as_bytes());
+    s.put("para.csv", without(&paraphrases).as_bytes());
+    let quick = ["--resamples", "20"];
+    let files = ["--pairs", "pairs.csv", "--paraphrases", "para.csv"];
+    let output = s.near_miss(&[&files[..], &quick].concat());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && !stdout.contains("without"),
+        "{stdout}"
+    );
+    assert!(!stdout.contains("source"), "{stdout}");
+    let folder = results(&s, "near-miss").pop().unwrap();
+    let report = fs::read_to_string(folder.join("report.md")).unwrap();
+    assert!(!report.contains("source"), "{report}");
+
+    // No accepts: no mean of theirs, in the table and in JSON.
+    let output = s.near_miss(&[&files[..2], &quick].concat());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let accepts = stdout.lines().find(|l| l.starts_with("| (accepts) |"));
+    let accepts = cells(accepts.unwrap_or_else(|| panic!("{stdout}")));
+    assert_eq!(accepts[1], "0");
+    assert!(accepts[2..].iter().all(|cell| cell == "-"), "{accepts:?}");
+    let json = s.near_miss(&[&["--json"][..], &files[..2], &quick].concat());
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let all = &value[0]["scorers"][0]["evaluation"]["all"];
+    assert_eq!(
+        all["accepts"],
+        serde_json::json!({"n": 0, "mean": null, "std": null})
+    );
+    assert!(all["near_misses"]["mean"].is_number());
+    fails(
+        &s.near_miss(&["--resamples", "1000000000"]),
+        2,
+        &["--resamples 1000000000: give 1 to"],
+    );
+}
+
+/// Every command that prints, with what it needs beside `--backbone`; `guard` and `trained` are folders for what it writes.
+fn commands() -> Vec<Vec<&'static str>> {
+    let run = ["--device", "cpu", "--backbone", "model", "--out", "out"];
+    let with = |command: &'static str, more: &[&'static str]| [&[command][..], &run, more].concat();
+    let files = ["--pairs", "pairs.csv", "--paraphrases", "para.csv"];
+    let quick = ["--resamples", "20"];
+    vec![
+        vec!["--help"],
+        vec!["devices"],
+        vec!["devices", "--json"],
+        vec!["ops"],
+        vec!["kernel", "matmul"],
+        with("retrieve", &["--data", "data"]),
+        with("retrieve", &["--data", "data", "--json"]),
+        with("near-miss", &[&files[..], &quick].concat()),
+        with(
+            "geometry",
+            &[&["--data", "data", "--preset", "smoke"][..], &files].concat(),
+        ),
+        with("explain", &["the dog", "the man"]),
+        with("explain", &["the dog", "the man", "--json"]),
+        with("encode", &["--data", "data", "--output", "x.npy", "--json"]),
+    ]
+}
+
+/// Who reads goes away, or cannot take more: every command ends in order, and says what it could not say.
+#[cfg(target_os = "linux")]
+#[test]
+fn streams_that_end_early_end_no_command_in_disorder() {
+    use std::process::Stdio;
+    let s = Scratch::new();
+    let [near_misses, paraphrases] = pairs(80);
+    s.put("pairs.csv", near_misses.as_bytes());
+    s.put("para.csv", paraphrases.as_bytes());
+    let full = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    for arguments in commands() {
+        let command = || {
+            let mut command = s.command();
+            command.args(&arguments).stdin(Stdio::null());
+            command
+        };
+        let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+        // A reader of one of the two that is gone before anything comes.
+        for which in [1, 2] {
+            let mut command = command();
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            match which {
+                1 => drop(child.stdout.take()),
+                _ => drop(child.stderr.take()),
+            }
+            let output = child.wait_with_output().unwrap();
+            let stderr = said(&output);
+            assert_eq!(
+                output.status.code(),
+                Some(0),
+                "{arguments:?} {which}: {stderr}"
+            );
+            assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+            assert!(which == 1 || !output.stdout.is_empty(), "{arguments:?}");
+        }
+        // Streams that were closed beforehand.
+        for closed in [r#"exec "$0" "$@" >&-"#, r#"exec "$0" "$@" 2>&-"#] {
+            let output = s
+                .surround(Command::new("sh"))
+                .args(["-c".as_ref(), closed.as_ref(), program().as_os_str()])
+                .args(&arguments)
+                .output()
+                .unwrap();
+            let stderr = said(&output);
+            assert_eq!(
+                output.status.code(),
+                Some(0),
+                "{arguments:?} {closed}: {stderr}"
+            );
+            assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+        }
+        // A full disk: without data it is a failure, without progress it is not.
+        let output = command().stdout(full()).output().unwrap();
+        fails(&output, 1, &["cannot write stdout: No space left"]);
+        let output = command().stderr(full()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+    // What was measured is saved though it could not be shown.
+    fs::remove_dir_all(s.path("out")).unwrap();
+    let mut command = s.command();
+    command.args(&commands()[5]).stdout(full());
+    fails(&command.output().unwrap(), 1, &["cannot write stdout"]);
+    assert!(results(&s, "retrieve")[0].join("metrics.json").exists());
+}
+
+#[test]
+fn places_are_tried_before_anything_is_done() {
+    let s = Scratch::new();
+    s.put("file", b"in the way");
+    let [near_misses, paraphrases] = pairs(300);
+    s.put("pairs.csv", near_misses.as_bytes());
+    s.put("para.csv", paraphrases.as_bytes());
+    s.put(
+        "rows.csv",
+        b"anchor,positive,negative\na cat,the cat,a dog\na man,the man,a cow\n",
+    );
+    s.put("texts", b"one\n");
+    let files = ["--pairs", "pairs.csv", "--paraphrases", "para.csv"];
+    let run = |arguments: &[&str]| {
+        // No such encoder: what is said of the place is said before one is looked for.
+        let nowhere = [
+            "--device",
+            "cpu",
+            "--backbone",
+            "no/such/encoder",
+            "--offline",
+        ];
+        s.command().args(arguments).args(nowhere).output().unwrap()
+    };
+    let before: Vec<_> = fs::read_dir(s.dir.path())
+        .unwrap()
+        .map(|f| f.unwrap().file_name())
+        .collect();
+    for out in ["file", "file/deeper/still"] {
+        let with = |arguments: &[&'static str]| run(&[arguments, &["--out", out]].concat());
+        for output in [
+            with(&["retrieve", "--data", "data"]),
+            with(&[&["near-miss"][..], &files].concat()),
+            with(&["geometry", "--data", "data"]),
+            with(&["experiment-1", "--preset", "smoke"]),
+            with(&["experiment-2", "--preset", "smoke"]),
+            with(&["train", "--triplets", "rows.csv"]),
+            with(&[&["train-verifier", "--steps", "1"][..], &files].concat()),
+        ] {
+            fails(&output, 1, &["file"]);
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!stderr.contains("no/such/encoder"), "{stderr}");
+        }
+    }
+    let output = run(&["encode", "--texts", "texts", "--output", "file/x.npy"]);
+    fails(&output, 1, &["file", "is a file, where a folder is needed"]);
+    fs::create_dir(s.path("folder.npy")).unwrap();
+    let output = run(&["encode", "--texts", "texts", "--output", "folder.npy"]);
+    fails(&output, 1, &["folder.npy: is a folder; name a file in it"]);
+    fs::remove_dir(s.path("folder.npy")).unwrap();
+    // A place that is fine is left as it was when something else is wrong.
+    for arguments in [
+        &["retrieve", "--data", "data", "--out", "new"][..],
+        &["train", "--triplets", "rows.csv", "--out", "new/model"],
+        &[&["train-verifier", "--out", "new/guard"][..], &files].concat(),
+        &["encode", "--texts", "texts", "--output", "new/x.npy"],
+    ] {
+        fails(&run(arguments), 1, &["no/such/encoder"]);
+    }
+    let after: Vec<_> = fs::read_dir(s.dir.path())
+        .unwrap()
+        .map(|f| f.unwrap().file_name())
+        .collect();
+    assert_eq!(before.len(), after.len(), "{after:?}");
+
+    // What was compared is shown before the picture is saved.
+    let explain = |more: &[&str]| {
+        let mut command = s.command();
+        command.args([
+            "explain",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "the dog",
+            "the man",
+        ]);
+        command.args(more).output().unwrap()
+    };
+    let output = explain(&["--out", "file"]);
+    fails(&output, 1, &["the picture could not be saved", "--svg"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("f1 "));
+    assert!(
+        explain(&["--out", "file", "--svg", "here.svg"])
+            .status
+            .success()
+    );
+    assert!(s.path("here.svg").exists());
+}
+
+#[test]
+fn files_are_read_as_people_have_them() {
+    let s = Scratch::new();
+    // Documents alone can be encoded.
+    s.put(
+        "corpus/corpus.jsonl",
+        format!("{CORPUS}{CORPUS}").as_bytes(),
+    );
+    let output = s
+        .command()
+        .args([
+            "encode",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "--data",
+            "corpus",
+        ])
+        .args(["--output", "x.npy", "--json"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&value["texts"], &value["width"]), (&3.into(), &64.into()));
+    assert!(
+        value["notes"].to_string().contains("read once: 3"),
+        "{value}"
+    );
+    // TREC's judgements, and grades below 0.
+    s.put("data/qrels/test.tsv", b"q1 0 d1 1\nq1 0 d2 -1\nq2 0 d2 1\n");
+    let output = s.retrieve(&[]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}");
+    assert!(
+        stdout.contains("3 documents, 2 queries, 3 judgements"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("TREC's four columns") && stdout.contains("below 0"),
+        "{stdout}"
+    );
+    // Files that are none.
+    s.put("pairs.csv", b"PK\x03\x04\x14\0\x06\0\x08\0");
+    fails(
+        &s.near_miss(&["--pairs", "pairs.csv"]),
+        1,
+        &["pairs.csv", ".xlsx"],
+    );
+    s.put("pairs.csv", b"\xff\xfes\0e\0n\0t\0");
+    fails(
+        &s.near_miss(&["--pairs", "pairs.csv"]),
+        1,
+        &["pairs.csv", "UTF-16"],
+    );
+    s.put("data/corpus.jsonl", b"\x1f\x8b\x08\0\0\0\0\0");
+    fails(&s.retrieve(&[]), 1, &["corpus.jsonl", "gzip"]);
+}
+
 #[test]
 fn no_network_and_nothing_cached() {
     let s = Scratch::new();

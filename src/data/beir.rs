@@ -6,6 +6,9 @@
 //! scifact/qrels/test.tsv    query-id <tab> corpus-id <tab> score             header, then one judgement a line
 //! ```
 //!
+//! Judgements may also be as TREC has them, in four columns without a header: query, 0, document, grade, separated by tabs
+//! or spaces; the file may then be called `.txt`, `.qrels` or `.qrel` too.
+//!
 //! [`Collection::load`] keeps the queries that can be evaluated and their judgements; whatever it leaves out or finds odd
 //! is counted in [`CollectionNotes`], so that a number never rests on a silently shortened set. What cannot be read at
 //! all is an error that names file and line. The files are read line by line: memory is what is kept.
@@ -24,15 +27,23 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::rows::named;
 use super::{TextLines, write_atomically};
 use crate::error::{Error, Result};
 use crate::metrics::ranking::Qrels;
+
+/// Said of judgements in TREC's form.
+const TREC: &str = "judgements read as TREC's four columns (query, 0, document, grade)";
+
+/// What files of judgements end in; only the first is BEIR's.
+const ENDINGS: [&str; 4] = ["tsv", "txt", "qrels", "qrel"];
 
 const LAYOUT: &str = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/<split>.tsv (for example qrels/test.tsv)";
 
@@ -83,6 +94,14 @@ pub struct CollectionNotes {
     pub judgements_of_unknown_documents: usize,
     /// Judgements given twice with the same grade; counted once.
     pub repeated_judgements: usize,
+    /// Judgements with a grade below 0, as TREC has for spam; not relevant, as those of grade 0.
+    pub negative_judgements: usize,
+    /// Whether the judgements are in TREC's four columns.
+    pub trec_judgements: bool,
+    /// Documents given again under their id, with the same title and text; read once.
+    pub repeated_documents: usize,
+    /// Queries given again under their id, with the same text; read once.
+    pub repeated_queries: usize,
     /// Documents with neither title nor text; kept, so that the corpus is what others evaluate on.
     pub empty_documents: usize,
 }
@@ -113,13 +132,27 @@ impl CollectionNotes {
                 "judgements given twice, counted once",
             ),
             (
+                self.negative_judgements,
+                "judgements below 0, not relevant like those of 0",
+            ),
+            (
+                self.repeated_documents,
+                "documents given again with the same text, read once",
+            ),
+            (
+                self.repeated_queries,
+                "queries given again with the same text, read once",
+            ),
+            (
                 self.empty_documents,
                 "documents with neither title nor text, kept",
             ),
         ];
-        all.iter()
-            .filter(|(count, _)| *count > 0)
+        let counts = all.iter().filter(|(count, _)| *count > 0);
+        let trec = self.trec_judgements.then(|| TREC.to_string());
+        counts
             .map(|(count, what)| format!("{what}: {count}"))
+            .chain(trec)
             .collect()
     }
 }
@@ -145,12 +178,12 @@ impl Collection {
     /// Reads a BEIR folder with the judgements `qrels/<split>.tsv`.
     ///
     /// `_id` may be a string or an integer; other fields than those in the layout are ignored, and a document may lack
-    /// `title`. The header of the judgements may be missing.
+    /// `title`. The header of the judgements may be missing. A document or query that comes again as it was counts once.
     ///
     /// # Errors
     /// One line with file and line number for: a missing folder or file, text that is not UTF-8, invalid JSON, a missing
-    /// or mistyped field, an id used twice, an empty corpus, a row of judgements that is not `query-id`, `corpus-id` and
-    /// an integer, contradictory judgements, or a collection in which no query is left to evaluate.
+    /// or mistyped field, an id used for two texts, an empty corpus, a row of judgements that is not `query-id`, `corpus-id`
+    /// and a whole number, contradictory judgements, or a collection in which no query is left to evaluate.
     pub fn load(dir: impl AsRef<Path>, split: &str) -> Result<Self> {
         let dir = dir.as_ref();
         let qrels_path = check_layout(dir, split)?;
@@ -158,8 +191,8 @@ impl Collection {
         let mut qrels = read_qrels(&qrels_path, &mut notes)?;
 
         let mut queries = Vec::new();
-        let known = read_records(&dir.join("queries.jsonl"), "query", |id, mut record| {
-            let text = record.text()?;
+        let known = read_records(&dir.join("queries.jsonl"), "query", |record| {
+            let Record { id, text, .. } = record;
             if qrels.judged(&id).is_none() {
                 notes.unjudged_queries += 1;
             } else if qrels.n_relevant(&id) == 0 {
@@ -169,11 +202,11 @@ impl Collection {
             } else {
                 queries.push(Query { id, text });
             }
-            Ok(())
         })?;
+        notes.repeated_queries = known.repeated;
         notes.judgements_of_unknown_queries = qrels
             .iter()
-            .filter(|(query, _)| !known.contains_key(*query))
+            .filter(|(query, _)| !known.contains(query))
             .map(|(_, judged)| judged.len())
             .sum();
         let n_judged = qrels.n_queries();
@@ -186,27 +219,9 @@ impl Collection {
             return Err(Error::input(&qrels_path, why));
         }
 
-        let corpus_path = dir.join("corpus.jsonl");
-        let mut corpus = Vec::new();
-        let known = read_records(&corpus_path, "document", |id, mut record| {
-            let document = Document {
-                id,
-                title: record.title()?,
-                text: record.text()?,
-            };
-            notes.empty_documents += usize::from(document.text_for_encoder().is_empty());
-            corpus.push(document);
-            Ok(())
-        })?;
-        if corpus.is_empty() {
-            return Err(Error::input(
-                &corpus_path,
-                "the corpus has no documents; expected one JSON object a line",
-            ));
-        }
+        let (corpus, known) = read_corpus(dir, &mut notes)?;
         let judged = qrels.iter().flat_map(|(_, judged)| judged.keys());
-        notes.judgements_of_unknown_documents =
-            judged.filter(|d| !known.contains_key(d.as_str())).count();
+        notes.judgements_of_unknown_documents = judged.filter(|d| !known.contains(d)).count();
 
         Ok(Self {
             name: folder_name(dir),
@@ -216,6 +231,19 @@ impl Collection {
             qrels,
             notes,
         })
+    }
+
+    /// Reads the documents of a BEIR folder alone; it needs neither queries nor judgements.
+    ///
+    /// # Errors
+    /// As [`Collection::load`], of the corpus.
+    pub fn load_corpus(dir: impl AsRef<Path>) -> Result<(Vec<Document>, CollectionNotes)> {
+        let dir = dir.as_ref();
+        check_folder(dir)?;
+        check_file(&dir.join("corpus.jsonl"))?;
+        let mut notes = CollectionNotes::default();
+        let (corpus, _) = read_corpus(dir, &mut notes)?;
+        Ok((corpus, notes))
     }
 
     /// Writes the collection as a BEIR folder, from which [`Collection::load`] reads the same documents, queries and
@@ -297,44 +325,70 @@ fn qrels_path(dir: &Path, split: &str) -> Result<PathBuf> {
 /// Says which part of the layout is missing before anything large is read; returns the path of the judgements.
 fn check_layout(dir: &Path, split: &str) -> Result<PathBuf> {
     let qrels = qrels_path(dir, split)?;
-    match std::fs::metadata(dir) {
-        Ok(found) if found.is_dir() => {}
-        Ok(_) => {
-            return Err(Error::input(
-                dir,
-                format!("is a file, not a folder; {LAYOUT}"),
-            ));
-        }
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Err(Error::input(dir, format!("no such folder; {LAYOUT}")));
-        }
-        Err(e) => return Err(Error::io("read", dir, e)),
+    check_folder(dir)?;
+    for name in ["corpus.jsonl", "queries.jsonl"] {
+        check_file(&dir.join(name))?;
     }
-    for path in [
-        dir.join("corpus.jsonl"),
-        dir.join("queries.jsonl"),
-        qrels.clone(),
-    ] {
-        if path.is_file() {
-            continue;
-        }
-        let mut packed = path.clone().into_os_string();
-        packed.push(".gz");
-        let hint = if Path::new(&packed).is_file() {
-            "; unpack the .gz file beside it (gunzip)".to_string()
-        } else if path == qrels {
-            let found = splits(dir);
-            if found.is_empty() {
-                String::new()
-            } else {
-                format!("; splits in this folder: {}", found.join(", "))
-            }
-        } else {
-            String::new()
-        };
-        return Err(Error::input(path, format!("no such file; {LAYOUT}{hint}")));
+    let mut all = ENDINGS.iter().map(|ending| qrels.with_extension(ending));
+    if let Some(found) = all.find(|path| path.is_file()) {
+        return Ok(found);
     }
+    check_file(&qrels).map_err(|e| match (e, &splits(dir)[..]) {
+        (Error::Input { path, message }, found @ [_, ..]) => {
+            let hint = format!("splits in this folder: {}", found.join(", "));
+            Error::input(path, format!("{message}; {hint} (--split)"))
+        }
+        (e, _) => e,
+    })?;
     Ok(qrels)
+}
+
+/// Fails for a folder that is not there.
+fn check_folder(dir: &Path) -> Result<()> {
+    match std::fs::metadata(dir) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::input(
+            dir,
+            format!("is a file, not a folder; {LAYOUT}"),
+        )),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Err(Error::input(dir, format!("no such folder; {LAYOUT}")))
+        }
+        Err(e) => Err(Error::io("read", dir, e)),
+    }
+}
+
+/// Fails for a file of the layout that is not there.
+fn check_file(path: &Path) -> Result<()> {
+    if path.is_file() {
+        return Ok(());
+    }
+    let mut packed = path.to_path_buf().into_os_string();
+    packed.push(".gz");
+    let hint = match Path::new(&packed).is_file() {
+        true => "; unpack the .gz file beside it (gunzip)",
+        false => "",
+    };
+    Err(Error::input(path, format!("no such file; {LAYOUT}{hint}")))
+}
+
+/// The documents of a folder, and their ids.
+fn read_corpus(dir: &Path, notes: &mut CollectionNotes) -> Result<(Vec<Document>, Ids)> {
+    let path = dir.join("corpus.jsonl");
+    let mut corpus = Vec::new();
+    let known = read_records(&path, "document", |Record { id, title, text }| {
+        let document = Document { id, title, text };
+        notes.empty_documents += usize::from(document.text_for_encoder().is_empty());
+        corpus.push(document);
+    })?;
+    if corpus.is_empty() {
+        return Err(Error::input(
+            &path,
+            "the corpus has no documents; expected one JSON object a line",
+        ));
+    }
+    notes.repeated_documents = known.repeated;
+    Ok((corpus, known))
 }
 
 /// Names of the judgement files of a folder, sorted.
@@ -344,21 +398,48 @@ fn splits(dir: &Path) -> Vec<String> {
         .flatten()
         .map(|entry| PathBuf::from(entry.file_name()));
     let mut splits: Vec<String> = names
-        .filter(|name| name.extension().is_some_and(|e| e == "tsv"))
+        .filter(|name| {
+            ENDINGS
+                .iter()
+                .any(|e| name.extension().is_some_and(|is| is == *e))
+        })
         .filter_map(|name| Some(name.file_stem()?.to_str()?.to_string()))
         .collect();
     splits.sort();
+    splits.dedup();
     splits
 }
 
+/// A document or query, which has no title.
+#[derive(Hash)]
+struct Record {
+    id: String,
+    title: String,
+    text: String,
+}
+
+/// The ids of a file.
+struct Ids {
+    /// Of each the line of its record, and what that hashes to: the texts a second time would double the memory.
+    first: HashMap<String, (usize, u64)>,
+    /// Records that were there before.
+    repeated: usize,
+}
+
+impl Ids {
+    fn contains(&self, id: &str) -> bool {
+        self.first.contains_key(id)
+    }
+}
+
 /// One JSON object of a file, with the place to name in an error.
-struct Record<'a> {
+struct Fields<'a> {
     path: &'a Path,
     line: usize,
     fields: Map<String, Value>,
 }
 
-impl Record<'_> {
+impl Fields<'_> {
     fn fault(&self, message: String) -> Error {
         Error::input(self.path, format!("line {}: {message}", self.line))
     }
@@ -368,7 +449,11 @@ impl Record<'_> {
         match self.fields.remove("_id") {
             Some(Value::String(id)) if !id.is_empty() => Ok(id),
             Some(Value::Number(n)) if n.is_i64() || n.is_u64() => Ok(n.to_string()),
-            None => Err(self.fault("field \"_id\" is missing".into())),
+            None => {
+                let names: Vec<&str> = self.fields.keys().map(String::as_str).collect();
+                let names = named(&names);
+                Err(self.fault(format!("field \"_id\" is missing; there are: {names}")))
+            }
             Some(other) => Err(self.fault(format!(
                 "field \"_id\" is {}; expected a string that is not empty, or an integer",
                 kind(&other)
@@ -415,13 +500,13 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Hands each JSON object of a file to `take`, with its id; returns the line of every id.
-fn read_records(
-    path: &Path,
-    what: &str,
-    mut take: impl FnMut(String, Record) -> Result<()>,
-) -> Result<HashMap<String, usize>> {
-    let mut first_line = HashMap::new();
+/// Hands each record of a file to `take`, once; returns their ids.
+fn read_records(path: &Path, what: &str, mut take: impl FnMut(Record)) -> Result<Ids> {
+    let hasher = RandomState::new();
+    let mut ids = Ids {
+        first: HashMap::new(),
+        repeated: 0,
+    };
     let mut lines = TextLines::open(path)?;
     while let Some((line, text)) = lines.next_full_line()? {
         let fields = serde_json::from_str(text).map_err(|e| {
@@ -434,16 +519,31 @@ fn read_records(
                 format!("{place}: {reason}; expected one JSON object a line"),
             )
         })?;
-        let mut record = Record { path, line, fields };
-        let id = record.id()?;
-        if let Some(earlier) = first_line.insert(id.clone(), line) {
-            return Err(record.fault(format!(
-                "{what} id {id:?} is already used in line {earlier}; ids must be unique"
-            )));
+        let mut fields = Fields { path, line, fields };
+        let record = Record {
+            id: fields.id()?,
+            title: match what {
+                "document" => fields.title()?,
+                _ => String::new(),
+            },
+            text: fields.text()?,
+        };
+        let hash = hasher.hash_one(&record);
+        match ids.first.get(&record.id) {
+            None => {
+                ids.first.insert(record.id.clone(), (line, hash));
+                take(record);
+            }
+            Some(&(_, earlier)) if earlier == hash => ids.repeated += 1,
+            Some((earlier, _)) => {
+                return Err(fields.fault(format!(
+                    "{what} id {:?} is already used in line {earlier}, for another text; give each an id of its own",
+                    record.id
+                )));
+            }
         }
-        take(id, record)?;
     }
-    Ok(first_line)
+    Ok(ids)
 }
 
 /// A field of a tab-separated file as BEIR's own reader takes it: one that begins with a quote ends with one, and
@@ -466,35 +566,81 @@ fn quoted(id: &str) -> Cow<'_, str> {
     }
 }
 
-/// Reads the judgements of a split; only repetitions are noted here.
+/// How the columns of a file of judgements are laid out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Three between tabs: query, document, grade.
+    Beir,
+    /// Four between tabs or spaces: query, 0 or Q0, document, grade.
+    Trec,
+}
+
+impl Layout {
+    /// Of a file that begins with this line.
+    fn of(line: &str) -> Self {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        match columns[..] {
+            [_, "0" | "Q0" | "q0", _, _] if line.split('\t').count() != 3 => Layout::Trec,
+            _ => Layout::Beir,
+        }
+    }
+
+    /// Query, document and grade of a line, or what is wrong with it.
+    fn columns(self, line: &str) -> Result<[Cow<'_, str>; 3], String> {
+        match self {
+            Layout::Trec => match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [query, _, document, grade] => Ok([query, document, grade].map(Cow::Borrowed)),
+                ref other => Err(format!(
+                    "expected 4 columns (query, 0, document, grade) as in the lines before, got {}",
+                    other.len()
+                )),
+            },
+            Layout::Beir => {
+                let fields: Option<Vec<Cow<'_, str>>> = line.split('\t').map(unquoted).collect();
+                let fields = fields.ok_or(
+                    "a quote opens a field and does not close it at the field's end; close it, double every quote (\"\") that belongs to the id, or write no quotes",
+                )?;
+                let n = fields.len();
+                fields.try_into().map_err(|_| {
+                    format!(
+                        "expected 3 columns separated by tabs (query-id, corpus-id, score) or TREC's 4 (query, 0, document, grade), got {n} between tabs"
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// A grade: a whole number, also where it is written as `1.0` (as programs do that once had a gap in the column).
+fn grade(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let whole = match text.split_once('.') {
+        Some((whole, rest)) if !rest.is_empty() && rest.bytes().all(|b| b == b'0') => whole,
+        _ => text,
+    };
+    whole.parse().ok()
+}
+
+/// Reads the judgements of a split; only what concerns them alone is noted here.
 fn read_qrels(path: &Path, notes: &mut CollectionNotes) -> Result<Qrels> {
     let mut qrels = Qrels::new();
     let mut lines = TextLines::open(path)?;
-    let mut first = true;
+    let mut layout = None;
     while let Some((number, line)) = lines.next_full_line()? {
         let fault = |message: String| Error::input(path, format!("line {number}: {message}"));
-        let fields: Option<Vec<Cow<'_, str>>> = line.split('\t').map(unquoted).collect();
-        let Some(fields) = fields else {
-            return Err(fault(
-                "a quote opens a field and does not close it at the field's end; close it, double every quote (\"\") that belongs to the id, or write no quotes"
-                    .into(),
-            ));
-        };
-        let [query, document, score] = &fields[..] else {
-            return Err(fault(format!(
-                "expected 3 columns separated by tabs (query-id, corpus-id, score), got {}",
-                fields.len()
-            )));
-        };
-        let is_first = std::mem::take(&mut first);
-        let Ok(grade) = score.trim().parse::<i64>() else {
+        let is_first = layout.is_none();
+        let layout = *layout.get_or_insert_with(|| Layout::of(line));
+        let [query, document, score] = layout.columns(line).map_err(fault)?;
+        let Some(grade) = grade(&score) else {
             // Only a first line whose last column is a known heading is a header: anything else that does not parse is
             // a damaged judgement, and skipping it would change the results.
             let heading = score.trim().to_ascii_lowercase();
             if is_first && ["score", "relevance", "grade", "label"].contains(&heading.as_str()) {
                 continue;
             }
-            return Err(fault(format!("score {score:?} is not an integer")));
+            return Err(fault(format!(
+                "score {score:?} is not an integer; grades are whole numbers, above 0 for what is relevant"
+            )));
         };
         if query.is_empty() || document.is_empty() {
             return Err(fault(
@@ -502,7 +648,7 @@ fn read_qrels(path: &Path, notes: &mut CollectionNotes) -> Result<Qrels> {
             ));
         }
         match qrels.insert(query.as_ref(), document.as_ref(), grade) {
-            None => {}
+            None => notes.negative_judgements += usize::from(grade < 0),
             Some(earlier) if earlier == grade => notes.repeated_judgements += 1,
             Some(earlier) => {
                 return Err(fault(format!(
@@ -511,6 +657,7 @@ fn read_qrels(path: &Path, notes: &mut CollectionNotes) -> Result<Qrels> {
             }
         }
     }
+    notes.trec_judgements = layout == Some(Layout::Trec);
     if qrels.is_empty() {
         return Err(Error::input(
             path,

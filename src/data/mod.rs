@@ -18,6 +18,7 @@ pub mod pairs;
 pub mod probe;
 pub mod questions;
 mod rows;
+mod signature;
 pub mod triplets;
 
 pub use category::Category;
@@ -162,17 +163,82 @@ pub fn write_npy(path: &Path, rows: &[f32], d: usize) -> Result<()> {
     })
 }
 
+/// Fails if no file can be written at `path`: better known before the work than after it. Nothing is left behind, and folders
+/// on the way that are missing are not made yet.
+///
+/// # Errors
+/// [`Error::Input`] for a folder in its place or a file in the place of a folder; [`Error::Io`] naming a folder that cannot be
+/// written.
+pub fn check_output(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::input(path, "is a folder; name a file in it"));
+    }
+    match is_special(path) {
+        true => Ok(()),
+        false => check_output_folder(folder_of(path)),
+    }
+}
+
+/// [`check_output`] of a folder that files are to be written into.
+///
+/// # Errors
+/// As [`check_output`].
+pub fn check_output_folder(folder: &Path) -> Result<()> {
+    let there = |path: &&Path| path.symlink_metadata().is_ok();
+    // What is there of the way to it; a path without a root begins where we are.
+    let nearest = match folder.ancestors().find(there) {
+        Some(path) => path,
+        None if folder.has_root() => Path::new("/"),
+        None => Path::new("."),
+    };
+    if !nearest.is_dir() {
+        let what = match (nearest == folder, nearest.exists()) {
+            (true, true) => "is a file, where a folder is needed; name another place".to_string(),
+            (false, true) => format!(
+                "cannot be made: {} is a file; name another place",
+                nearest.display()
+            ),
+            (_, false) => format!(
+                "cannot be made: {} is a link to nothing; name another place",
+                nearest.display()
+            ),
+        };
+        return Err(Error::input(folder, what));
+    }
+    match tempfile::tempfile_in(nearest) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::io("write to", nearest, e)),
+    }
+}
+
+/// The folder of a file.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether `path` is a device or a pipe, which is written to and not replaced.
+fn is_special(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
 /// Writes `path` so that it is either absent (or as before) or complete: into a temporary file beside it, which is then
-/// renamed. Folders on the way are created.
+/// renamed. Folders on the way are created. A device or a pipe is written to as it is.
 pub(crate) fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<()> {
     let failed = |e| Error::io("write", path, e);
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    if is_special(path) {
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        let mut buffered = BufWriter::with_capacity(BUFFER, file.map_err(failed)?);
+        write(&mut buffered).map_err(failed)?;
+        return buffered.flush().map_err(failed);
+    }
+    let folder = folder_of(path);
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create folder", folder, e))?;
     let mut builder = tempfile::Builder::new();
     // A temporary file is private by default; this one becomes an ordinary file, subject to the user's umask.
@@ -233,6 +299,71 @@ mod tests {
         refused(b"one\ntwo\rthree\r", "line 2: holds a carriage return");
         refused(b"one\n\ntwo\0\0\nthree\n", "line 3: holds a NUL byte");
         refused(b"one\n\nt\xffwo", "line 3: not UTF-8 at byte 2");
+    }
+
+    #[test]
+    fn places_are_tried_without_a_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), "old").unwrap();
+        for good in ["x.npy", "file", "new/and/deeper/x.npy"] {
+            check_output(&at(good)).unwrap();
+        }
+        for good in ["", "new", "new/and/deeper"] {
+            check_output_folder(&at(good)).unwrap();
+        }
+        check_output(Path::new("x.npy")).unwrap();
+        let refused = |result: Result<()>, parts: &[&str]| {
+            let error = result.unwrap_err().to_string();
+            assert!(!error.contains('\n'), "{error}");
+            for part in parts {
+                assert!(error.contains(part), "`{part}` is not in: {error}");
+            }
+        };
+        refused(check_output(dir.path()), &["is a folder; name a file"]);
+        refused(
+            check_output(&at("file/x.npy")),
+            &["file", "is a file, where a folder"],
+        );
+        refused(
+            check_output_folder(&at("file/a/b")),
+            &["a/b: cannot be made", "file is a file"],
+        );
+        // Where nobody can make a file, not even who may do everything.
+        if cfg!(target_os = "linux") {
+            refused(
+                check_output(Path::new("/proc/x/x.npy")),
+                &["cannot write to /proc: "],
+            );
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("nowhere"), at("link")).unwrap();
+            refused(
+                check_output_folder(&at("link/a")),
+                &["link is a link to nothing"],
+            );
+            std::fs::remove_file(at("link")).unwrap();
+        }
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(std::fs::read(at("file")).unwrap(), b"old");
+    }
+
+    /// A rename over a pipe, or over /dev/null, would replace it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pipes_are_written_to_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        check_output(&path).unwrap();
+        let from = path.clone();
+        let reader = std::thread::spawn(move || std::fs::read(from).unwrap());
+        write_atomically(&path, |file| file.write_all(b"picture")).unwrap();
+        assert_eq!(reader.join().unwrap(), b"picture");
+        assert!(is_special(&path));
     }
 
     #[test]

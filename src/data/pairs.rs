@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use super::rows::QuoteNotes;
 use super::rows::{CsvFile, no_usable_row, open, read_rows};
-use super::{BUFFER, Category};
+use super::{BUFFER, Category, signature};
 use crate::error::{Error, Result};
 
 /// Texts that stand in files where a near-miss was to be written and was not.
@@ -73,6 +73,8 @@ pub struct PairNotes {
     pub short: usize,
     /// Rows that occurred before; kept.
     pub repeated: usize,
+    /// Whether the file has no column `source`, so that its name is what stands for one.
+    pub no_sources: bool,
     /// Quotes that may be mistakes.
     pub quotes: QuoteNotes,
 }
@@ -120,7 +122,7 @@ pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, P
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
     let wanted = ["sentence1", "sentence2", "category"];
-    let quotes = read_rows(
+    let (quotes, sources) = read_rows(
         path,
         BUFFER,
         &wanted,
@@ -154,6 +156,7 @@ pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, P
         },
     )?;
     notes.quotes = quotes;
+    notes.no_sources = !sources;
     some(path, pairs, notes)
 }
 
@@ -165,7 +168,7 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
     let mut notes = PairNotes::default();
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
-    let quotes = read_rows(
+    let (quotes, sources) = read_rows(
         path,
         BUFFER,
         &["sentence1", "sentence2"],
@@ -186,6 +189,7 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
         },
     )?;
     notes.quotes = quotes;
+    notes.no_sources = !sources;
     some(path, pairs, notes)
 }
 
@@ -201,7 +205,10 @@ pub const STANDARD_INPUT: &str = "-";
 pub fn each_pair(path: &Path, mut take: impl FnMut(usize, [&str; 2]) -> Result<()>) -> Result<()> {
     const WANTED: [&str; 2] = ["sentence1", "sentence2"];
     let (name, bytes): (&Path, Box<dyn Read>) = match path.as_os_str() == STANDARD_INPUT {
-        true => (Path::new("standard input"), Box::new(std::io::stdin())),
+        true => {
+            let name = Path::new("standard input");
+            (name, signature::text(name, std::io::stdin())?)
+        }
         false => (path, open(path)?),
     };
     CsvFile::of(name, bytes, BUFFER)?.each(&WANTED, |line, pair| {
@@ -281,6 +288,7 @@ mod tests {
             placeholder: 1,
             short: 0,
             repeated: 1,
+            no_sources: true,
             quotes: QuoteNotes::default(),
         };
         assert_eq!(notes, expected);

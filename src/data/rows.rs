@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::{BUFFER, signature};
 use crate::error::{Error, Result};
 
 const BYTE_ORDER_MARK: [u8; 3] = *b"\xef\xbb\xbf";
@@ -52,13 +53,13 @@ impl QuoteNotes {
 
 /// What a gzip file holds.
 #[cfg(feature = "study")]
-fn unpacked(_: &Path, file: File) -> Result<Box<dyn Read>> {
-    Ok(Box::new(flate2::read::MultiGzDecoder::new(file)))
+fn unpacked(path: &Path, file: BufReader<File>) -> Result<Box<dyn Read>> {
+    signature::text(path, flate2::bufread::MultiGzDecoder::new(file))
 }
 
 /// Refused: nothing that reads archives is there.
 #[cfg(not(feature = "study"))]
-fn unpacked(path: &Path, _: File) -> Result<Box<dyn Read>> {
+fn unpacked(path: &Path, _: BufReader<File>) -> Result<Box<dyn Read>> {
     let why = "compressed, which only the feature `study` reads; decompress it";
     Err(Error::input(path, why))
 }
@@ -72,12 +73,19 @@ fn packed(path: &Path) -> bool {
 /// The bytes of a file, decompressed where its name ends in `.gz`.
 ///
 /// # Errors
-/// [`Error::Io`] for a file that cannot be opened, [`Error::Input`] for a compressed one where none can be read.
+/// [`Error::Io`] for a file that cannot be opened; [`Error::Input`] for a folder, for what is no text by its first bytes
+/// (with what it looks like), for one whose name is wrong about compression, and for a compressed one where none can be read.
 pub(super) fn open(path: &Path) -> Result<Box<dyn Read>> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let failed = |e| Error::io("read", path, e);
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(Error::input(path, "is a folder; give a file"));
+    }
+    let mut file = BufReader::with_capacity(BUFFER, file);
+    signature::check_packing(path, &mut file, packed(path))?;
     match packed(path) {
         true => unpacked(path, file),
-        false => Ok(Box::new(file)),
+        false => signature::text(path, file),
     }
 }
 
@@ -124,7 +132,7 @@ pub(super) fn no_usable_row(path: &Path, notes: &[String]) -> Error {
 }
 
 /// Calls `row` with the `N` columns `wanted` of every row of a CSV file, trimmed, and with column `optional` or the
-/// file's name without its endings. `capacity` is the size of the buffers in bytes.
+/// file's name without its endings. `capacity` is the size of the buffers in bytes. Says, too, whether there is such a column.
 ///
 /// # Errors
 /// As [`CsvFile::open`] and [`CsvFile::read`].
@@ -134,8 +142,33 @@ pub(super) fn read_rows<const N: usize>(
     wanted: &[&str; N],
     optional: &str,
     row: impl FnMut([&str; N], &str),
-) -> Result<QuoteNotes> {
-    CsvFile::open(path, capacity)?.read(wanted, optional, row)
+) -> Result<(QuoteNotes, bool)> {
+    let file = CsvFile::open(path, capacity)?;
+    let has = file.column(optional)?.is_some();
+    Ok((file.read(wanted, optional, row)?, has))
+}
+
+/// Whether columns seem to be separated by something else than commas.
+pub(super) fn wrong_separator(columns: &[&str]) -> bool {
+    matches!(columns, [one] if one.contains(['\t', ';', '|']))
+}
+
+/// The most column names that an error lists, and the most characters of one.
+const NAMED: [usize; 2] = [12, 40];
+
+/// The names of columns, for an error: without what would break its line, and not without end.
+pub(super) fn named(columns: &[&str]) -> String {
+    let [most, characters] = NAMED;
+    let shown = columns.iter().take(most).map(|name| {
+        let short: String = name.chars().take(characters).collect();
+        let more = if short.len() < name.len() { "..." } else { "" };
+        format!("{}{more}", short.escape_debug())
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match columns.len().saturating_sub(most) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// A CSV file whose header has been read.
@@ -168,7 +201,7 @@ impl<'a> CsvFile<'a> {
         let bytes = BufReader::with_capacity(capacity, bytes);
         let watch = Watch::new(bytes).map_err(|e| broken(path, e))?;
         let reader = csv::ReaderBuilder::new()
-            .flexible(false)
+            .flexible(true)
             .buffer_capacity(capacity)
             .from_reader(watch);
         let mut file = CsvFile {
@@ -196,6 +229,28 @@ impl<'a> CsvFile<'a> {
         })
     }
 
+    /// Reads the next row that is not a line of white space; false at the end.
+    fn next(&mut self, record: &mut csv::StringRecord) -> Result<bool> {
+        loop {
+            let more = self.reader.read_record(record);
+            if !self.settle(more)? {
+                return Ok(false);
+            }
+            if record.len() == self.header.len() {
+                return Ok(true);
+            }
+            if !matches!(record.iter().next(), Some(only) if record.len() == 1 && only.trim().is_empty())
+            {
+                let watch = self.reader.get_ref();
+                let what = watch.unequal(record.len(), self.header.len());
+                return Err(Error::input(
+                    self.path,
+                    format!("line {}: {what}", watch.record),
+                ));
+            }
+        }
+    }
+
     /// The names of its columns.
     pub(super) fn columns(&self) -> Vec<&str> {
         self.header.iter().map(str::trim).collect()
@@ -219,13 +274,17 @@ impl<'a> CsvFile<'a> {
         let mut places = [0; N];
         for (place, name) in places.iter_mut().zip(wanted) {
             *place = self.column(name)?.ok_or_else(|| {
-                let found: Vec<&str> = self.header.iter().collect();
+                let found = self.columns();
+                let cure = match wrong_separator(&found) {
+                    true => "; separate columns by commas",
+                    false => "",
+                };
                 Error::input(
                     self.path,
                     format!(
-                        "has no column `{name}`; the first line must name {}, it names {}",
+                        "has no column `{name}`; the first line must name {}, it names {}{cure}",
                         wanted.join(", "),
-                        found.join(", ")
+                        named(&found)
                     ),
                 )
             })?;
@@ -245,8 +304,7 @@ impl<'a> CsvFile<'a> {
         let places = self.places(wanted)?;
         let mut record = csv::StringRecord::new();
         loop {
-            let more = self.reader.read_record(&mut record);
-            if !self.settle(more)? {
+            if !self.next(&mut record)? {
                 return Ok(());
             }
             let line = self.reader.get_ref().record;
@@ -271,8 +329,7 @@ impl<'a> CsvFile<'a> {
         let stem = stem(self.path);
         let mut record = csv::StringRecord::new();
         loop {
-            let more = self.reader.read_record(&mut record);
-            if !self.settle(more)? {
+            if !self.next(&mut record)? {
                 return Ok(self.reader.get_ref().notes);
             }
             let extra = optional.map_or(&stem[..], |at| record[at].trim());
@@ -427,18 +484,18 @@ impl<R: BufRead> Watch<R> {
     fn why(&self, kind: csv::ErrorKind) -> String {
         match kind {
             csv::ErrorKind::Utf8 { .. } => "not UTF-8; convert the file to UTF-8".into(),
-            csv::ErrorKind::UnequalLengths {
-                expected_len, len, ..
-            } => {
-                let lengths = format!("{len} fields where the header has {expected_len}");
-                match self.latest {
-                    Some([first, last]) if first >= self.record => format!(
-                        "{lengths}, one of them from a quote in line {first} to the next in line {last}; remove a stray quote, or double it (\"\") where it belongs to the text"
-                    ),
-                    _ => format!("{lengths}; quote fields that hold commas or line ends"),
-                }
-            }
             other => format!("{other:?}"),
+        }
+    }
+
+    /// What is wrong with the present row, which has `len` fields.
+    fn unequal(&self, len: usize, expected: usize) -> String {
+        let lengths = format!("{len} fields where the header has {expected}");
+        match self.latest {
+            Some([first, last]) if first >= self.record => format!(
+                "{lengths}, one of them from a quote in line {first} to the next in line {last}; remove a stray quote, or double it (\"\") where it belongs to the text"
+            ),
+            _ => format!("{lengths}; quote fields that hold commas or line ends"),
         }
     }
 }
@@ -477,6 +534,10 @@ mod tests {
         let notes = read_rows(&path, capacity, &["a", "b"], "c", |[a, b], c| {
             assert_eq!(c, "x");
             rows.push([a.to_string(), b.to_string()]);
+        });
+        let notes = notes.map(|(notes, has)| {
+            assert!(!has);
+            notes
         });
         let error = |e: Error| {
             let line = e.to_string();
@@ -536,6 +597,39 @@ mod tests {
                 "a quote in line 3 to the next in line 4",
             ],
         );
+    }
+
+    #[test]
+    fn lines_of_white_space_are_no_rows() {
+        let text = "a,b\r\nx,y\r\n  \t\r\n\r\nz,w\r\n \r\n\r\n";
+        for capacity in [1, 16] {
+            let (rows, notes) = read(text.as_bytes(), capacity).unwrap();
+            assert_eq!((rows.len(), notes), (2, QuoteNotes::default()));
+        }
+        refused("a,b\nx,y\n  ,\nz\n", &["line 4: 1 fields where"]);
+        // What a spreadsheet leaves behind the last row are rows, and empty.
+        let (rows, _) = read(b"a,b\nx,y\n,\n", 16).unwrap();
+        assert_eq!(rows[1], ["", ""]);
+    }
+
+    #[test]
+    fn other_separators_are_named_and_long_headers_cut() {
+        let refused = |text: &str, parts: &[&str]| {
+            let error = read(text.as_bytes(), 16).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "`{part}` is not in: {error}");
+            }
+            assert!(error.len() < 1000, "{error}");
+        };
+        refused("a;b\nx;y\n", &["it names a;b; separate columns by commas"]);
+        refused(
+            "a\tb\nx\ty\n",
+            &["it names a\\tb; separate columns by commas"],
+        );
+        refused("\"a\u{1b}\nb\",c\n", &["it names a\\u{1b}\\nb, c"]);
+        let wide: Vec<String> = (0..5000).map(|i| format!("column {i}")).collect();
+        refused(&(wide.join(",") + "\n"), &["column 11 and 4988 more"]);
+        refused(&("x".repeat(1 << 20) + ",y\n"), &["x..., y"]);
     }
 
     #[test]

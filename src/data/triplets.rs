@@ -8,7 +8,8 @@
 //!
 //! CSV with a header, or JSON lines (`.jsonl`, `.ndjson`, `.json`) whose objects have these keys; names are found in any
 //! order and any case, others are ignored. A file whose name ends in `.gz` is decompressed. Fields are trimmed. Without
-//! a category the file's name is the category. Rows that cannot serve are left out and counted in [`TripletNotes`].
+//! a category the file's name is the category. Rows that cannot serve are left out and counted in [`TripletNotes`]. A column
+//! `negative` that is empty in every row is none.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -18,7 +19,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::pairs::is_placeholder;
-use super::rows::{CsvFile, QuoteNotes, holds_json, no_usable_row, stem};
+use super::rows::{CsvFile, QuoteNotes, holds_json, named, no_usable_row, stem, wrong_separator};
 use super::{BUFFER, Category, Fingerprint, TextLines};
 use crate::error::{Error, Result};
 use crate::random::Stream;
@@ -125,6 +126,8 @@ pub struct TripletNotes {
     pub identical_kept: bool,
     /// Rows that occurred before; kept.
     pub repeated: usize,
+    /// Whether no row has anything in its column `negative`, so that the rows count as pairs.
+    pub no_negatives: bool,
     /// Quotes that may be mistakes.
     pub quotes: QuoteNotes,
 }
@@ -149,7 +152,9 @@ impl TripletNotes {
             (self.repeated, "given more than once, kept".to_string()),
         ];
         let some = all.into_iter().filter(|(count, _)| *count > 0);
+        let none = "the column negative is empty in every row: read as if it were not there";
         some.map(|(count, why)| format!("{what} {why}: {count}"))
+            .chain(self.no_negatives.then(|| format!("{what}: {none}")))
             .chain(self.quotes.lines(what))
             .collect()
     }
@@ -168,6 +173,14 @@ const PAIRS: [&str; 2] = ["anchor", "positive"];
 const NEAR_MISSES: [&str; 3] = ["sentence1", "sentence2", "category"];
 
 impl Form {
+    /// The same; without negatives, if there are none in their column.
+    fn with(self, negatives: bool) -> Self {
+        match self {
+            Form::Triplets if !negatives => Form::Pairs,
+            form => form,
+        }
+    }
+
     fn columns(self) -> &'static [&'static str] {
         match self {
             Form::Triplets => &TRIPLETS,
@@ -185,10 +198,9 @@ impl Form {
             if found.iter().all(|name| name.is_empty()) {
                 return "has no column names; give anchor and positive, and negative if there is one".into();
             }
-            if let [one] = found
-                && one.contains(['\t', ';'])
-            {
-                return format!("names the one column {one:?}; separate columns by commas");
+            if wrong_separator(found) {
+                let one = named(found);
+                return format!("names the one column \"{one}\"; separate columns by commas");
             }
             // Two sentences may mean the same or not: only a category says that they do not.
             let hint = match has("sentence1") && has("sentence2") {
@@ -197,7 +209,7 @@ impl Form {
             };
             format!(
                 "names {}; wanted are anchor, positive and negative, or anchor and positive (a negative is then found), or sentence1, sentence2 and category (near-misses){hint}",
-                found.join(", ")
+                named(found)
             )
         })
     }
@@ -211,6 +223,8 @@ struct Collector {
     stem: String,
     examples: Examples,
     notes: TripletNotes,
+    /// Rows in which nothing but the negative is empty.
+    without_negative: usize,
     hasher: RandomState,
     /// Hashes of rows: the texts a second time would double the memory.
     seen: HashSet<u64>,
@@ -230,15 +244,29 @@ impl Collector {
                 identical_kept: identical == Identical::Keep,
                 ..TripletNotes::default()
             },
+            without_negative: 0,
             hasher: RandomState::new(),
             seen: HashSet::new(),
         }
+    }
+
+    /// Whether the rows have a column for negatives and nothing in it.
+    fn has_no_negatives(&self) -> bool {
+        let TripletNotes {
+            placeholder,
+            identical,
+            ..
+        } = self.notes;
+        self.without_negative > 0 && self.examples.is_empty() && placeholder + identical == 0
     }
 
     /// Takes a row: the fields of its form, trimmed, without the category.
     fn take(&mut self, fields: &[&str], category: &str) {
         if fields.iter().any(|field| field.is_empty()) {
             self.notes.empty += 1;
+            let rest = &fields[..fields.len() - 1];
+            let alone = self.form == Form::Triplets && !rest.contains(&"");
+            self.without_negative += usize::from(alone);
             return;
         }
         let [anchor, positive] = match self.form {
@@ -281,10 +309,15 @@ impl Collector {
 /// whose columns are not those of a form (with those found and wanted), whose quotes swallow rows, or that holds no
 /// usable row.
 pub fn read(path: &Path, identical: Identical) -> Result<(Examples, TripletNotes)> {
-    let collected = match holds_json(path) {
-        true => read_json(path, identical)?,
-        false => read_csv(path, identical)?,
+    let read = |negatives| match holds_json(path) {
+        true => read_json(path, identical, negatives),
+        false => read_csv(path, identical, negatives),
     };
+    let mut collected = read(true)?;
+    if collected.has_no_negatives() {
+        collected = read(false)?;
+        collected.notes.no_negatives = true;
+    }
     let Collector {
         examples, notes, ..
     } = collected;
@@ -294,10 +327,11 @@ pub fn read(path: &Path, identical: Identical) -> Result<(Examples, TripletNotes
     Ok((examples, notes))
 }
 
-fn read_csv(path: &Path, identical: Identical) -> Result<Collector> {
+fn read_csv(path: &Path, identical: Identical, negatives: bool) -> Result<Collector> {
     let file = CsvFile::open(path, BUFFER)?;
-    let form =
-        Form::of(&file.columns()).map_err(|what| Error::input(path, format!("line 1: {what}")))?;
+    let form = Form::of(&file.columns());
+    let form = form.map_err(|what| Error::input(path, format!("line 1: {what}")))?;
+    let form = form.with(negatives);
     let mut rows = Collector::new(path, form, identical);
     rows.notes.quotes = match form {
         Form::Triplets => file.read(&TRIPLETS, "category", |f, c| rows.take(&f, c))?,
@@ -315,7 +349,7 @@ fn not_an_object(error: &serde_json::Error) -> String {
     format!("not a JSON object: {what}; give one object a line")
 }
 
-fn read_json(path: &Path, identical: Identical) -> Result<Collector> {
+fn read_json(path: &Path, identical: Identical, negatives: bool) -> Result<Collector> {
     let mut lines = TextLines::open(path)?;
     let mut rows: Option<Collector> = None;
     while let Some((number, line)) = lines.next_full_line()? {
@@ -323,7 +357,7 @@ fn read_json(path: &Path, identical: Identical) -> Result<Collector> {
         let row: Map<String, Value> =
             serde_json::from_str(line).map_err(|e| fault(not_an_object(&e)))?;
         let names: Vec<&str> = row.keys().map(String::as_str).collect();
-        let form = Form::of(&names).map_err(fault)?;
+        let form = Form::of(&names).map_err(fault)?.with(negatives);
         let rows = rows.get_or_insert_with(|| Collector::new(path, form, identical));
         if form != rows.form {
             return Err(fault(format!(
@@ -514,6 +548,37 @@ mod tests {
                 "{lines:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_column_of_negatives_with_nothing_in_it_is_none() {
+        let csv = "anchor,positive,negative,category\na,b,,nq\nc,d, ,\n,e,,\n \n,,,\n";
+        let json = "{\"anchor\": \"a\", \"positive\": \"b\", \"negative\": null, \"category\": \"nq\"}\n\
+            {\"anchor\": \"c\", \"positive\": \"d\", \"negative\": \" \"}\n";
+        for (name, text, empty) in [("t.csv", csv, 2), ("t.jsonl", json, 0)] {
+            let (_dir, path) = file(name, text.as_bytes());
+            let (examples, notes) = read(&path, Identical::Drop).unwrap();
+            let Examples::Pairs(rows) = examples else {
+                panic!("{examples:?}");
+            };
+            let rows: Vec<[&str; 3]> = (rows.iter())
+                .map(|row| [&row.anchor[..], &row.positive, row.category.name()])
+                .collect();
+            assert_eq!(rows, [["a", "b", "nq"], ["c", "d", "t"]]);
+            assert_eq!((notes.empty, notes.no_negatives), (empty, true));
+            assert!(notes.lines("rows").last().unwrap().contains("every row"));
+        }
+        // One negative makes a column of the rest's mistakes.
+        let (rows, notes) = triplets(
+            "t.csv",
+            b"anchor,positive,negative\na,b,\nc,d,e\n",
+            Identical::Drop,
+        );
+        assert_eq!((rows.len(), notes.empty, notes.no_negatives), (1, 1, false));
+        // And so does a row that was left out for what its negative is.
+        let (_dir, path) = file("t.csv", b"anchor,positive,negative\na,b,\nc,d,d\n");
+        let error = read(&path, Identical::Drop).unwrap_err().to_string();
+        assert!(error.contains("no usable row"), "{error}");
     }
 
     #[test]

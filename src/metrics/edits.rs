@@ -39,16 +39,86 @@ pub fn words(text: &str) -> Vec<String> {
 /// assert_eq!(distance("the dog bites the man", "the man bites the dog"), 2);
 /// ```
 pub fn word_distance<T: PartialEq>(a: &[T], b: &[T]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+    let most = a.len().max(b.len());
+    distance_within(a, b, most).expect("no distance is above the longer length")
+}
+
+/// [`word_distance`] if it is at most `most`, else `None`. Its cost grows with the distance times the length, not with the
+/// square of the length (Ukkonen, 1985), and ends where `most` is passed.
+///
+/// ```
+/// use nearmiss::metrics::edits::distance_within;
+/// assert_eq!(distance_within(&["a", "b", "c"], &["a", "c"], 1), Some(1));
+/// assert_eq!(distance_within(&["a", "b", "c"], &["d", "e", "f"], 2), None);
+/// ```
+pub fn distance_within<T: PartialEq>(a: &[T], b: &[T], most: usize) -> Option<usize> {
+    let (a, b) = without_common_ends(a, b);
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    if long.len() - short.len() > most {
+        return None;
+    }
+    // A band that is too narrow costs a fraction of the next one.
+    let mut within = 8.max(long.len() - short.len());
+    loop {
+        let found = banded(short, long, within.min(most));
+        if found.is_some() || within >= most {
+            return found;
+        }
+        within = within.saturating_mul(2);
+    }
+}
+
+/// What is between the beginning and the end that two sequences have in common.
+fn without_common_ends<'a, T: PartialEq>(mut a: &'a [T], mut b: &'a [T]) -> (&'a [T], &'a [T]) {
+    let same = |(x, y): &(&T, &T)| x == y;
+    let n = a.iter().zip(b).take_while(same).count();
+    (a, b) = (&a[n..], &b[n..]);
+    let n = (a.iter().rev().zip(b.iter().rev()))
+        .take_while(same)
+        .count();
+    (&a[..a.len() - n], &b[..b.len() - n])
+}
+
+/// The distance if it is at most `most`: no way of so few edits leaves the cells within `most` of the diagonal.
+fn banded<T: PartialEq>(short: &[T], long: &[T], most: usize) -> Option<usize> {
+    let far = most + 1;
+    let mut row: Vec<usize> = (0..=short.len()).map(|j| j.min(far)).collect();
+    for (i, x) in long.iter().enumerate() {
+        let first = (i + 1).saturating_sub(most);
+        let last = short.len().min(i + 1 + most);
+        // The cell before the band, then those in it.
+        let mut diagonal = match first {
+            0 => std::mem::replace(&mut row[0], (i + 1).min(far)),
+            at => std::mem::replace(&mut row[at - 1], far),
+        };
+        let mut least = if first == 0 { row[0] } else { far };
+        for j in first.max(1)..=last {
+            let above = if j == i + 1 + most { far } else { row[j] };
+            let substituted = diagonal + usize::from(*x != short[j - 1]);
+            diagonal = row[j];
+            row[j] = substituted.min(row[j - 1] + 1).min(above + 1).min(far);
+            least = least.min(row[j]);
+        }
+        if least > most {
+            return None;
         }
     }
-    row[b.len()]
+    let found = row[short.len()];
+    (found <= most).then_some(found)
+}
+
+/// Largest word-level distance that the study tells from larger ones, which count as [`BEYOND`]: no more words of a text
+/// than that are read by an encoder of 512 tokens, while a book beside another would take hours.
+pub const MOST: usize = 512;
+
+/// What a distance above [`MOST`] counts as.
+pub const BEYOND: usize = MOST + 1;
+
+/// [`word_distance`] of two sentences, [`BEYOND`] if it is above [`MOST`], and the words of the first.
+pub fn size_and_length(before: &str, after: &str) -> (usize, usize) {
+    let (before, after) = (words(before), words(after));
+    let size = distance_within(&before, &after, MOST);
+    (size.unwrap_or(BEYOND), before.len())
 }
 
 /// A scored edit.
@@ -202,6 +272,75 @@ mod tests {
         ] {
             assert_eq!(chars(a, b), expected, "{a} {b}");
         }
+    }
+
+    /// The definition, cell by cell.
+    fn by_the_table(a: &[u8], b: &[u8]) -> usize {
+        let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+        for (i, x) in a.iter().enumerate() {
+            let mut row = vec![i + 1];
+            for (j, y) in b.iter().enumerate() {
+                let substituted = rows[i][j] + usize::from(x != y);
+                row.push(substituted.min(row[j] + 1).min(rows[i][j + 1] + 1));
+            }
+            rows.push(row);
+        }
+        rows[a.len()][b.len()]
+    }
+
+    #[test]
+    fn bands_change_no_distance() {
+        let mut seen = [0; 40];
+        for case in 0..4000 {
+            let mut stream = crate::random::Stream::new(3, &["distance"], case);
+            // Few letters and many: near and far sequences, of like and unlike lengths.
+            let letters = [2, 3, 40][stream.below(3)];
+            let mut draw = |most: usize| -> Vec<u8> {
+                let n = stream.below(most);
+                (0..n).map(|_| stream.below(letters) as u8).collect()
+            };
+            let a = draw(40);
+            let mut b = draw(40);
+            if case % 2 == 0 {
+                b = [&a[..a.len() / 2], &b[..b.len() / 4], &a[a.len() / 2..]].concat();
+            }
+            let expected = by_the_table(&a, &b);
+            assert_eq!(word_distance(&a, &b), expected, "{a:?} {b:?}");
+            assert_eq!(word_distance(&b, &a), expected);
+            for most in [0, 1, 2, 5, 8, 9, 17, 39, 100] {
+                let within = (expected <= most).then_some(expected);
+                assert_eq!(distance_within(&a, &b, most), within, "{most}: {a:?} {b:?}");
+            }
+            seen[expected.min(39)] += 1;
+        }
+        assert!(seen[..30].iter().all(|&n| n > 0), "{seen:?}");
+    }
+
+    #[test]
+    fn books_are_compared_in_no_time() {
+        // 20,000 words each: the whole table has 400,000,000 cells. A distance within the limit, one that is beyond it
+        // early, and one that is beyond it at the end.
+        let book: Vec<u32> = (0..20_000).collect();
+        let mut edited = book.clone();
+        for i in (1..book.len()).step_by(100) {
+            edited[i] = u32::MAX;
+        }
+        assert_eq!(distance_within(&book, &edited, MOST), Some(200));
+        let other: Vec<u32> = (1_000_000..1_020_000).collect();
+        assert_eq!(distance_within(&book, &other, MOST), None);
+        let end = book.len() - 1000;
+        edited[end..].fill(u32::MAX);
+        assert_eq!(distance_within(&book, &edited, MOST), None);
+        assert_eq!(distance_within(&book, &book[..1000], MOST), None);
+    }
+
+    #[test]
+    fn sizes_have_a_limit() {
+        let text = |n: usize| (0..n).map(|i| format!("w{i} ")).collect::<String>();
+        assert_eq!(size_and_length(&text(9), &text(3)), (6, 9));
+        assert_eq!(size_and_length("", &text(MOST)), (MOST, 0));
+        assert_eq!(size_and_length("", &text(MOST + 1)), (BEYOND, 0));
+        assert_eq!(size_and_length("", &text(5000)), (BEYOND, 0));
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub struct ScoredPair<'a> {
     pub kind: Kind,
     /// Category of a near-miss; empty for other kinds.
     pub category: &'a str,
-    /// Where the pair comes from.
+    /// Where the pair comes from; empty if that is not known, and then nothing is said by source.
     pub source: &'a str,
     /// Half of the anchor.
     pub split: Split,
@@ -377,7 +377,7 @@ pub struct Evaluation {
     pub all: CategoryReport,
     /// Means over categories.
     pub macro_average: MacroAverage,
-    /// In the order of their names.
+    /// In the order of their names; none if no pair has a source.
     pub sources: Vec<SourceReport>,
 }
 
@@ -488,7 +488,8 @@ impl<'a> Study<'a> {
         if enough(&same_anchors) {
             return (same_anchors, Basis::SameAnchors);
         }
-        let same_sources = of(&|pair| sources.contains(pair.source));
+        let known = |source: &str| !source.is_empty() && sources.contains(source);
+        let same_sources = of(&|pair| known(pair.source));
         if enough(&same_sources) {
             return (same_sources, Basis::SameSources);
         }
@@ -542,7 +543,7 @@ impl<'a> Study<'a> {
             without_accepts_of_their_source: near_misses
                 .iter()
                 .filter(shown)
-                .filter(|pair| !with_accepts.contains(pair.source))
+                .filter(|pair| !pair.source.is_empty() && !with_accepts.contains(pair.source))
                 .count(),
             histogram: histogram(&scores),
             both_halves,
@@ -710,6 +711,9 @@ impl<'a> Study<'a> {
     fn sources(&self, thresholds: &Measured<[f64; ALPHAS.len()]>) -> Vec<SourceReport> {
         let both = || self.near_misses.iter().chain(&self.accepts);
         let names: BTreeSet<&str> = both().map(|pair| pair.source).collect();
+        if names.iter().all(|name| name.is_empty()) {
+            return Vec::new();
+        }
         let minimum = self.options.minimum.max(1);
         names
             .into_iter()

@@ -11,13 +11,33 @@ use crate::random::Stream;
 
 /// Count, mean and spread of some numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(into = "Written")]
 pub struct Summary {
     /// How many.
     pub n: usize,
-    /// Their mean; 0 of none.
+    /// Their mean; 0 of none, which is written as null.
     pub mean: f64,
-    /// Standard deviation of the population; 0 of none.
+    /// Standard deviation of the population; 0 of none, which is written as null.
     pub std: f64,
+}
+
+/// A [`Summary`] in a file.
+#[derive(Serialize)]
+struct Written {
+    n: usize,
+    mean: Option<f64>,
+    std: Option<f64>,
+}
+
+impl From<Summary> for Written {
+    fn from(found: Summary) -> Self {
+        let some = |value| (found.n > 0).then_some(value);
+        Written {
+            n: found.n,
+            mean: some(found.mean),
+            std: some(found.std),
+        }
+    }
 }
 
 impl Summary {

@@ -248,7 +248,8 @@ fn over_sets(sets: &[&[Vec<f64>; 2]], bootstrap: Bootstrap) -> [Estimate; 2] {
     let values = changes(None);
     let intervals = bootstrap.stratified_intervals(&strata, |counts| changes(Some(counts)));
     [0, 1].map(|i| Estimate {
-        value: values[i].unwrap_or_default(),
+        // There is no percentage of nothing.
+        value: values[i].unwrap_or(f64::NAN),
         interval: intervals[i],
     })
 }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::escape::file_name;
 use super::near_miss::Examples;
 use super::results::{ResultFolder, id};
 use super::retrieve::Ranked;
@@ -76,7 +77,7 @@ impl Record {
 
     /// That of a model of this name, whose numbers depend on `config`.
     pub fn of(session: &Session, model: &str, config: &impl Serialize) -> Self {
-        let backbone = &session.backbone.name;
+        let [backbone, model] = [&session.backbone.name, model].map(file_name);
         let name = format!("measure-{backbone}-{model}-{}", id(config));
         Record {
             folder: ResultFolder::new(&session.out, &name),

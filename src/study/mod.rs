@@ -12,10 +12,11 @@
 //! * [`training`] is what stages that train have in common: rows, progress, the end; [`measured`] keeps what was measured of a
 //!   model; [`changes`] sets models beside others, and [`verdict`] says so in words.
 //! * [`explain`] compares two sentences token by token, and draws that.
-//! * [`pair_scores`] scores pairs of sentences, encoding every text once; [`table`] writes tables, [`progress`] shows
-//!   how far a stage is, [`interrupt`] ends a training in order, [`profile`] says what each operator cost on the device.
+//! * [`pair_scores`] scores pairs of sentences, encoding every text once; [`table`] writes tables, [`escape`] keeps names and
+//!   texts of others in their place there; [`progress`] shows how far a stage is, [`interrupt`] ends a training in order, [`profile`] says what each operator cost on the device.
 
 pub mod changes;
+pub mod escape;
 pub mod experiment_1;
 pub mod experiment_2;
 pub mod explain;

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::escape;
+
 /// Where progress and log lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -37,7 +39,7 @@ impl Progress {
     /// One line of log.
     pub fn log(&self, line: &str) {
         if !self.quiet {
-            to_stderr(line);
+            to_stderr(escape::line(line));
         }
     }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::escape::in_markdown;
 use super::pair_scores::Scorers;
 pub(super) use crate::data::Fingerprint;
 use crate::data::beir::Collection;
@@ -190,11 +191,14 @@ impl Provenance {
         }
     }
 
-    /// It in words, with the encoder's own: "NAME (pooling, at most N tokens) on DEVICE".
+    /// It in words, with the encoder's own: "NAME (pooling, at most N tokens) on DEVICE", in Markdown.
     pub fn sentence(&self, setup: &Setup) -> String {
         format!(
             "{} ({}, at most {} tokens) on {}",
-            self.backbone.name, setup.pooling, setup.max_length, self.device
+            in_markdown(&self.backbone.name),
+            setup.pooling,
+            setup.max_length,
+            in_markdown(&self.device)
         )
     }
 }

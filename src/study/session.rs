@@ -7,9 +7,10 @@ use super::pair_scores::Scorers;
 use super::profile::{self, Probe};
 use super::progress::Progress;
 use super::results::Setup;
+use crate::data::check_output_folder;
 use crate::device::{Device, DeviceChoice};
 use crate::encoder::{Encoder, LoadOptions, token_budget};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::hub::{Backbone, FetchOptions, find_backbone};
 use crate::train::TrainOptions;
 use crate::train::pairs::PairOptions;
@@ -159,12 +160,9 @@ impl Session {
     /// Fails if the folder for results cannot be written: better known before an hour of work than after.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the folder.
+    /// As [`check_output_folder`].
     pub fn check_out(&self) -> Result<()> {
-        let out = &self.out;
-        std::fs::create_dir_all(out).map_err(|e| Error::io("create folder", out, e))?;
-        tempfile::tempfile_in(out).map_err(|e| Error::io("write to", out, e))?;
-        Ok(())
+        check_output_folder(&self.out)
     }
 
     /// Logs which operators ran and how much memory they took; if the session was opened for that, the table of what

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::escape::{file_name, in_markdown, line};
 use super::results::{Provenance, ResultFolder, id};
 use super::session::Session;
 use crate::error::Result;
@@ -65,7 +66,8 @@ impl<S: Stage + ?Sized> Report<S> {
         if self.notes.is_empty() {
             return String::new();
         }
-        let lines = self.notes.iter().map(|note| format!("- {note}\n"));
+        let lines = self.notes.iter();
+        let lines = lines.map(|note| format!("- {}\n", in_markdown(note)));
         format!("\nNotes:\n\n{}", lines.collect::<String>())
     }
 }
@@ -76,7 +78,8 @@ pub trait Job {
     fn folder(&self, session: &Session) -> String;
     /// Runs it, shows its tables, saves everything and logs how it went; the numbers, under the stage's name.
     ///
-    /// `show` gets Markdown before anything is saved, so that a full disk takes nothing that was computed.
+    /// `show` gets Markdown before anything is saved, so that a full disk takes nothing that was computed; and where it cannot
+    /// be shown, it is saved all the same.
     ///
     /// # Errors
     /// What the stage, `show` and the file system report.
@@ -103,10 +106,10 @@ impl<S: Stage> Job for S {
         };
         let tables = self.markdown(&report);
         let summary = self.summary(&report);
-        match &summary {
-            Some(summary) => show(summary)?,
-            None => show(&format!("{tables}\n"))?,
-        }
+        let shown = match &summary {
+            Some(summary) => show(summary),
+            None => show(&format!("{tables}\n")),
+        };
 
         let name = folder_name(self, &report.config, session);
         let folder = ResultFolder::new(&session.out, &name);
@@ -121,9 +124,11 @@ impl<S: Stage> Job for S {
         session
             .progress
             .log(&format!("saved: {}", folder.path().display()));
+        shown?;
         if summary.is_some() {
             let more = folder.path().join("report.md");
-            show(&format!("\nEvery table: {}\n\n", more.display()))?;
+            let more = more.display().to_string();
+            show(&format!("\nEvery table: {}\n\n", line(&more)))?;
         }
 
         let mut json = metrics;
@@ -136,5 +141,6 @@ impl<S: Stage> Job for S {
 }
 
 fn folder_name<S: Stage>(stage: &S, config: &S::Config, session: &Session) -> String {
-    format!("{}-{}-{}", S::NAME, stage.subject(session), id(config))
+    let subject = file_name(stage.subject(session));
+    format!("{}-{subject}-{}", S::NAME, id(config))
 }

@@ -1,7 +1,8 @@
-//! Tables of numbers in Markdown.
+//! Tables of numbers in Markdown. Whatever a title, a heading or a cell says, it stays one: see [`in_markdown`].
 
 use std::fmt::Write as _;
 
+use super::escape::in_markdown;
 use crate::metrics::near_miss::Estimate;
 use crate::metrics::statistics::Summary;
 
@@ -14,8 +15,9 @@ pub struct Table {
 impl Table {
     /// An empty table under a heading: columns of words, then columns of numbers.
     pub fn new(title: &str, left: &[&str], right: &[String]) -> Self {
-        let mut text = format!("\n## {title}\n\n");
-        let names = left.iter().map(|s| s.to_string()).chain(right.to_vec());
+        let mut text = format!("\n## {}\n\n", in_markdown(title));
+        let right_names = right.iter().map(String::as_str);
+        let names = left.iter().copied().chain(right_names).map(in_markdown);
         let _ = writeln!(text, "| {} |", names.collect::<Vec<_>>().join(" | "));
         let marks = left.iter().map(|_| "---");
         let marks = marks.chain(right.iter().map(|_| "---:"));
@@ -25,6 +27,7 @@ impl Table {
 
     /// Adds a row.
     pub fn row(&mut self, cells: &[String]) {
+        let cells: Vec<String> = cells.iter().map(|cell| in_markdown(cell)).collect();
         let _ = writeln!(self.text, "| {} |", cells.join(" | "));
     }
 }
@@ -36,11 +39,23 @@ pub fn names(list: &[&str]) -> Vec<String> {
 
 /// A number with three decimals; `-` if there is none.
 pub fn number(value: Option<f64>) -> String {
+    let value = value.filter(|v| v.is_finite());
     value.map_or("-".into(), |v| format!("{v:.3}"))
 }
 
-/// A number that may go either way, with its interval.
+/// Mean and standard deviation; `-` of nothing.
+pub fn spread(found: &Summary, digits: usize) -> String {
+    match found.n {
+        0 => "-".into(),
+        _ => format!("{:.digits$} ± {:.digits$}", found.mean, found.std),
+    }
+}
+
+/// A number that may go either way, with its interval; `-` if it is none.
 pub fn signed(estimate: &Estimate, digits: usize) -> String {
+    if !estimate.value.is_finite() {
+        return "-".into();
+    }
     let value = format!("{:+.digits$}", estimate.value);
     match estimate.interval {
         Some([low, high]) => format!("{value} [{low:+.digits$}, {high:+.digits$}]"),

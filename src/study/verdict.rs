@@ -1,5 +1,7 @@
 //! Where one kind of models tells near-misses apart better than another, in words.
 
+use super::escape::in_markdown;
+
 /// Where some models tell near-misses apart better than others, and where not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict<'a> {
@@ -35,10 +37,10 @@ impl<'a> Verdict<'a> {
         elsewhere && !self.better.is_empty() && self.better.iter().all(|name| name.1)
     }
 
-    /// In a sentence.
+    /// In a sentence, as Markdown.
     pub fn sentence(&self, before: &str, after: &str) -> String {
         let list = |names: &[&TestName]| {
-            let names: Vec<&str> = names.iter().map(|(name, _)| &name[..]).collect();
+            let names: Vec<String> = names.iter().map(|(name, _)| in_markdown(name)).collect();
             names.join("; ")
         };
         let mut parts = Vec::new();
@@ -57,6 +59,7 @@ impl<'a> Verdict<'a> {
             }
             false => "",
         };
+        let [before, after] = [before, after].map(in_markdown);
         format!("{after} beside {before}: {}.{own}", parts.join(", "))
     }
 }

@@ -364,6 +364,35 @@ impl Tokenizer {
         })
     }
 
+    /// As much of a text as holds more tokens than the length limit; of a book that is little of it.
+    ///
+    /// It ends at some white space, and half of it holds as many tokens: where words are told apart by white space, nothing
+    /// that its end could change is among the first tokens.
+    fn beginning<'t>(&self, text: &'t str) -> Result<&'t str, tokenizers::Error> {
+        use tokenizers::PreTokenizerWrapper::BertPreTokenizer;
+        let by_words = matches!(self.inner.get_pre_tokenizer(), Some(BertPreTokenizer(_)));
+        let cut = self.inner.get_truncation();
+        let by_words =
+            by_words && cut.is_some_and(|cut| cut.direction == TruncationDirection::Right);
+        // White space before the first word is nothing there.
+        let text = if by_words { text.trim_start() } else { text };
+        let until = |end: usize| {
+            let head = &text[..text.floor_char_boundary(end)];
+            head.rfind([' ', '\n']).map(|at| &head[..at])
+        };
+        let mut end = BYTES_PER_TOKEN * self.max_length;
+        while by_words && end < text.len() / 2 {
+            if let (Some(half), Some(all)) = (until(end / 2), until(end)) {
+                let tokens = self.inner.encode_fast(half, true)?;
+                if !tokens.get_overflowing().is_empty() {
+                    return Ok(all);
+                }
+            }
+            end *= 8;
+        }
+        Ok(text)
+    }
+
     /// One text: its ids, and whether its end was cut off.
     fn encode(&self, index: usize, text: &str, kind: TextKind) -> Result<(Vec<u32>, bool)> {
         let prompt = self.prompts.of(kind);
@@ -372,7 +401,7 @@ impl Tokenizer {
         } else {
             Cow::Owned(format!("{prompt}{text}"))
         };
-        let encoding = self.inner.encode_fast(&*text, true).map_err(|e| {
+        let failed = |e: tokenizers::Error| {
             Error::text(
                 index,
                 format!(
@@ -381,12 +410,17 @@ impl Tokenizer {
                     one_line(&e.to_string())
                 ),
             )
-        })?;
+        };
+        let beginning = self.beginning(&text).map_err(failed)?;
+        let encoding = self.inner.encode_fast(beginning, true).map_err(failed)?;
         // What truncation cut off is kept by the crate as further encodings, and that is how it shows.
         let truncated = !encoding.get_overflowing().is_empty();
         Ok((encoding.get_ids().to_vec(), truncated))
     }
 }
+
+/// Bytes of a long text that are tokenised at first, per token of the length limit.
+const BYTES_PER_TOKEN: usize = 64;
 
 /// Texts longer than `max_length` tokens lose their end, or their beginning.
 fn truncation(max_length: usize, direction: TruncationDirection) -> TruncationParams {
@@ -593,6 +627,54 @@ mod tests {
                 .ids
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn of_books_the_beginning_is_read_and_gives_the_same_tokens() {
+        let dir = folder(&[]);
+        let tokenizer = Tokenizer::load(dir.path(), Some(16)).unwrap();
+        let start = BYTES_PER_TOKEN * 16;
+        let words = [
+            "the cats ",
+            "sat\ta [SEP] dog\n",
+            "\u{4e2d}zebra\u{301} ",
+            "cat, the-dog: ",
+        ];
+        let book = |words: &[&str], bytes: usize| -> String {
+            let all = words.iter().cycle();
+            let mut text = String::new();
+            for word in all {
+                text += word;
+                if text.len() > bytes {
+                    return text;
+                }
+            }
+            unreachable!()
+        };
+        let space = " ".repeat(3 * start);
+        let blob = "x".repeat(3 * start);
+        let texts = [
+            book(&words, 40 * start),
+            book(&words[1..], 3 * start / 2),
+            format!("{space}{}", book(&words, 9 * start)),
+            format!("{blob} {}", book(&words, 19 * start)),
+            format!("{}{blob}", book(&words, 5 * start)),
+            // Few tokens in many bytes: nothing is cut off.
+            format!("the cat{space}{space}sat"),
+            format!("{blob} {blob} cat"),
+            blob.clone(),
+            space.clone(),
+        ];
+        let found = tokenizer.encode_batch(&texts).unwrap();
+        for (text, ids) in texts.iter().zip(&found.ids) {
+            let whole = tokenizer.inner.encode_fast(&**text, true).unwrap();
+            assert_eq!(ids, whole.get_ids(), "{}...", &text[..40]);
+        }
+        assert_eq!(found.n_truncated, 5);
+        let read = texts.map(|text| tokenizer.beginning(&text).unwrap().len() / start);
+        // In units of what is tried first: of the first a little, the second is short anyway, of the third a little once the
+        // white space is gone; a word without end has to be passed.
+        assert_eq!(read[..5], [0, 1, 0, 7, 0], "{read:?}");
     }
 
     #[test]

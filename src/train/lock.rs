@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use crate::data::check_output_folder;
 use crate::error::{Error, Result};
 
 /// The file of a training folder that is locked while a training runs.
@@ -62,6 +63,18 @@ impl FolderLock {
             _file: file,
             folder: folder.to_path_buf(),
         })
+    }
+
+    /// Fails if [`FolderLock::take`] would now, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`FolderLock::take`], and as [`check_output_folder`].
+    pub fn check(folder: &Path) -> Result<()> {
+        check_output_folder(folder)?;
+        match folder.join(LOCK).exists() {
+            true => Self::take(folder).map(drop),
+            false => Ok(()),
+        }
     }
 
     /// The folder.

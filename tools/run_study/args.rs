@@ -20,7 +20,9 @@ use nearmiss::verifier::{self, Kind as VerifierKind, Penalty};
     name = "run-study",
     version,
     max_term_width = 100,
-    args_override_self = true
+    args_override_self = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check answered no (verify: reject).\n\
+        Data go to stdout, progress and errors to stderr; --quiet leaves errors alone."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -265,7 +267,7 @@ pub struct Run {
     /// Threads; default: all cores.
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Memory for activations, e.g. 500MB or 2GB; default: what suits the device.
+    /// Memory for activations, e.g. 500MB, 2GB or 1.5GiB; default: what suits the device.
     #[arg(long)]
     pub memory: Option<String>,
     /// Folder for results.

@@ -7,11 +7,13 @@ mod commands;
 mod hints;
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
 use commands::Answer;
+use nearmiss::study::escape;
 use nearmiss::study::progress::to_stderr;
 use nearmiss::{Result, ops};
 
@@ -25,15 +27,21 @@ pub fn main_with(args: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            return match e.print() {
+                // Help that nobody could get.
+                Err(fault) if !e.use_stderr() && fault.kind() != ErrorKind::BrokenPipe => {
+                    to_stderr(format_args!("error: cannot write stdout: {fault}"));
+                    ExitCode::FAILURE
+                }
+                _ => ExitCode::from(if e.use_stderr() { 2 } else { 0 }),
+            };
         }
     };
     match run(cli) {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(3),
         Err(e) => {
-            to_stderr(format_args!("error: {}", hints::line(&e)));
+            to_stderr(format_args!("error: {}", escape::line(&hints::line(&e))));
             ExitCode::from(e.exit_code())
         }
     }

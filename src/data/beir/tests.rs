@@ -119,6 +119,120 @@ fn judgements_without_a_header() {
 }
 
 #[test]
+fn judgements_as_trec_has_them() {
+    let plain = Collection::load(folder(CORPUS, QUERIES, QRELS).path(), "test").unwrap();
+    let rows: Vec<[&str; 3]> = (QRELS.lines().skip(1))
+        .map(|line| line.split('\t').collect::<Vec<_>>().try_into().unwrap())
+        .collect();
+    let written = |between: [&str; 3], end: &str| -> String {
+        let line = |[query, document, grade]: &[&str; 3]| {
+            let [a, b, c] = between;
+            format!("{query}{a}{b}{document}{c}{grade}{end}")
+        };
+        rows.iter().map(line).collect()
+    };
+    for (between, end) in [
+        ([" ", "0 ", " "], "\n"),
+        (["\t", "0\t", "\t"], "\r\n"),
+        (["\t", "Q0  ", " "], " \n\n"),
+    ] {
+        let dir = folder(CORPUS, QUERIES, written(between, end));
+        let c = Collection::load(dir.path(), "test").unwrap();
+        assert_eq!(c.qrels, plain.qrels, "{between:?}");
+        assert!(c.notes.lines().contains(&TREC.to_string()));
+        // Under the name that TREC gives it.
+        let qrels = dir.path().join("qrels");
+        fs::rename(qrels.join("test.tsv"), qrels.join("dev.qrels")).unwrap();
+        let c = Collection::load(dir.path(), "dev").unwrap();
+        assert_eq!(c.qrels, plain.qrels);
+        let error = Collection::load(dir.path(), "test").unwrap_err();
+        assert!(error.to_string().contains("splits in this folder: dev"));
+    }
+    assert!(!plain.notes.trec_judgements);
+    // Three columns whose document is called 0, and ids with spaces, are BEIR's.
+    let c = Collection::load(
+        folder(CORPUS, QUERIES, "q1\t0 1\t2\nq1\td1\t1\n").path(),
+        "test",
+    );
+    let c = c.unwrap();
+    assert_eq!(
+        c.qrels,
+        Qrels::from_iter([("q1", "0 1", 2), ("q1", "d1", 1)])
+    );
+}
+
+#[test]
+fn grades_are_whole_numbers_of_any_sign() {
+    let qrels = "q1\td1\t2.0\nq1\t2\t-1\nq1\td3\t-2.000\nq2\td1\t+1\n3\t2\t0\n";
+    let c = Collection::load(folder(CORPUS, QUERIES, qrels).path(), "test").unwrap();
+    let expected = [
+        ("q1", "d1", 2),
+        ("q1", "2", -1),
+        ("q1", "d3", -2),
+        ("q2", "d1", 1),
+    ];
+    assert_eq!(c.qrels, Qrels::from_iter(expected));
+    assert_eq!(c.notes.negative_judgements, 2);
+    assert_eq!(c.notes.queries_without_relevant, 1);
+    let said = "judgements below 0, not relevant like those of 0: 2";
+    assert!(c.notes.lines().contains(&said.to_string()));
+}
+
+#[test]
+fn what_comes_again_as_it_was_is_read_once() {
+    let plain = Collection::load(folder(CORPUS, QUERIES, QRELS).path(), "test").unwrap();
+    // In another order of fields, and with another way to write an id and no title.
+    let again = r#"{"text": "first", "_id": "d1", "title": "One"}
+{"_id": "2", "text": " second "}
+"#;
+    let dir = folder(
+        format!("{CORPUS}{again}{again}"),
+        format!("{QUERIES}{QUERIES}"),
+        QRELS,
+    );
+    let c = Collection::load(dir.path(), "test").unwrap();
+    assert_eq!((&c.corpus, &c.queries), (&plain.corpus, &plain.queries));
+    assert_eq!(c.qrels, plain.qrels);
+    let notes = CollectionNotes {
+        repeated_documents: 4,
+        repeated_queries: 5,
+        ..plain.notes.clone()
+    };
+    assert_eq!(c.notes, notes);
+    assert!(
+        c.notes
+            .lines()
+            .contains(&"documents given again with the same text, read once: 4".into())
+    );
+    // Another title, or another text by so little as a space, is another document.
+    for other in [
+        r#"{"_id": "d1", "title": "Two", "text": "first"}"#,
+        r#"{"_id": "d1", "title": "One", "text": "first "}"#,
+        r#"{"_id": 2, "title": " second ", "text": ""}"#,
+    ] {
+        let said = "is already used in line ";
+        fault(
+            folder(format!("{CORPUS}{other}\n"), QUERIES, QRELS),
+            &["line 4: document id", said],
+        );
+    }
+}
+
+#[test]
+fn documents_alone_need_nothing_else() {
+    let dir = folder(CORPUS, QUERIES, QRELS);
+    fs::remove_dir_all(dir.path().join("qrels")).unwrap();
+    fs::remove_file(dir.path().join("queries.jsonl")).unwrap();
+    let (corpus, notes) = Collection::load_corpus(dir.path()).unwrap();
+    assert_eq!((corpus.len(), notes.empty_documents), (3, 1));
+    fs::remove_file(dir.path().join("corpus.jsonl")).unwrap();
+    let error = Collection::load_corpus(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("corpus.jsonl: no such file"), "{error}");
+    let error = Collection::load_corpus(dir.path().join("x")).unwrap_err();
+    assert!(error.to_string().contains("no such folder"));
+}
+
+#[test]
 fn quoted_judgements_are_read_as_beir_reads_them() {
     let quoted: String = QRELS
         .lines()
@@ -170,7 +284,7 @@ fn missing_folder_files_and_splits() {
     let message = Collection::load(path, "dev").unwrap_err().to_string();
     assert!(
         message.contains("dev.tsv: no such file")
-            && message.ends_with("splits in this folder: test"),
+            && message.ends_with("splits in this folder: test (--split)"),
         "{message}"
     );
     let message = Collection::load(path, "../test").unwrap_err().to_string();
@@ -228,8 +342,9 @@ fn records_that_cannot_be_used() {
         corpus(r#"{"_id": "2", "text": ""}"#),
         &["line 4: document id \"2\" is already used in line 2"],
     );
+    let other = QUERIES.replace("\"a\"", "\"A\"");
     fault(
-        folder(CORPUS, format!("{QUERIES}\n{QUERIES}"), QRELS),
+        folder(CORPUS, format!("{QUERIES}\n{other}"), QRELS),
         &["queries.jsonl: line 7: query id \"q1\" is already used in line 1"],
     );
     let mut latin1 = CORPUS.as_bytes().to_vec();
@@ -253,10 +368,17 @@ fn judgements_that_cannot_be_used() {
     );
     fault(qrels("q1 0 d1 1"), &["line 7: expected 3 columns", "got 1"]);
     fault(qrels("q1\td1\t2\t3"), &["got 4"]);
+    for score in ["0.5", "1.", "1.01", ".0", "1e0", "", "NaN"] {
+        let said = format!("line 7: score {score:?} is not an integer");
+        fault(qrels(&format!("q1\td3\t{score}")), &[&said]);
+    }
+    let trec = |line: &str| folder(CORPUS, QUERIES, format!("q1 0 d1 1\n{line}\n"));
+    fault(trec("q1 d1 1"), &["line 2: expected 4 columns", "got 3"]);
     fault(
-        qrels("q1\td3\t1.0"),
-        &["line 7: score \"1.0\" is not an integer"],
+        trec("q1 0 d3 x"),
+        &["line 2: score \"x\" is not an integer"],
     );
+    fault(trec("q1 0 d1 2"), &["line 2:", "judged 2, but 1"]);
     fault(qrels("\td3\t1"), &["line 7: an id is empty"]);
     // BEIR's own reader takes what follows for one field.
     for row in ["\"q1\td3\t1\nq1\td1\t2", "q1\t\"d\"3\"\t1", "q1\td3\t\""] {

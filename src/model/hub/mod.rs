@@ -45,6 +45,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{self, WEIGHTS};
+use fingerprints::fingerprint;
 use package::Package;
 
 /// The backbone that is taken when none is named.

@@ -14,7 +14,7 @@ use crate::study::changes::{
     AtThreshold, Group, NearMissChange, Rankings, RetrievalChange, at_threshold,
 };
 use crate::study::measured::RetrievalSet;
-use crate::study::near_miss::{Divided, Examples, of_part, scored};
+use crate::study::near_miss::{Divided, Examples, of_part, scored, unscored};
 
 /// Which arms are set beside which, by their names: every arm beside the published encoder and beside A, and the controls
 /// beside what they control.
@@ -148,10 +148,11 @@ impl Compared<'_> {
         tests: &mut Vec<TestSet>,
     ) -> Result<()> {
         let set = &self.near_misses[at];
+        let blank = unscored(&set.items);
         let all: Vec<Vec<ScoredPair<'_>>> = self
             .measured
             .iter()
-            .map(|measured| scored(&set.items, &measured.near_misses[at]))
+            .map(|measured| scored(&blank, &measured.near_misses[at]))
             .collect();
         for (part, name) in set.parts.iter().enumerate() {
             let of_models: Vec<Vec<ScoredPair<'_>>> = all

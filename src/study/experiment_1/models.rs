@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::encoder::Encoder;
 use crate::error::Result;
+use crate::study::escape::file_name;
 use crate::study::results::{Setup, id};
 use crate::study::session::Session;
 use crate::study::training::data::TrainingData;
-use crate::study::training::{Training, model_folder, stopped};
+use crate::study::training::{Training, model_folder, stopped, train_again};
 use crate::train::arms::Arm;
 use crate::train::{Length, Plan, TrainOptions, Trainer};
 
@@ -111,7 +112,7 @@ impl<'a> Job<'a> {
         let arm = self.model.group().replace(['(', ')'], "-");
         format!(
             "train-{}-{}-{}-{}",
-            session.backbone.name,
+            file_name(&session.backbone.name),
             arm.trim_end_matches('-'),
             self.model.seed,
             id(&self.config)
@@ -142,7 +143,8 @@ impl<'a> Job<'a> {
         let training = Training::of(&folder, trained.steps, trained.skipped)?;
         drop(trained);
         let limit = Some(self.config.setup.max_length);
-        let encoder = session.load(&model_folder(&folder), limit)?;
+        let encoder = session.load(&model_folder(&folder), limit);
+        let encoder = encoder.map_err(|e| train_again(e, &folder))?;
         Ok((encoder, training, time))
     }
 }

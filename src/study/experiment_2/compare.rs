@@ -16,7 +16,7 @@ use crate::metrics::near_miss::{
 use crate::metrics::statistics::mean;
 use crate::study::changes::{AtThreshold, NearMissChange, Rankings, RetrievalChange, at_threshold};
 use crate::study::measured::RetrievalSet;
-use crate::study::near_miss::{Divided, Examples, of_part, scored};
+use crate::study::near_miss::{Divided, Examples, of_part, scored, unscored};
 
 /// What a scoring does on a near-miss test set, model by model.
 #[derive(Clone, Debug, Serialize)]
@@ -169,14 +169,7 @@ impl<'a> Compared<'a> {
         tests: &mut Vec<TestSet>,
     ) -> Result<()> {
         let set = &self.near_misses[at];
-        // Words are looked at once, for all scorings.
-        let blank = scored(&set.items, &vec![0.0; set.items.len()]);
-        let with = |scores: &[f64]| -> Vec<ScoredPair<'_>> {
-            let pairs = blank.iter().zip(scores);
-            pairs
-                .map(|(pair, &score)| ScoredPair { score, ..*pair })
-                .collect()
-        };
+        let blank = unscored(&set.items);
         let divided = Divided::new(set);
         let scores_of = |scoring: &Scoring, model: usize| -> &[f64] {
             let scores = match scoring.encoder {
@@ -190,7 +183,7 @@ impl<'a> Compared<'a> {
         };
         let runs_of = |scoring: &Scoring, part: usize| -> Vec<Vec<ScoredPair<'_>>> {
             let run = |&model: &usize| {
-                let all = with(scores_of(scoring, model));
+                let all = scored(&blank, scores_of(scoring, model));
                 of_part(&set.items, &all, part)
             };
             scoring.models.iter().map(run).collect()

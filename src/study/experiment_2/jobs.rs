@@ -10,6 +10,7 @@ use super::models::{Model, Positives};
 use crate::data::triplets;
 use crate::error::{Error, Result};
 use crate::model::hub::{Backbone, BackboneSource, KNOWN};
+use crate::study::escape::file_name;
 use crate::study::results::{Setup, id};
 use crate::study::session::Session;
 use crate::study::training::data::TrainingData;
@@ -132,7 +133,7 @@ impl<'a> Job<'a> {
     pub fn folder(&self, session: &Session) -> String {
         format!(
             "train-{}-{}-{}-{}",
-            session.backbone.name,
+            file_name(&session.backbone.name),
             self.model.slug(),
             self.model.seed,
             id(&self.config)

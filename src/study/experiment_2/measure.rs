@@ -2,6 +2,7 @@
 //!
 //! Models over the published encoder are measured together: every text is encoded once for all of them.
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::study::pair_scores::{Scorers, score_pairs};
 use crate::study::results::{PromptConfig, Setup, collection_sha256};
 use crate::study::retrieve::{SecondStage, rerank, retrieve};
 use crate::study::session::Session;
-use crate::study::training::Training;
+use crate::study::training::{Training, train_again};
 use crate::verifier::{Config, Kind, Scorer, VerifierOptions, open};
 
 /// What a model's numbers depend on beside the model.
@@ -163,6 +164,11 @@ pub(super) fn measure_all(
     Ok((all.into_iter().flatten().collect(), times))
 }
 
+/// The folder of the training that a verifier is of.
+fn training_of(verifier: &Path) -> &Path {
+    verifier.parent().unwrap_or(verifier)
+}
+
 /// Trains and measures models that share an encoder.
 fn pass(
     stage: &Experiment2,
@@ -177,13 +183,17 @@ fn pass(
         let made = turn.job.map(|job| job.run(session)).transpose()?;
         match (&made, turn.model.recipe) {
             (Some((folder, ..)), _) if turn.model.own_encoder() => {
-                let (encoder, scorer) = session.load_verifier(folder, limit)?.into_parts();
+                let verifier = session.load_verifier(folder, limit);
+                let verifier = verifier.map_err(|e| train_again(e, training_of(folder)))?;
+                let (encoder, scorer) = verifier.into_parts();
                 own_encoder = Some(encoder);
                 verifiers.push(Box::new(scorer));
             }
             (Some((folder, ..)), _) => {
                 let device = session.encoder.device();
-                verifiers.push(Box::new(Config::read(folder)?.scorer(folder, device)?));
+                let scorer = Config::read(folder).and_then(|config| config.scorer(folder, device));
+                let scorer = scorer.map_err(|e| train_again(e, training_of(folder)))?;
+                verifiers.push(Box::new(scorer));
             }
             (None, Recipe::Untrained(kind)) => verifiers.push(untrained(kind, session)?),
             (None, _) => {}

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::data::write_atomically;
 use crate::error::Result;
+use crate::study::escape;
 use crate::verifier::Verdict;
 
 /// Side of a cell of the picture, in pixels.
@@ -21,6 +22,9 @@ const BELOW: usize = 56;
 
 /// Cells of a map that are listed as those that a score rests on.
 const LISTED: usize = 10;
+
+/// Most characters of a text in the caption of a picture.
+const CAPTION: usize = 160;
 
 /// Characters of a column in a terminal.
 const COLUMN: usize = 9;
@@ -75,22 +79,21 @@ impl Rests {
 }
 
 impl HeatMap {
-    /// A self-contained SVG picture.
+    /// A self-contained SVG picture. Texts are cut where they are longer than a caption.
     pub fn svg(&self) -> String {
+        let [query, document] = [0, 1].map(|i| cut(&escape::line(&self.texts[i]), CAPTION));
         let longest = |labels: &[String]| {
             let lengths = labels.iter().map(|label| label.chars().count());
             lengths.max().unwrap_or(0) * PER_CHARACTER
         };
         let caption = [
-            format!(
-                "\u{201c}{}\u{201d}  \u{2192}  \u{201c}{}\u{201d}",
-                self.texts[0], self.texts[1]
-            ),
+            format!("\u{201c}{query}\u{201d}  \u{2192}  \u{201c}{document}\u{201d}"),
             self.score_line(),
         ];
-        let left = longest(&self.rows) + 24;
+        let [rows, columns] = [&self.rows, &self.columns].map(|labels| shown(labels));
+        let left = longest(&rows) + 24;
         // Labels of columns stand at 45 degrees.
-        let slanted = longest(&self.columns) * 71 / 100;
+        let slanted = longest(&columns) * 71 / 100;
         let wide = CELL * self.columns.len() + slanted;
         let mut height = 50;
         let mut panel = |cells: &dyn Fn(usize) -> Vec<Value>, winners: bool, note: String| {
@@ -99,7 +102,7 @@ impl HeatMap {
             let rows = (0..self.rows.len()).map(|index| {
                 context! {
                     index,
-                    token => self.rows[index].clone(),
+                    token => rows[index].clone(),
                     winner => self.winners[index].filter(|_| winners),
                     cells => cells(index),
                 }
@@ -139,10 +142,10 @@ impl HeatMap {
         let rendered = template.and_then(|template| {
             template.render(context! {
                 width, height, left, caption, panels, scale,
-                columns => self.columns.clone(),
+                columns => columns,
                 cell => CELL,
-                query => self.texts[0].clone(),
-                document => self.texts[1].clone(),
+                query => query,
+                document => document,
             })
         });
         rendered.expect("the template and its values are the program's own")
@@ -183,7 +186,8 @@ impl HeatMap {
             "token", "token", "cosine", "contribution"
         );
         for &at in cells.iter().take(LISTED) {
-            let [row, column] = [&self.rows[at / n], &self.columns[at % n]].map(|t| cut(t, 15));
+            let tokens = [&self.rows[at / n], &self.columns[at % n]];
+            let [row, column] = tokens.map(|token| cut(&escape::line(token), 15));
             let _ = writeln!(
                 out,
                 "{row:<16}{column:<16}{:>8.2}{:>+14.4}",
@@ -196,18 +200,19 @@ impl HeatMap {
     /// Lines for a terminal at most `width` characters wide, in colour if that is wanted; a winner is marked `*`.
     pub fn text(&self, width: usize, colours: bool) -> String {
         let label = |token: &str| cut(token, COLUMN - 1);
-        let margin = self.rows.iter().map(|token| label(token).chars().count());
+        let [rows, columns] = [&self.rows, &self.columns].map(|labels| shown(labels));
+        let margin = rows.iter().map(|token| label(token).chars().count());
         let margin = margin.max().unwrap_or(0);
         let at_once = (width.saturating_sub(margin) / COLUMN).max(1);
         let mut out = String::new();
         for first in (0..self.columns.len()).step_by(at_once) {
             let shown = first..(first + at_once).min(self.columns.len());
             let _ = write!(out, "{:margin$}", "");
-            for token in &self.columns[shown.clone()] {
+            for token in &columns[shown.clone()] {
                 let _ = write!(out, "{:>COLUMN$}", label(token));
             }
             out.push('\n');
-            for (i, token) in self.rows.iter().enumerate() {
+            for (i, token) in rows.iter().enumerate() {
                 let _ = write!(out, "{:>margin$}", label(token));
                 for j in shown.clone() {
                     let value = self.row(&self.map, i)[j];
@@ -243,6 +248,14 @@ impl HeatMap {
         let shown: Vec<String> = scores.map(|(name, v)| format!("{name} {v:.4}")).collect();
         shown.join(" \u{b7} ")
     }
+}
+
+/// Labels as they can be shown.
+fn shown(labels: &[String]) -> Vec<String> {
+    let labels = labels.iter();
+    labels
+        .map(|label| escape::line(label).into_owned())
+        .collect()
 }
 
 /// The first characters of a label that is too long, and a sign that there were more.
@@ -372,6 +385,102 @@ mod tests {
         );
         assert!(svg.contains(&outline), "{outline}\n{svg}");
         assert!(svg.contains("-0.12<") && svg.contains("-0.1250") && svg.contains("f1 0.7500"));
+    }
+
+    /// What is wrong with a text as XML 1.0, by hand: characters, references, and elements that are closed in order.
+    fn ill_formed(xml: &str) -> Option<String> {
+        let legal = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+        if let Some(c) = xml.chars().find(|&c| !legal(c)) {
+            return Some(format!("character {c:?}"));
+        }
+        let reference = |rest: &str| {
+            let name = rest.split_once(';').map_or("", |(name, _)| name);
+            ["amp", "lt", "gt", "quot", "apos"].contains(&name)
+                || name
+                    .strip_prefix("#x")
+                    .is_some_and(|n| u32::from_str_radix(n, 16).is_ok())
+                || name
+                    .strip_prefix('#')
+                    .is_some_and(|n| n.parse::<u32>().is_ok())
+        };
+        if let Some(part) = xml.split('&').skip(1).find(|rest| !reference(rest)) {
+            return Some(format!("& of {part:?}"));
+        }
+        let mut open = Vec::new();
+        for piece in xml.split('<').skip(1) {
+            let Some((tag, text)) = piece.split_once('>') else {
+                return Some(format!("tag {piece:?}"));
+            };
+            if text.contains("]]>") {
+                return Some("]]>".into());
+            }
+            let name = |tag: &str| {
+                tag.split_whitespace()
+                    .next()
+                    .unwrap_or_default()
+                    .to_string()
+            };
+            match tag.strip_prefix('/') {
+                Some(closed) if open.pop() != Some(closed.to_string()) => {
+                    return Some(format!("end of {closed}"));
+                }
+                Some(_) => {}
+                None if tag.matches('"').count() % 2 == 1 => {
+                    return Some(format!("quotes of {tag}"));
+                }
+                None if tag.ends_with('/') => {}
+                None => open.push(name(tag)),
+            }
+        }
+        (!open.is_empty()).then(|| format!("{open:?} stay open"))
+    }
+
+    #[test]
+    fn pictures_and_lines_stand_odd_texts() {
+        assert_eq!(ill_formed("<a b=\"c\"><d/>&amp;</a>"), None);
+        for bad in [
+            "<a>",
+            "<a></b>",
+            "<a>&</a>",
+            "<a>\u{1b}</a>",
+            "<a b=\"></a>",
+            "<a",
+        ] {
+            assert!(ill_formed(bad).is_some(), "{bad}");
+        }
+        for text in crate::study::escape::tests::odd_texts().step_by(3) {
+            let mut map = map();
+            map.texts = [text.clone(), format!("{text}{text}")];
+            map.rows[1].clone_from(&text);
+            map.columns[1].clone_from(&text);
+            map.rests = Some(Rests {
+                name: "verifier f4".into(),
+                verdict: None,
+                contributions: vec![0.1, -0.4, 0.0, 0.2, 0.05, 0.01],
+            });
+            assert_eq!(ill_formed(&map.svg()), None, "{text:?}");
+            let lines = map.text(80, false);
+            assert!(
+                !lines.chars().any(|c| c.is_control() && c != '\n'),
+                "{text:?}"
+            );
+            assert_eq!(lines.lines().count(), map_lines(), "{text:?}");
+        }
+    }
+
+    /// Lines of [`map`] with what a score rests on.
+    fn map_lines() -> usize {
+        let (head, rows, empty, scores) = (1, 2, 1, 1);
+        let (before, title, cells) = (1, 2, 6);
+        head + rows + empty + scores + before + title + cells
+    }
+
+    #[test]
+    fn a_picture_of_huge_texts_has_a_caption_of_its_width() {
+        let mut map = map();
+        map.texts = ["a ".repeat(1 << 20), "b".repeat(1 << 20)];
+        let svg = map.svg();
+        assert!(svg.len() < 20_000, "{}", svg.len());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::data::Labelled;
 use crate::data::groups::connected;
 use crate::error::{Error, Result};
 use crate::metrics::cache::{calibration_error, precision_at};
-use crate::metrics::edits::{word_distance, words};
+use crate::metrics::edits::size_and_length;
 use crate::metrics::near_miss::{
     self, CrossFitted, Estimate, FEWEST_OF_BOTH, Folds, Grouped, Measured,
 };
@@ -142,20 +142,25 @@ impl Report {
             add(By::Source, source, of(&accepts, &is), of(&rejects, &is));
         }
         let sizes: Vec<f64> = (pairs.iter())
-            .map(|pair| word_distance(&words(&pair.anchor), &words(&pair.text)) as f64)
+            .map(|pair| size_and_length(&pair.anchor, &pair.text).0 as f64)
             .collect();
         let middle = |which: &[usize]| {
             let sizes: Vec<f64> = which.iter().map(|&i| sizes[i]).collect();
-            median(&sizes).unwrap_or_default()
+            median(&sizes)
         };
         let [accept, reject] = [middle(&accepts), middle(&rejects)];
         let is_hard = |i: usize| match pairs[i].same() {
-            true => sizes[i] > accept,
-            false => sizes[i] < reject,
+            true => accept.is_some_and(|middle| sizes[i] > middle),
+            false => reject.is_some_and(|middle| sizes[i] < middle),
         };
-        let name = format!(
-            "accepts of more than {accept} changed words, near-misses of fewer than {reject}"
-        );
+        let sides = [
+            accept.map(|n| format!("accepts of more than {n} changed words")),
+            reject.map(|n| match accept {
+                Some(_) => format!("near-misses of fewer than {n}"),
+                None => format!("near-misses of fewer than {n} changed words"),
+            }),
+        ];
+        let name = sides.into_iter().flatten().collect::<Vec<_>>().join(", ");
         add(
             By::Hard,
             &name,

@@ -72,7 +72,8 @@ impl Examples {
     pub const BUILT_IN: &'static str = "edits";
 
     /// Near-misses and paraphrases from CSV files (see [`crate::data::pairs`]); the halves come from the anchors' text.
-    /// Unrelated pairs are added: anchors set beside other anchors.
+    /// Unrelated pairs are added: anchors set beside other anchors. Unless every file has a column of sources, none is
+    /// known: names of two files say nothing about what is in them.
     ///
     /// # Errors
     /// As [`read_near_misses`].
@@ -82,6 +83,21 @@ impl Examples {
         options: FileOptions,
     ) -> Result<Self> {
         let (near_misses, notes) = read_near_misses(pairs, options.filter)?;
+        let paraphrases = paraphrases.map(read_paraphrases).transpose()?;
+        let without = [
+            (notes.no_sources, "near-misses"),
+            (
+                paraphrases.as_ref().is_some_and(|(_, n)| n.no_sources),
+                "paraphrases",
+            ),
+        ];
+        let without: Vec<&str> = (without.iter().filter(|(none, _)| *none))
+            .map(|(_, what)| *what)
+            .collect();
+        let source = |of: String| match without.is_empty() {
+            true => of,
+            false => String::new(),
+        };
         let mut examples = Examples {
             name: stem(pairs),
             notes: notes.lines("near-misses"),
@@ -96,13 +112,12 @@ impl Examples {
                 kind: Kind::NearMiss,
                 anchor: pair.anchor,
                 text: pair.text,
-                source: pair.source,
+                source: source(pair.source),
                 part: 0,
             });
         }
         examples.add_unrelated(options.seed, options.unrelated);
-        if let Some(path) = paraphrases {
-            let (paraphrases, notes) = read_paraphrases(path)?;
+        if let Some((paraphrases, notes)) = paraphrases {
             examples.notes.extend(notes.lines("paraphrases"));
             for pair in paraphrases {
                 examples.items.push(Example {
@@ -111,10 +126,17 @@ impl Examples {
                     kind: Kind::Paraphrase,
                     anchor: pair.anchor,
                     text: pair.text,
-                    source: pair.source,
+                    source: source(pair.source),
                     part: 0,
                 });
             }
+        }
+        if let [what] = without[..]
+            && examples.items.iter().any(|e| e.kind == Kind::Paraphrase)
+        {
+            examples.notes.push(format!(
+                "{what} have no column source, so nothing is said by source"
+            ));
         }
         Ok(examples)
     }
@@ -224,6 +246,53 @@ impl Examples {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_are_known_where_every_file_names_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let near = ["", ",source"].map(|column| {
+            let cell = if column.is_empty() { "" } else { ",news" };
+            let text = format!("sentence1,sentence2,category{column}\na b,b a,role{cell}\n");
+            file(&format!("near{}.csv", column.len()), &text)
+        });
+        let same = ["", ",source"].map(|column| {
+            let cell = if column.is_empty() { "" } else { ",news" };
+            let text = format!("sentence1,sentence2{column}\na b,a and b{cell}\n");
+            file(&format!("same{}.csv", column.len()), &text)
+        });
+        let sources = |near: &Path, same: Option<&Path>| {
+            let found = Examples::from_files(near, same, FileOptions::default()).unwrap();
+            let all: BTreeSet<String> = found.items.iter().map(|e| e.source.clone()).collect();
+            let said = found
+                .notes
+                .iter()
+                .any(|note| note.contains("no column source"));
+            (all.into_iter().collect::<Vec<_>>(), said)
+        };
+        let known = (vec!["news".to_string()], false);
+        assert_eq!(sources(&near[1], Some(&same[1])), known);
+        assert_eq!(sources(&near[1], None), known);
+        // Two files are no two sources.
+        assert_eq!(
+            sources(&near[0], Some(&same[0])),
+            (vec![String::new()], false)
+        );
+        assert_eq!(sources(&near[0], None), (vec![String::new()], false));
+        // One that names them cannot be set beside one that does not.
+        assert_eq!(
+            sources(&near[1], Some(&same[0])),
+            (vec![String::new()], true)
+        );
+        assert_eq!(
+            sources(&near[0], Some(&same[1])),
+            (vec![String::new()], true)
+        );
+    }
 
     #[test]
     fn unrelated_pairs_are_limited_and_the_mode_decides_what_counts() {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ use crate::data::groups::connected;
 use crate::data::triplets::{self, Identical, Triplet, TripletNotes};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::metrics::edits::{word_distance, words};
+use crate::metrics::edits::{BEYOND, MOST, size_and_length};
 use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
 use crate::metrics::near_miss::{
     ALPHAS, CrossFitted, Evaluation, Folds, Grouped, Kind, Measured, Options, ScoredPair, Split,
@@ -52,7 +53,8 @@ impl Triplets {
     pub fn read(file: &Path, sample: usize, seed: u64) -> Result<Self> {
         let (examples, notes) = triplets::read(file, Identical::Drop)?;
         let triplets::Examples::Triplets(all) = examples else {
-            let what = "no column `negative`; the triplets to compare with need anchor, positive and negative";
+            let what =
+                "has no negatives; the triplets to compare with need anchor, positive and negative";
             return Err(Error::input(file, what));
         };
         Ok(Triplets {
@@ -187,6 +189,8 @@ pub struct Comparison {
 pub struct NearMissStudy {
     /// The scores of the examples' pairs.
     pub scores: PairScores,
+    /// Word-level distances of the pairs, see [`size_and_length`].
+    pub edit_sizes: Vec<usize>,
     /// One per scorer, `pooled` first.
     pub scorers: Vec<ScorerReport>,
     /// Beside pairs of the training domain, if triplets were given.
@@ -270,10 +274,13 @@ pub fn near_miss(
     let pairs: Vec<[&str; 2]> = items.iter().map(|e| [&e.anchor[..], &e.text]).collect();
     let mut study = NearMissStudy {
         scores: score_pairs(encoder, &pairs, scorers, progress)?,
+        edit_sizes: Vec::new(),
         scorers: Vec::new(),
         comparison: None,
     };
     let verifiers = &scorers.verifiers;
+    let blank = unscored(items);
+    study.edit_sizes = blank.iter().map(|pair| pair.edit_size).collect();
     let mut task = progress.task("scorers", 1 + verifiers.len());
     for (i, name) in study.scores.names.iter().enumerate() {
         let verifier = i.checked_sub(1).map(|i| &verifiers[i]);
@@ -281,7 +288,7 @@ pub fn near_miss(
             cosine: verifier.is_none_or(|v| v.is_cosine()),
             ..*options
         };
-        let all = scored(items, &study.scores.scores[i]);
+        let all = scored(&blank, &study.scores.scores[i]);
         let of_part = |part: usize| of_part(items, &all, part);
         let main = of_part(0);
         let further = examples.parts.iter().enumerate().skip(1);
@@ -307,25 +314,39 @@ pub fn near_miss(
     Ok(study)
 }
 
-/// Word-level distance of a pair's sentences.
-pub(super) fn edit_size(item: &Example) -> usize {
-    word_distance(&words(&item.anchor), &words(&item.text))
+/// Word-level distance of a pair's sentences as result files have it: up to [`MOST`], or words that say it is larger.
+pub(super) fn edit_size(size: usize) -> Value {
+    match size {
+        BEYOND => json!(format!("more than {MOST}")),
+        size => json!(size),
+    }
 }
 
-/// The examples as the metrics take them.
-pub fn scored<'a>(items: &'a [Example], scores: &[f64]) -> Vec<ScoredPair<'a>> {
-    let with_scores = items.iter().zip(scores);
-    with_scores
-        .map(|(item, &score)| ScoredPair {
-            anchor: &item.anchor,
-            kind: item.kind,
-            category: &item.category,
-            source: &item.source,
-            split: item.split,
-            score,
-            edit_size: edit_size(item),
-            length: words(&item.anchor).len(),
+/// The examples as the metrics take them, with a score of 0: their words are compared once, for all scorers.
+pub fn unscored(items: &[Example]) -> Vec<ScoredPair<'_>> {
+    items
+        .par_iter()
+        .map(|item| {
+            let (edit_size, length) = size_and_length(&item.anchor, &item.text);
+            ScoredPair {
+                anchor: &item.anchor,
+                kind: item.kind,
+                category: &item.category,
+                source: &item.source,
+                split: item.split,
+                score: 0.0,
+                edit_size,
+                length,
+            }
         })
+        .collect()
+}
+
+/// The same pairs with the scores of a scorer.
+pub fn scored<'a>(pairs: &[ScoredPair<'a>], scores: &[f64]) -> Vec<ScoredPair<'a>> {
+    let with_scores = pairs.iter().zip(scores);
+    with_scores
+        .map(|(pair, &score)| ScoredPair { score, ..*pair })
         .collect()
 }
 

@@ -7,15 +7,17 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Example, Examples, NearMissStage, NearMissStudy, ScorerReport, Triplets};
+use crate::metrics::edits::{BEYOND, MOST};
 use crate::metrics::near_miss::{
     ALPHAS, BINS, Basis, CategoryReport, CrossFitted, CrossPoint, Estimate, Kind, Measured,
     OperatingPoint,
 };
 use crate::metrics::statistics::mean;
+use crate::study::escape::in_markdown;
 use crate::study::results::{Fingerprint, Setup};
 use crate::study::session::Session;
 use crate::study::stage::Report;
-use crate::study::table::{Table, names, number};
+use crate::study::table::{Table, names, number, spread};
 
 /// What a near-miss job depends on, apart from the code.
 #[derive(Clone, Debug, Serialize)]
@@ -122,7 +124,7 @@ pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> St
     let (config, study) = (&report.config, &report.found);
     let mut text = format!(
         "# Near-misses of {}\n\n{} pairs of {} texts; {}; verifiers see at most {} tokens.\n",
-        examples.name,
+        in_markdown(&examples.name),
         study.scores.scores[0].len(),
         study.scores.texts.texts,
         report.provenance.sentence(&config.setup),
@@ -131,7 +133,11 @@ pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> St
     text.push_str(&scores_table(study).text);
     text.push_str("\nMean and standard deviation of the near-misses' scores; lower is better only beside the accepts' scores, which a scorer must keep high.\n");
     text.push_str(&rejection_table(study).text);
-    text.push_str("\nRejected near-misses at the threshold that accepts 95 % of the calibration half (AUC: 0.5 is chance). n: near-misses / accepts of the test half. Accepts are those of the category's own anchors, or (s) of other anchors of the same sources, or (a) of all sources; m of the near-misses come from sources without accepts where it says (m without), and the rate then mixes sources.\n");
+    text.push_str("\nRejected near-misses at the threshold that accepts 95 % of the calibration half (AUC: 0.5 is chance). n: near-misses / accepts of the test half. Accepts are those of the category's own anchors, or ");
+    text.push_str(match has_sources(study) {
+        true => "(s) of other anchors of the same sources, or (a) of all sources; m of the near-misses come from sources without accepts where it says (m without), and the rate then mixes sources.\n",
+        false => "(a) of all.\n",
+    });
     text.push_str(&refusals(study));
     if let Some(table) = cross_fitted_table(study) {
         text.push_str(&table);
@@ -139,12 +145,10 @@ pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> St
     if let Some(found) = &study.comparison {
         let _ = writeln!(
             text,
-            "\n## Beside pairs of the training domain\n\n{} triplets: cosine of anchor and positive {:.4} ± {:.4}, of anchor and negative {:.4} ± {:.4}; separation {:.4}; near-misses score {:+.4} against these negatives (hardness).",
+            "\n## Beside pairs of the training domain\n\n{} triplets: cosine of anchor and positive {}, of anchor and negative {}; separation {:.4}; near-misses score {:+.4} against these negatives (hardness).",
             found.positives.n,
-            found.positives.mean,
-            found.positives.std,
-            found.negatives.mean,
-            found.negatives.std,
+            spread(&found.positives, 4),
+            spread(&found.negatives, 4),
             found.separation,
             found.hardness
         );
@@ -156,7 +160,7 @@ pub(super) fn summary(examples: &Examples, report: &Report<NearMissStage>) -> St
 /// Which rates there are not, and why; what there is in their place.
 fn refusals(study: &NearMissStudy) -> String {
     let first = &study.scorers[0];
-    let mut refusals: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    let mut refusals: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     for group in groups(first) {
         if let Measured::Refused { refused } = &group.separation {
             let what = match group.both_halves {
@@ -164,11 +168,11 @@ fn refusals(study: &NearMissStudy) -> String {
                 None => "numbers",
             };
             let list = refusals.entry((what, refused)).or_default();
-            list.push(&group.category);
+            list.push(in_markdown(&group.category));
         }
     }
     if let Measured::Refused { refused } = &first.evaluation.thresholds {
-        refusals.insert(("numbers", refused), vec!["rejection"]);
+        refusals.insert(("numbers", refused), vec!["rejection".into()]);
     }
     let mut text = String::new();
     for ((what, why), of) in &refusals {
@@ -301,8 +305,16 @@ pub(super) fn markdown(examples: &Examples, report: &Report<NearMissStage>) -> S
     text.push_str(&fixed_table(study).text);
     text.push_str(&histogram_table(study).text);
     text.push_str(&geometry_tables(study));
-    text.push_str(&sources_table(study).text);
+    if has_sources(study) {
+        text.push_str(&sources_table(study).text);
+    }
     text
+}
+
+/// Whether it is known where pairs come from.
+fn has_sources(study: &NearMissStudy) -> bool {
+    let mut sources = study.scorers[0].evaluation.sources.iter();
+    sources.any(|source| !source.source.is_empty())
 }
 
 /// One row per category and test set, one column per scorer.
@@ -349,18 +361,13 @@ fn scores_table(study: &NearMissStudy) -> Table {
     for (i, group) in groups(&study.scorers[0]).enumerate() {
         let cells = study.scorers.iter().map(|scorer| {
             let found = groups(scorer).nth(i).expect("the same categories");
-            format!(
-                "{:.4} ± {:.4}",
-                found.near_misses.mean, found.near_misses.std
-            )
+            spread(&found.near_misses, 4)
         });
         let left = [group.category.clone(), group.near_misses.n.to_string()];
         table.row(&left.into_iter().chain(cells).collect::<Vec<_>>());
     }
-    let accepts = study.scorers.iter().map(|scorer| {
-        let found = &scorer.evaluation.all.accepts;
-        format!("{:.4} ± {:.4}", found.mean, found.std)
-    });
+    let accepts = study.scorers.iter();
+    let accepts = accepts.map(|scorer| spread(&scorer.evaluation.all.accepts, 4));
     let n = study.scorers[0].evaluation.all.accepts.n.to_string();
     let left = ["(accepts)".to_string(), n];
     table.row(&left.into_iter().chain(accepts).collect::<Vec<_>>());
@@ -683,8 +690,12 @@ fn sources_table(study: &NearMissStudy) -> Table {
     let title = "By source (test half; common thresholds; AUC of its own accepts and near-misses)";
     let mut table = Table::new(title, &["source"], &columns);
     for (i, source) in scorers[0].evaluation.sources.iter().enumerate() {
+        let name = match &source.source[..] {
+            "" => "(not said)",
+            name => name,
+        };
         let mut cells = vec![
-            source.source.clone(),
+            name.to_string(),
             source.near_misses[1].to_string(),
             source.accepts[1].to_string(),
         ];
@@ -717,15 +728,14 @@ pub(super) fn rows<'a>(
     study: &'a NearMissStudy,
 ) -> impl Iterator<Item = Value> + 'a {
     let examples = &stage.examples;
-    let sizes = super::scored(&examples.items, &study.scores.scores[0]);
-    let items = examples.items.iter().zip(sizes).enumerate();
-    let pairs = items.map(|(i, (item, pair))| {
+    let items = examples.items.iter().zip(&study.edit_sizes).enumerate();
+    let pairs = items.map(|(i, (item, &size))| {
         let scorers = study.scorers.iter().zip(&study.scores.scores);
         let scores: serde_json::Map<_, _> = scorers
             .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
             .collect();
         let mut line = json!(item);
-        line["edit_size"] = json!(pair.edit_size);
+        line["edit_size"] = super::edit_size(size);
         line["scores"] = Value::Object(scores);
         line
     });
@@ -782,6 +792,13 @@ pub(super) fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
     if study.scores.texts.truncated > 0 {
         let n = study.scores.texts.truncated;
         notes.push(format!("texts cut at the verifiers' length limit: {n}"));
+    }
+    let beyond = study.edit_sizes.iter().filter(|&&size| size == BEYOND);
+    let beyond = beyond.count();
+    if beyond > 0 {
+        notes.push(format!(
+            "pairs in which more than {MOST} words differ, whose size of edit counts as {BEYOND}: {beyond}"
+        ));
     }
     let accepts = examples.items.iter().filter(|item| item.kind.is_accept());
     if accepts.count() == 0 {

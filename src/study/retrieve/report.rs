@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Ranked, Retrieval, RetrieveStage, SecondStage};
 use crate::data::beir::Collection;
 use crate::metrics::ranking::{Evaluation, RankingMetrics};
+use crate::study::escape::in_markdown;
 use crate::study::results::{PromptConfig, Setup, collection_sha256};
 use crate::study::session::Session;
 use crate::study::stage::Report;
@@ -72,7 +73,7 @@ pub(super) fn markdown(collection: &Collection, report: &Report<RetrieveStage>) 
     let [documents, queries, judgements] = config.sizes;
     let mut text = format!(
         "# Retrieval on {}\n\n{documents} documents, {queries} queries, {judgements} judgements; {}.\n\n",
-        collection.name,
+        in_markdown(&collection.name),
         report.provenance.sentence(&config.setup)
     );
     let _ = writeln!(text, "| ranking | {} | change |", SHOWN.join(" | "));

@@ -114,6 +114,18 @@ pub fn model_folder(folder: &Path) -> PathBuf {
     folder.join(MODEL)
 }
 
+/// The error that reading what was trained in `folder` gave: it cannot be fetched from anywhere, but trained again.
+pub(super) fn train_again(error: Error, folder: &Path) -> Error {
+    match error {
+        Error::Input { path, message } if path.starts_with(folder) => {
+            let what = message.trim_end_matches("; fetch it again");
+            let cure = format!("remove {} to train it again", folder.display());
+            Error::input(path, format!("{what}; {cure}"))
+        }
+        other => other,
+    }
+}
+
 /// Mean loss of the first tenth of the steps and of the last.
 fn ends(points: &[Point]) -> [f64; 2] {
     let n = points.len().div_ceil(10);
@@ -126,6 +138,31 @@ fn ends(points: &[Point]) -> [f64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_trained_here_is_not_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("train-x");
+        let model = model_folder(&folder);
+        std::fs::create_dir_all(&model).unwrap();
+        std::fs::write(model.join("model.safetensors"), "damaged").unwrap();
+        let error = crate::model::checkpoint::Checkpoint::open(&model)
+            .err()
+            .unwrap();
+        let said = train_again(error, &folder).to_string();
+        assert!(
+            said.contains("model.safetensors: not a complete safetensors file"),
+            "{said}"
+        );
+        let cure = format!("; remove {} to train it again", folder.display());
+        assert!(said.ends_with(&cure) && !said.contains("fetch"), "{said}");
+        // What lies elsewhere may be fetched.
+        let error = crate::model::checkpoint::Checkpoint::open(&model)
+            .err()
+            .unwrap();
+        let said = train_again(error, &dir.path().join("other")).to_string();
+        assert!(said.ends_with("; fetch it again"), "{said}");
+    }
 
     #[test]
     fn losses_of_both_ends() {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nearmiss::data::check_output_folder;
 use nearmiss::study::guard::{
     Judge, Lists, Report, cross_fitted, cross_fitted_summary, score, summary,
 };
@@ -10,7 +11,7 @@ use nearmiss::{Error, Result};
 use serde_json::json;
 
 use super::super::args::Run;
-use super::{close_verifier, guard, open_verifier, print};
+use super::{close_verifier, guard, open_verifier, print, print_json};
 
 /// Pairs of which it is known whether they mean the same.
 pub struct Files {
@@ -46,6 +47,9 @@ pub fn run(run: &Run, folder: Option<PathBuf>, files: &Files, options: &Options)
         )));
     }
     let folder = guard(run, folder);
+    if !dry_run && folder.is_dir() {
+        check_output_folder(&folder)?;
+    }
     let (mut verifier, progress) = open_verifier(run, &folder)?;
     for note in &lists.notes {
         progress.log(note);
@@ -83,7 +87,7 @@ pub fn run(run: &Run, folder: Option<PathBuf>, files: &Files, options: &Options)
             "pairs": report,
             "cross_fitted": folds,
         });
-        print(&format!("{value:#}\n"))?;
+        print_json(&value)?;
     } else {
         let stored = match (dry_run, &before) {
             (true, Some(before)) => {

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use nearmiss::data::beir::{Collection, Document};
-use nearmiss::data::read_texts;
+use nearmiss::data::{check_output, read_texts};
 use nearmiss::index::VectorIndex;
 use nearmiss::text::TextKind;
 use nearmiss::{Error, Result};
+use serde_json::json;
 
 use super::super::args::{Common, Kind};
-use super::{close, open};
+use super::{close, open, print_json};
 
 /// Writes the embeddings of texts, or of a collection's documents, to `output`.
 pub fn run(
@@ -19,17 +20,27 @@ pub fn run(
     kind: Kind,
     output: &Path,
 ) -> Result<()> {
-    // The texts, and what an error calls one.
-    let (texts, name): (Vec<String>, Box<dyn Fn(usize) -> String>) = match (texts, data) {
+    let extension = output.extension().and_then(|e| e.to_str());
+    let extension = extension.unwrap_or_default();
+    if !["npy", "safetensors"].contains(&extension) {
+        return Err(Error::Usage(format!(
+            "--output {}: end its name in .npy or .safetensors",
+            output.display()
+        )));
+    }
+    check_output(output)?;
+    // The texts, what an error calls one, and what is odd about them.
+    let (texts, name, notes): (Vec<String>, Box<dyn Fn(usize) -> String>, _) = match (texts, data) {
         (Some(file), _) => {
             let name = move |i| format!("line {} of {}", i + 1, file.display());
-            (read_texts(file)?, Box::new(name))
+            (read_texts(file)?, Box::new(name), Vec::new())
         }
         (None, Some(folder)) => {
-            let corpus = Collection::load(folder, "test")?.corpus;
+            let (corpus, notes) = Collection::load_corpus(folder)?;
             let document = |d: Document| (d.text_for_encoder().into_owned(), d.id);
             let (texts, ids): (_, Vec<String>) = corpus.into_iter().map(document).unzip();
-            (texts, Box::new(move |i| format!("document {}", ids[i])))
+            let name = move |i| format!("document {}", ids[i]);
+            (texts, Box::new(name), notes.lines())
         }
         (None, None) => {
             return Err(Error::Usage(
@@ -37,17 +48,10 @@ pub fn run(
             ));
         }
     };
-    let extension = output
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default();
-    if !["npy", "safetensors"].contains(&extension) {
-        return Err(Error::Usage(format!(
-            "--output {}: end its name in .npy or .safetensors",
-            output.display()
-        )));
-    }
     let session = open(common)?;
+    for note in &notes {
+        session.progress.log(note);
+    }
     let encoder = &session.encoder;
     let kind = match kind {
         Kind::Query => TextKind::Query,
@@ -74,6 +78,19 @@ pub fn run(
         stats
     };
     let time = task.finish().as_secs_f64();
+    if common.json {
+        let value = json!({
+            "output": output.display().to_string(),
+            "texts": stats.texts,
+            "width": encoder.width(),
+            "tokens": stats.tokens,
+            "texts_cut": stats.truncated,
+            "texts_empty": stats.empty,
+            "notes": notes,
+            "seconds": time,
+        });
+        print_json(&value)?;
+    }
     session.progress.log(&format!(
         "{} texts, {} tokens in {time:.1} s ({:.0} tokens/s, {:.1} texts/s); {} cut, {} empty; saved: {}",
         stats.texts,

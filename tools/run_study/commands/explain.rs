@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use nearmiss::study::explain::{HeatMap, explain, explain_verifier};
+use nearmiss::study::progress::Progress;
 use nearmiss::{Error, Result};
 
 use super::super::args::{Common, Second};
-use super::{close, close_verifier, open, open_verifier, print, scorers};
+use super::{close, close_verifier, open, open_verifier, print_as_it_is, print_json, scorers};
 
 /// Draws the similarity map of two texts and shows it with every score; with the folder of a verifier, also with what its
 /// verdict rests on.
@@ -22,32 +23,22 @@ pub fn run(
         None => {
             let session = open(common)?;
             let found = explain(&session.encoder, texts, &scorers)?;
-            let path = show(common, &found, svg)?;
-            session.progress.log(&picture(&path));
+            show(common, &found, svg, &session.progress)?;
             close(&session)
         }
         Some(folder) => {
             let (verifier, progress) = open_verifier(common, folder)?;
             let found = explain_verifier(&verifier, texts, &scorers)?;
-            let path = show(common, &found, svg)?;
-            progress.log(&picture(&path));
+            show(common, &found, svg, &progress)?;
             close_verifier(common, &verifier, &progress)
         }
     }
 }
 
-fn picture(path: &Path) -> String {
-    format!("picture: {}", path.display())
-}
-
-/// Prints a map and saves its picture; where that is.
-fn show(common: &Common, found: &HeatMap, svg: Option<PathBuf>) -> Result<PathBuf> {
-    let path = svg.unwrap_or_else(|| common.out.join("explain.svg"));
-    found.save(&path)?;
+/// Prints a map, then saves its picture: where that cannot be, what was found is still there to read.
+fn show(common: &Common, found: &HeatMap, svg: Option<PathBuf>, progress: &Progress) -> Result<()> {
     if common.json {
-        let json = serde_json::to_string_pretty(found)
-            .map_err(|e| Error::Invalid(format!("the map as JSON: {e}")))?;
-        print(&format!("{json}\n"))?;
+        print_json(found)?;
     } else {
         let stdout = console::Term::stdout();
         let width = if stdout.is_term() {
@@ -55,7 +46,14 @@ fn show(common: &Common, found: &HeatMap, svg: Option<PathBuf>) -> Result<PathBu
         } else {
             120
         };
-        print(&found.text(width, console::colors_enabled()))?;
+        print_as_it_is(&found.text(width, console::colors_enabled()))?;
     }
-    Ok(path)
+    let path = svg.unwrap_or_else(|| common.out.join("explain.svg"));
+    found.save(&path).map_err(|e| {
+        Error::Invalid(format!(
+            "the picture could not be saved: {e}; name another place with --svg"
+        ))
+    })?;
+    progress.log(&format!("picture: {}", path.display()));
+    Ok(())
 }

@@ -4,7 +4,7 @@ use nearmiss::ops::kernels;
 use nearmiss::{Device, Error, Result, ops};
 
 use super::super::args::Language;
-use super::print;
+use super::{print, print_json};
 
 /// Which devices there are, which one `auto` takes, and what each lacks.
 pub fn devices(json: bool) -> Result<()> {
@@ -14,7 +14,7 @@ pub fn devices(json: bool) -> Result<()> {
             .iter()
             .map(|l| serde_json::json!({ "device": l.device, "available": l.available, "detail": l.detail }))
             .collect();
-        return print(&format!("{:#}\n", serde_json::Value::from(values)));
+        return print_json(&values);
     }
     let mut text = String::new();
     for line in lines {

@@ -14,6 +14,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use nearmiss::model::hub::FetchOptions;
+use nearmiss::study::escape::{json, lines};
 use nearmiss::study::experiment_2::guard::FOLDER;
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::progress::{Progress, to_stderr};
@@ -21,6 +22,7 @@ use nearmiss::study::session::{self, Session, SessionOptions};
 use nearmiss::train::pairs::VERIFIER;
 use nearmiss::verifier::{self, LoadVerifier, Penalty, Verifier};
 use nearmiss::{Error, Result};
+use serde::Serialize;
 
 use super::args::{Common, Run, Second};
 
@@ -33,13 +35,20 @@ pub enum Answer {
     No,
 }
 
-/// Writes data to stdout; a closed pipe (as of `| head`) is no failure.
+/// Writes data to stdout, without what would move the cursor of a terminal; a closed pipe (as of `| head`) is no failure.
 pub fn print(text: &str) -> Result<()> {
-    print_open(text).map(drop)
+    print_as_it_is(&lines(text)).map(drop)
 }
 
-/// The same; says whether there is still somebody to read.
-fn print_open(text: &str) -> Result<bool> {
+/// Writes JSON to stdout.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|e| Error::Invalid(format!("the result as JSON: {e}")))?;
+    print_as_it_is(&format!("{}\n", json(&text))).map(drop)
+}
+
+/// Writes to stdout; says whether there is still somebody to read.
+fn print_as_it_is(text: &str) -> Result<bool> {
     let mut stdout = std::io::stdout();
     match stdout
         .write_all(text.as_bytes())
@@ -184,17 +193,22 @@ fn parse_bytes(text: &str) -> Result<u64> {
         text.find(|c: char| c.is_ascii_alphabetic())
             .unwrap_or(text.len()),
     );
-    let factor = match unit.to_ascii_uppercase().as_str() {
+    let factor = match unit.trim().to_ascii_uppercase().as_str() {
         "" | "B" => 1.0,
         "KB" | "K" => 1e3,
         "MB" | "M" => 1e6,
         "GB" | "G" => 1e9,
+        "TB" | "T" => 1e12,
+        "KIB" => 1024.0,
+        "MIB" => 1048576.0,
+        "GIB" => 1073741824.0,
+        "TIB" => 1099511627776.0,
         _ => f64::NAN,
     };
-    match number.trim().parse::<f64>() {
-        Ok(v) if v * factor >= 1.0 => Ok((v * factor) as u64),
+    match number.trim().parse::<f64>().map(|v| v * factor) {
+        Ok(bytes) if bytes.is_finite() && bytes >= 1.0 => Ok(bytes as u64),
         _ => Err(Error::Usage(format!(
-            "--memory {text}: write a size such as 500MB or 2GB"
+            "--memory {text}: write a size such as 500MB, 2GB or 1.5GiB"
         ))),
     }
 }
@@ -222,4 +236,32 @@ fn scorers(second: &Second) -> Result<Scorers> {
         )));
     }
     Scorers::named(names, second.verifier_length, penalty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_either_system() {
+        for (text, expected) in [
+            ("1", 1),
+            ("12b", 12),
+            ("500MB", 500_000_000),
+            ("2g", 2_000_000_000),
+            ("1.5GiB", 1_610_612_736),
+            ("1 MiB", 1 << 20),
+            ("64kib", 65_536),
+            (" 3 KB ", 3_000),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_bytes(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "", "lots", "GB", "0", "-1GB", "0.1", "1GIBI", "1e400", "infGB", "NaN", "2 G B",
+        ] {
+            let error = parse_bytes(text).unwrap_err();
+            assert!(error.to_string().contains("--memory"), "{text}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nearmiss::data::beir::Collection;
+use nearmiss::data::check_output_folder;
 use nearmiss::data::generated::COLLECTIONS;
 use nearmiss::data::pairs::Filter;
 use nearmiss::metrics::near_miss::Options;
@@ -15,7 +16,10 @@ use nearmiss::study::retrieve::{RetrieveOptions, RetrieveStage, subset};
 use nearmiss::{Error, Result};
 
 use super::super::args::{Data, Mode, PairFiles, Pairs, Second, Study};
-use super::{close, end_trainings_in_order, experiments, open, print, scorers};
+use super::{close, end_trainings_in_order, experiments, open, print, print_json, scorers};
+
+/// Most bootstrap samples: intervals are steady long before, and time and memory grow with their number.
+const MOST_RESAMPLES: usize = 1_000_000;
 
 /// The whole study, stage by stage.
 pub fn all(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> Result<()> {
@@ -66,6 +70,7 @@ pub fn geometry(study: &Study, data: &Data, second: &Second, pairs: &Pairs) -> R
 
 /// Runs a plan; with `--json` the numbers of its jobs are printed as one list, else their tables as they come.
 pub fn run(study: &Study, plan: &Plan) -> Result<()> {
+    check_output_folder(&study.common.out)?;
     let session = open(&study.common)?;
     end_trainings_in_order(&session)?;
     let found = plan.run(&session, |tables| match study.common.json {
@@ -73,7 +78,7 @@ pub fn run(study: &Study, plan: &Plan) -> Result<()> {
         false => print(tables),
     })?;
     if study.common.json {
-        print(&format!("{:#}\n", serde_json::Value::from(found)))?;
+        print_json(&found)?;
     }
     close(&session)
 }
@@ -120,8 +125,11 @@ pub fn examples_of_files(study: &Study, pairs: &PairFiles) -> Result<Option<Exam
 }
 
 pub fn near_miss_options(study: &Study, pairs: &PairFiles) -> Result<Options> {
-    if pairs.resamples == 0 {
-        return Err(Error::Usage("--resamples 0: give at least one".into()));
+    if !(1..=MOST_RESAMPLES).contains(&pairs.resamples) {
+        return Err(Error::Usage(format!(
+            "--resamples {}: give 1 to {MOST_RESAMPLES}",
+            pairs.resamples
+        )));
     }
     Ok(Options {
         minimum: pairs.minimum,

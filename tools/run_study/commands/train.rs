@@ -12,7 +12,7 @@ use nearmiss::{Error, Result};
 use serde_json::json;
 
 use super::super::args::{Common, Mining, Training};
-use super::{close, end_trainings_in_order, open, print};
+use super::{close, end_trainings_in_order, open, print, print_json};
 
 /// Trains on the rows of files and writes the model folder.
 pub fn run(common: &Common, training: &Training) -> Result<()> {
@@ -26,9 +26,9 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
             "exists already; name another folder with --out, or remove this one to train again",
         ));
     }
+    // Before weights are fetched: another training there is better known at once, and so is a place that cannot be written.
+    FolderLock::check(&folder)?;
     let rows = Rows::read(training)?;
-    // Before weights are fetched: another training there is better known at once. The trainer takes it again.
-    drop(FolderLock::take(&folder)?);
     // Negatives are looked for with the encoder's own limit.
     let session = open(&Common {
         max_length: None,
@@ -93,7 +93,7 @@ pub fn run(common: &Common, training: &Training) -> Result<()> {
             "texts_cut": trained.truncated,
             "seconds": time,
         });
-        print(&format!("{value:#}\n"))?;
+        print_json(&value)?;
     } else {
         let [first, last] = found.losses();
         print(&format!(

@@ -16,7 +16,7 @@ use nearmiss::{Error, Result};
 use serde_json::json;
 
 use super::super::args::{Common, GuardTraining, Wanted};
-use super::{close, end_trainings_in_order, open, print};
+use super::{close, end_trainings_in_order, open, print, print_json};
 
 /// Tokens of a text, unless something else is asked for.
 const MAX_LENGTH: usize = 64;
@@ -38,9 +38,10 @@ pub fn run(common: &Common, training: &GuardTraining) -> Result<()> {
         ));
     }
     let folder = &common.out;
-    // Files are read before weights are fetched, so that a mistake in them shows at once; and so does another training.
+    // Files are read before weights are fetched, so that a mistake in them shows at once; and so does another training, or a
+    // folder that cannot be written.
+    FolderLock::check(folder)?;
     let data = data(common, training)?;
-    drop(FolderLock::take(folder)?);
     let session = open(&Common {
         max_length: None,
         ..common.clone()
@@ -144,7 +145,7 @@ pub fn run(common: &Common, training: &GuardTraining) -> Result<()> {
             "calibration": calibration,
             "kept_aside": report,
         });
-        print(&format!("{value:#}\n"))?;
+        print_json(&value)?;
     } else {
         let [first, last] = found.losses();
         print(&format!(

@@ -5,12 +5,13 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use nearmiss::data::pairs::each_pair;
+use nearmiss::study::escape;
 use nearmiss::verifier::{Verdict, Verifier};
 use nearmiss::{Error, Result};
 use serde::Serialize;
 
 use super::super::args::Run;
-use super::{Answer, close_verifier, guard, open_verifier, print, print_open};
+use super::{Answer, close_verifier, guard, open_verifier, print_as_it_is};
 
 /// Pairs that are scored together at most.
 const AT_ONCE: usize = 512;
@@ -54,7 +55,7 @@ fn one(run: &Run, verifier: &Verifier, texts: [String; 2]) -> Result<Answer> {
     let verdict = verifier.judge(std::slice::from_ref(&texts));
     let named = |i| format!("the {} text", ["first", "second"][i]);
     let verdict = verdict.map_err(|e| e.naming_text(named))?[0];
-    print(&match run.json {
+    print_as_it_is(&match run.json {
         true => object(&texts, verdict)?,
         false => format!(
             "{} (score {:.4}, threshold {:.4})\n",
@@ -110,7 +111,7 @@ fn many(run: &Run, verifier: &Verifier, file: &Path) -> Result<Answer> {
                 false => line(&row.texts, verdict),
             };
         }
-        if !print_open(&out)? {
+        if !print_as_it_is(&out)? {
             return Ok(answer);
         }
     }
@@ -134,14 +135,16 @@ fn says(verdict: Verdict) -> &'static str {
     }
 }
 
-/// A verdict in a line: fields between tabs, white space in a sentence as single spaces.
+/// A verdict in a line: fields between tabs, white space in a sentence as single spaces, nothing that a terminal obeys.
 fn line(texts: &[String; 2], verdict: Verdict) -> String {
     let [a, b] = [0, 1].map(|i| texts[i].split_whitespace().collect::<Vec<_>>().join(" "));
     format!(
-        "{}\t{:.4}\t{:.4}\t{a}\t{b}\n",
+        "{}\t{:.4}\t{:.4}\t{}\t{}\n",
         says(verdict),
         verdict.score,
-        verdict.threshold
+        verdict.threshold,
+        escape::line(&a),
+        escape::line(&b)
     )
 }
 
@@ -161,5 +164,5 @@ fn object(texts: &[String; 2], verdict: Verdict) -> Result<String> {
     };
     let object = serde_json::to_string(&judged);
     let object = object.map_err(|e| Error::Invalid(format!("a verdict as JSON: {e}")))?;
-    Ok(object + "\n")
+    Ok(escape::json(&object).into_owned() + "\n")
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::metrics::edits::size_and_length;
 use crate::study::experiment_1::{Experiment1, Found};
 use crate::study::near_miss::edit_size;
 
@@ -77,7 +78,7 @@ pub(in super::super) fn rows<'a>(
             set.items.iter().enumerate().map(move |(i, item)| {
                 let mut line = json!(item);
                 line["set"] = json!(set.name);
-                line["edit_size"] = json!(edit_size(item));
+                line["edit_size"] = edit_size(size_and_length(&item.anchor, &item.text).0);
                 line["scores"] = named(&|model| json!(found.measured[model].near_misses[s][i]));
                 line
             })

@@ -15,6 +15,7 @@ use near_miss::{
 use retrieval::{retrieval_changes, retrieval_table, set_changes};
 
 use super::{Experiment1, Found};
+use crate::study::escape::in_markdown;
 use crate::study::stage::Report;
 use crate::study::table::{Table, names, number};
 
@@ -30,13 +31,13 @@ pub(super) fn summary(stage: &Experiment1, report: &Report<Experiment1>) -> Stri
     let data = &stage.data;
     let mut text = format!(
         "# Experiment 1 with {}\n\n{}. Rows for retrieval: {} of {}, {} held out; structural rows: {} of {} ({}).\n",
-        report.provenance.backbone.name,
+        in_markdown(&report.provenance.backbone.name),
         report.provenance.sentence(&config.setup),
         data.retrieval.len(),
-        data.names[0],
+        in_markdown(&data.names[0]),
         data.held_out.len(),
         data.structural.len(),
-        data.names[1],
+        in_markdown(&data.names[1]),
         list(data.categories()),
     );
     text.push_str(&training_table(report).text);
@@ -84,7 +85,7 @@ pub(super) fn markdown(stage: &Experiment1, report: &Report<Experiment1>) -> Str
             let _ = writeln!(
                 text,
                 "\nSpearman's rank correlation of rejection on {} and mean nDCG@10 over these {} models: {rho:+.3}.",
-                test.name,
+                in_markdown(&test.name),
                 found.models.len()
             );
         }
@@ -93,7 +94,8 @@ pub(super) fn markdown(stage: &Experiment1, report: &Report<Experiment1>) -> Str
 }
 
 fn list(items: impl IntoIterator<Item = impl ToString>) -> String {
-    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    let items = items.into_iter();
+    let items: Vec<String> = items.map(|item| in_markdown(&item.to_string())).collect();
     items.join(", ")
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation};
 use crate::metrics::statistics::Summary;
 use crate::study::changes::{AtThreshold, Group, NearMissChange};
+use crate::study::escape::in_markdown;
 use crate::study::experiment_1::compare::TestSet;
 use crate::study::experiment_1::{Experiment1, Found};
 use crate::study::near_miss::cross_fitted_rates;
@@ -40,7 +41,7 @@ pub(super) fn rejection_table(found: &Found) -> Table {
                 "{} ({}; {} / {})",
                 mean(&rejection_of),
                 mean(&auc_of),
-                mean(&|report| Some(report.near_misses.mean)),
+                mean(&|report| (report.near_misses.n > 0).then_some(report.near_misses.mean)),
                 mean(&|report| (report.accepts.n > 0).then_some(report.accepts.mean)),
             )
         });
@@ -158,11 +159,7 @@ pub(super) fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> T
         };
         let mut cells = vec![name, report.near_misses.n.to_string()];
         for group in groups {
-            let of = |value: &dyn Fn(&Summary) -> f64| {
-                group.mean(|model| Some(value(&all[model][i].near_misses)))
-            };
-            let (mean, std) = (of(&|s| s.mean), of(&|s| s.std));
-            cells.push(format!("{} ± {}", number(mean), number(std)));
+            cells.push(mean_spread(group, |model| all[model][i].near_misses));
         }
         cells.extend(
             wins.iter()
@@ -179,18 +176,22 @@ pub(super) fn scores_table(stage: &Experiment1, found: &Found, test: usize) -> T
         test.evaluations[0].all.accepts.n.to_string(),
     ];
     for group in groups {
-        let of = |value: &dyn Fn(&Summary) -> f64| {
-            group.mean(|model| Some(value(&test.evaluations[model].all.accepts)))
-        };
-        accepts.push(format!(
-            "{} ± {}",
-            number(of(&|s| s.mean)),
-            number(of(&|s| s.std))
-        ));
+        let of = |model: usize| test.evaluations[model].all.accepts;
+        accepts.push(mean_spread(group, of));
     }
     accepts.extend(wins.iter().flat_map(|_| [String::new(), String::new()]));
     table.row(&accepts);
     table
+}
+
+/// Mean over a group of means and of standard deviations; `-` of nothing.
+fn mean_spread(group: &Group, of: impl Fn(usize) -> Summary) -> String {
+    let some = |model: usize| Some(of(model)).filter(|found| found.n > 0);
+    let mean = group.mean(|model| Some(some(model)?.mean));
+    match mean.zip(group.mean(|model| Some(some(model)?.std))) {
+        Some((mean, std)) => format!("{mean:.3} ± {std:.3}"),
+        None => "-".into(),
+    }
 }
 
 pub(super) fn transferred_table(found: &Found) -> Table {
@@ -254,11 +255,15 @@ pub(super) fn verdicts(stage: &Experiment1, found: &Found) -> String {
                 change.category != "all" && !trained.iter().any(|c| c.name() == change.category)
             });
             let shown: Vec<String> = unseen
-                .filter_map(|c| Some(format!("{} {}", c.category, signed(c.auc.value()?, 3))))
+                .filter_map(|c| {
+                    let category = in_markdown(&c.category);
+                    Some(format!("{category} {}", signed(c.auc.value()?, 3)))
+                })
                 .collect();
             if !shown.is_empty() {
                 let change = arrow(before, after);
-                let _ = writeln!(lines, "- {}, {change}: {}", test.name, shown.join("; "));
+                let name = in_markdown(&test.name);
+                let _ = writeln!(lines, "- {name}, {change}: {}", shown.join("; "));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::metrics::edits::size_and_length;
 use crate::study::experiment_2::scorings::{Scoring, rankings_of};
 use crate::study::experiment_2::{Experiment2, Found};
 use crate::study::near_miss::edit_size;
@@ -91,7 +92,7 @@ pub(in super::super) fn rows<'a>(
         set.items.iter().enumerate().map(move |(i, item)| {
             let mut line = json!(item);
             line["set"] = json!(set.name);
-            line["edit_size"] = json!(edit_size(item));
+            line["edit_size"] = edit_size(size_and_length(&item.anchor, &item.text).0);
             line["scores"] = named(&|scoring, model| {
                 let measured = &found.measured[model];
                 let scores = match scoring.encoder {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::near_miss::own_name;
 use crate::study::changes::RetrievalChange;
+use crate::study::escape::in_markdown;
 use crate::study::experiment_2::Found;
 use crate::study::experiment_2::compare::{Comparisons, TestSet};
 use crate::study::table::signed;
@@ -90,7 +91,10 @@ fn highest_rejection(comparisons: &Comparisons, test: &TestSet) -> String {
     order.sort_by(|a, b| b.0.total_cmp(&a.0));
     let name = |i: usize| &comparisons.scorings[i].name;
     let Some(&(rate, best)) = order.first() else {
-        return format!("{}: too few pairs for a rate.", own_name(test));
+        return format!(
+            "{}: too few pairs for a rate.",
+            in_markdown(&own_name(test))
+        );
     };
     let interval = |i: usize| {
         let evaluation = match &test.scorings[i].evaluations[..] {
@@ -109,7 +113,7 @@ fn highest_rejection(comparisons: &Comparisons, test: &TestSet) -> String {
     };
     let mut text = format!(
         "{}: at 95 % true accept **{}** rejects most near-misses, {rate:.3}{}",
-        own_name(test),
+        in_markdown(&own_name(test)),
         name(best),
         interval(best)
     );

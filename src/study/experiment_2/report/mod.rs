@@ -16,7 +16,9 @@ use near_miss::{
 };
 use retrieval::{encoders_table, reranking_table, sets_table};
 
+use super::compare::TestSet;
 use super::{Experiment2, Found};
+use crate::study::escape::in_markdown;
 use crate::study::stage::Report;
 use crate::study::table::{Table, names};
 
@@ -27,16 +29,18 @@ const SCALES: &str = "Scores have scales of their own: cosines (pooled, none), a
 pub(super) fn summary(stage: &Experiment2, report: &Report<Experiment2>) -> String {
     let (config, found) = (&report.config, &report.found);
     let data = &stage.data;
-    let categories: Vec<String> = data.categories().iter().map(ToString::to_string).collect();
+    let categories: Vec<String> = (data.categories().iter())
+        .map(|category| in_markdown(category.name()))
+        .collect();
     let mut text = format!(
         "# Experiment 2 with {}\n\n{}; scorers see at most {} tokens of a text. Rows for retrieval: {} of {}; structural rows: {} of {} ({}).\n",
-        report.provenance.backbone.name,
+        in_markdown(&report.provenance.backbone.name),
         report.provenance.sentence(&config.setup),
         config.setup.verifier_max_length,
         data.retrieval.len(),
-        data.names[0],
+        in_markdown(&data.names[0]),
         data.structural.len(),
-        data.names[1],
+        in_markdown(&data.names[1]),
         categories.join(", "),
     );
     if !config.trained.is_empty() {
@@ -103,11 +107,17 @@ pub(super) fn markdown(stage: &Experiment2, report: &Report<Experiment2>) -> Str
         text.push_str(&cache_table(found, test).text);
     }
     text.push_str("\nAs a semantic cache: areas under precision against cache hit ratio (P-CHR) and against recall (PR), and the first over the second (retention). They depend on the share of accepts among the pairs.\n");
-    for test in &found.comparisons.tests {
+    for test in found.comparisons.tests.iter().filter(has_sources) {
         text.push_str(&sources_table(found, test).text);
     }
     text.push_str("\nOf every source its own accepts and near-misses: AUC, and the share of its near-misses below the common 95 % threshold.\n");
     text
+}
+
+/// Whether it is known where the pairs of a test set come from.
+fn has_sources(test: &&TestSet) -> bool {
+    let mut sources = test.scorings[0].evaluations[0].sources.iter();
+    sources.any(|source| !source.source.is_empty())
 }
 
 /// What is worth saying of what was measured.

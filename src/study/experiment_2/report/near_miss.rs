@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::metrics::cache::precision_at;
 use crate::metrics::near_miss::{CategoryReport, Change, Estimate, Evaluation, Measured};
+use crate::metrics::statistics::Summary;
 use crate::study::experiment_2::compare::{OnTest, TestSet};
 use crate::study::experiment_2::scorings::Scoring;
 use crate::study::experiment_2::{Experiment2, Found};
@@ -57,7 +58,8 @@ pub(super) fn rejection_table(found: &Found) -> Table {
                 "{} ({}; {} / {})",
                 number(test.rejection()),
                 number(test.auc()),
-                number(of(test, |e| Some(e.all.near_misses.mean))),
+                number(of(test, |e| (e.all.near_misses.n > 0)
+                    .then_some(e.all.near_misses.mean))),
                 number(of(test, |e| (e.all.accepts.n > 0)
                     .then_some(e.all.accepts.mean))),
             )
@@ -104,19 +106,20 @@ pub(super) fn scores_table(stage: &Experiment2, found: &Found, test: &TestSet) -
     let title = format!("Scores of near-misses and accepts: {}", test.name);
     let mut table = Table::new(&title, &["scorer"], &columns);
     for (scoring, test) in each(found, test) {
-        let cell = |report: &dyn Fn(&Evaluation) -> [f64; 2]| {
-            let [mean, std] = [0, 1].map(|i| number(of(test, |e| Some(report(e)[i]))));
-            format!("{mean} ± {std}")
+        let cell = |report: &dyn Fn(&Evaluation) -> Summary| {
+            let some = |e: &Evaluation| Some(report(e)).filter(|found| found.n > 0);
+            let mean = of(test, |e| Some(some(e)?.mean));
+            match mean.zip(of(test, |e| Some(some(e)?.std))) {
+                Some((mean, std)) => format!("{mean:.3} ± {std:.3}"),
+                None => "-".into(),
+            }
         };
         let mut cells = vec![scoring.name.clone()];
         for i in 0..first.categories.len() {
-            cells.push(cell(&|e| {
-                let found = &e.categories[i].near_misses;
-                [found.mean, found.std]
-            }));
+            cells.push(cell(&|e| e.categories[i].near_misses));
         }
-        cells.push(cell(&|e| [e.all.near_misses.mean, e.all.near_misses.std]));
-        cells.push(cell(&|e| [e.all.accepts.mean, e.all.accepts.std]));
+        cells.push(cell(&|e| e.all.near_misses));
+        cells.push(cell(&|e| e.all.accepts));
         table.row(&cells);
     }
     table
@@ -258,9 +261,20 @@ pub(super) fn cache_table(found: &Found, test: &TestSet) -> Table {
 /// Every source by itself.
 pub(super) fn sources_table(found: &Found, test: &TestSet) -> Table {
     let sources = &test.scorings[0].evaluations[0].sources;
+    let name = |source: &str| match source {
+        "" => "(not said)".to_string(),
+        source => source.to_string(),
+    };
     let columns: Vec<String> = sources
         .iter()
-        .map(|s| format!("{}, {} / {}", s.source, s.near_misses[1], s.accepts[1]))
+        .map(|s| {
+            format!(
+                "{}, {} / {}",
+                name(&s.source),
+                s.near_misses[1],
+                s.accepts[1]
+            )
+        })
         .collect();
     let title = format!("By source: {}", test.name);
     let mut table = Table::new(&title, &["scorer"], &columns);
