@@ -286,6 +286,7 @@ fn token_vectors_are_found_on_every_device(device: Device) {
                 let options = SearchOptions {
                     filter: Some(filter),
                     reduction,
+                    ..SearchOptions::default()
                 };
                 let found = index.search_with(&queries, k, options).unwrap();
                 for (hits, query) in found.iter().zip(&asked) {

@@ -11,11 +11,14 @@ use crate::device::{Buffer, Device, Slice, SliceMut};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{PackedTexts, Places, Tokens, normalize_rows, scatter_rows};
+use crate::ops::{PackedTexts, Places, Tokens, normalize_rows, runs, scatter_rows};
 use crate::text::TextKind;
 
 /// What errors call them.
 const OP: &str = "token vectors";
+
+/// Tokens of vectors from elsewhere that are on the device in f32 at a time, if texts are that short: some megabytes.
+const STAGED: usize = 8192;
 
 /// The token vectors of some texts in f16, with two averages of each text.
 ///
@@ -54,19 +57,15 @@ impl TokenVectors {
             let expected = format!("{} x {d}", packing.tokens());
             return Err(Error::shape(OP, "rows", expected, rows.len()));
         }
-        let lengths = packing.offsets().windows(2).map(|w| (w[1] - w[0]) as usize);
+        let offsets = packing.offsets();
+        check_finite(rows, d, offsets)?;
+        let lengths = offsets.windows(2).map(|w| (w[1] - w[0]) as usize);
         let mut builder = Builder::new(device, d, &lengths.collect::<Vec<_>>())?;
-        let texts: Vec<usize> = (0..packing.texts()).collect();
-        check_finite(rows, d, packing.offsets())?;
-        if !rows.par_chunks(d).all(|row| is_ordinary(length(row))) {
-            // Tokens count by their directions alone, but in a text's mean they count as long as they are.
-            let each = near_unit(rows, d);
-            builder.place(&device.upload(&each)?, &packing, &texts)?;
-            let whole = device.upload(&texts_near_unit(rows, d, packing.offsets()))?;
-            let means = &mut builder.vectors.means;
-            pool(&whole, &packing, Pooling::Mean, true, means)?;
-        } else {
-            builder.place(&device.upload(rows)?, &packing, &texts)?;
+        for texts in runs(offsets, STAGED) {
+            let part = &offsets[texts.start..texts.end + 1];
+            let rows = &rows[part[0] as usize * d..part[texts.len()] as usize * d];
+            let part: Vec<u32> = part.iter().map(|&token| token - part[0]).collect();
+            builder.place_rows(rows, &PackedTexts::new(device, part)?, texts)?;
         }
         builder.finish()
     }
@@ -294,14 +293,42 @@ impl Builder {
         })
     }
 
+    /// Takes the token vectors `[t, d]`, of any length, of texts that follow each other.
+    fn place_rows(
+        &mut self,
+        rows: &[f32],
+        packing: &PackedTexts,
+        texts: Range<usize>,
+    ) -> Result<()> {
+        let (d, device) = (self.vectors.d, self.vectors.device().clone());
+        let numbers: Vec<usize> = texts.clone().collect();
+        if rows.par_chunks(d).all(|row| is_ordinary(length(row))) {
+            return self.place(&device.upload(rows)?, packing, &numbers);
+        }
+        // Tokens count by their directions alone, but in a text's mean they count as long as they are.
+        let each = near_unit(rows, d);
+        self.place(&device.upload(&each)?, packing, &numbers)?;
+        let whole = device.upload(&texts_near_unit(rows, d, packing.offsets()))?;
+        let mut means = device.alloc::<f16>(texts.len() * d)?;
+        pool(&whole, packing, Pooling::Mean, true, &mut means)?;
+        let to = texts.start * d;
+        self.vectors.means.copy_from(to, means.as_slice())
+    }
+
     /// Takes the hidden states `h` `[t, d]` of a batch, whose text `i` is text `texts[i]` of the whole.
     pub fn place(&mut self, h: &Buffer<f32>, packing: &PackedTexts, texts: &[usize]) -> Result<()> {
         let (d, device) = (self.vectors.d, h.device());
         let (t, n) = (packing.tokens(), packing.texts());
+        let to = &mut self.vectors;
         if t == 0 {
+            // The averages of nothing.
+            let zeros = vec![f16::ZERO; d];
+            for &text in texts {
+                to.means.write(text * d, &zeros)?;
+                to.centroids.write(text * d, &zeros)?;
+            }
             return Ok(());
         }
-        let to = &mut self.vectors;
         if texts.iter().copied().eq(0..n) {
             // They are where they belong.
             fn first(all: &mut Buffer<f16>, len: usize) -> SliceMut<'_, f16> {
@@ -375,6 +402,43 @@ mod tests {
             &[0.447_213_6, 0.894_427_2],
         );
         near(&vectors.means.read().unwrap()[8..11], &[0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn texts_go_to_the_device_a_few_at_a_time() {
+        let cpu = Device::cpu();
+        // One of the runs is of a text that is longer than a run, and one of an empty text alone.
+        let long = STAGED as u32 + 5;
+        let (d, lengths) = (8, [3000u32, 5000, long, 0, long, 2, 0, 700, 8000]);
+        let mut offsets = vec![0];
+        offsets.extend(lengths.iter().scan(0, |end, &length| {
+            *end += length;
+            Some(*end)
+        }));
+        let t = offsets[lengths.len()] as usize;
+        let mut random = crate::random::Stream::new(5, &["rows"], 0);
+        let rows: Vec<f32> = (0..t * d).map(|_| random.unit() as f32 - 0.5).collect();
+        let all = TokenVectors::from_rows(&cpu, &rows, d, offsets.clone()).unwrap();
+        // Beside the vectors, what a run takes: in f32 twice, in f16 once, a few numbers a token, rounded up by an eighth.
+        let staged = (4 + 4 + 2) * u64::from(long) * d as u64 + 16 * u64::from(long);
+        let (peak, bytes) = (cpu.memory().peak, all.bytes());
+        assert!(
+            8 * peak <= 9 * (bytes + staged),
+            "{peak}, {bytes}, {staged}"
+        );
+        let part =
+            |of: &Buffer<f16>, from: usize, to: usize| of.read_range(from * d..to * d).unwrap();
+        for (text, span) in offsets.windows(2).enumerate() {
+            let (from, to) = (span[0] as usize, span[1] as usize);
+            let own = &rows[from * d..to * d];
+            let one = TokenVectors::from_rows(&cpu, own, d, vec![0, span[1] - span[0]]).unwrap();
+            assert_eq!(part(&all.rows, from, to), one.rows.read().unwrap());
+            assert_eq!(part(&all.means, text, text + 1), one.means.read().unwrap());
+            assert_eq!(
+                part(&all.centroids, text, text + 1),
+                one.centroids.read().unwrap()
+            );
+        }
     }
 
     #[test]

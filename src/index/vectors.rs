@@ -16,7 +16,7 @@ use super::{Hit, IndexOptions, PIECE_BYTES, SearchOptions, check_width};
 use crate::device::{Buffer, Device, DeviceKind, Slice};
 use crate::encoder::{EncodeStats, Encoder, Window, WindowOptions};
 use crate::error::{Error, Result};
-use crate::ops::cosine_topk::{Shard, cosine_topk, inverse_norms};
+use crate::ops::cosine_topk::{FEW, Shard, cosine_topk, inverse_norms};
 use crate::ops::pool::{Pooling, pool};
 use crate::ops::{PackedTexts, Places, check_device, normalize_rows, scatter_rows};
 use crate::text::TextKind;
@@ -473,7 +473,12 @@ impl VectorIndex {
                 n: p.n,
             })
             .collect();
-        let queries = self.device.upload(&near_unit(queries, self.d))?;
+        let mut queries = near_unit(queries, self.d);
+        if options.alike && n_q <= FEW && self.device.kind() == DeviceKind::Cpu {
+            // With so many that they are multiplied as any number is.
+            queries.to_mut().resize((FEW + 1) * self.d, 0.0);
+        }
+        let queries = self.device.upload(&queries)?;
         let k = k.min(self.len());
         let found = cosine_topk(
             &queries,

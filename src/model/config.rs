@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::head::HeadConfig;
-use super::keys;
 use crate::error::{Error, Result};
 use crate::ops::pool::Pooling;
+use crate::text::keys;
 
 /// Sizes of a BERT encoder, from `config.json`.
 #[derive(Clone, Debug, PartialEq)]

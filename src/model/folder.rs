@@ -15,6 +15,7 @@ use super::checkpoint::{self, Tensor, WEIGHTS};
 use super::config::{BertConfig, POOLING_FOLDER, PoolingConfig};
 use super::head::{self, HeadConfig};
 use crate::error::{Error, Result};
+use crate::text::keys::{self, MODULES};
 
 /// Everything that a model folder may say of a model, besides the `config.json` of its modules' own folders.
 const SETTINGS: [&str; 8] = [
@@ -27,8 +28,6 @@ const SETTINGS: [&str; 8] = [
     "config_sentence_transformers.json",
     MODULES,
 ];
-
-const MODULES: &str = "modules.json";
 
 /// Where the length limit stands, unless the folder calls it otherwise.
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
@@ -57,7 +56,7 @@ impl ModelFolder {
         let of_modules = (modules.iter())
             .filter(|module| !module.path.is_empty())
             .map(|module| format!("{}/config.json", module.path));
-        let names = SETTINGS.into_iter().chain(head::SENTENCE_CONFIGS);
+        let names = SETTINGS.into_iter().chain(keys::SENTENCE_CONFIGS);
         let names = names.map(String::from).chain(of_modules);
         for name in names.chain(head.weights()) {
             let path = folder.join(&name);
@@ -68,7 +67,7 @@ impl ModelFolder {
             }
         }
         Ok(ModelFolder {
-            sentence_config: head::sentence_config(folder)?.unwrap_or(SENTENCE_CONFIG),
+            sentence_config: keys::sentence_config(folder)?.unwrap_or(SENTENCE_CONFIG),
             config,
             head,
             files,

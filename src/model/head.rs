@@ -22,22 +22,9 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::WEIGHTS;
 use super::config::PoolingConfig;
-use super::keys::{self, Table};
 use crate::error::{Error, Result};
 use crate::ops::pool::Pooling;
-
-/// The names that a sentence configuration may have; the first that says anything counts.
-pub const SENTENCE_CONFIGS: [&str; 7] = [
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
-
-const MODULES: &str = "modules.json";
+use crate::text::keys::{self, MODULES, Table};
 
 /// Where `truncate_dim` stands.
 const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
@@ -219,24 +206,6 @@ impl Module {
         keys::check(&path, &keys, table, notes)?;
         Ok((path, keys))
     }
-}
-
-/// Whether the model folder says of which modules it is made; without, sentence-transformers reads no settings of its own.
-pub(crate) fn has_modules(folder: &Path) -> bool {
-    folder.join(MODULES).exists()
-}
-
-/// The name of the sentence configuration that counts, if there is one.
-///
-/// # Errors
-/// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no JSON object.
-pub(crate) fn sentence_config(folder: &Path) -> Result<Option<&'static str>> {
-    for name in SENTENCE_CONFIGS {
-        if keys::object(&folder.join(name))?.is_some_and(|keys| !keys.is_empty()) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }
 
 /// The modules of a model folder; none if it has no `modules.json`.

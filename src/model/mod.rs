@@ -7,10 +7,11 @@ pub mod config;
 pub mod folder;
 pub mod head;
 pub mod hub;
-pub mod keys;
 pub mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use config::{BertConfig, PoolingConfig};
 pub use folder::ModelFolder;
 pub use head::HeadConfig;
+
+pub use crate::text::keys;

@@ -112,6 +112,7 @@ pub use similarity_map::similarity_map;
 pub use similarity_map_backward::similarity_map_backward;
 pub use soft_alignment::soft_alignment;
 pub use texts::{Origins, OwnRows, PackedTexts, PairList, Places, TokenIds};
+pub(crate) use token_pairs::runs;
 pub use token_pairs::{MapLayout, Pairs, Tokens};
 pub use unfold::unfold;
 pub use weighted_pool::weighted_pool;

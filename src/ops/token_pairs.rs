@@ -89,7 +89,7 @@ pub(super) fn widen_to<T: Float>(from: &[T], to: &mut [f32]) {
 }
 
 /// Cuts texts into runs of at most `tokens` tokens, or of one text that is longer.
-pub(super) fn runs(offsets: &[u32], tokens: usize) -> Vec<Range<usize>> {
+pub(crate) fn runs(offsets: &[u32], tokens: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for text in 0..offsets.len() - 1 {
         let start = runs.last().map_or(0, |run| offsets[run.start] as usize);

@@ -5,9 +5,12 @@
 //! * [`batch`] turns the token lists into batches without padding: texts of like length go together, and a batch holds
 //!   as many texts as fit a budget of tokens.
 //!
+//! * [`keys`] says what becomes of every key of a model folder's files, those of other modules too.
+//!
 //! Nothing here knows of a device; what comes next is the encoder.
 
 pub mod batch;
+pub mod keys;
 pub mod rules;
 mod tokenizer;
 

@@ -19,9 +19,9 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection};
 
+use super::keys;
 use super::one_line;
 use crate::error::{Error, Result};
-use crate::model::keys;
 
 /// Classes that transformers builds as it builds a BertTokenizer.
 const BERT_CLASSES: [&str; 7] = [

@@ -26,9 +26,9 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
+use super::keys;
 use super::{one_line, rules};
 use crate::error::{Error, Result};
-use crate::model::{head, keys};
 
 /// Where a model's prompts stand.
 const PROMPTS: &str = "config_sentence_transformers.json";
@@ -442,10 +442,10 @@ struct SentenceConfig {
 impl SentenceConfig {
     /// Reads it; sentence-transformers reads it in folders with `modules.json` alone.
     fn read(model_dir: &Path) -> Result<Self> {
-        if !head::has_modules(model_dir) {
+        if !keys::has_modules(model_dir) {
             return Ok(Self::default());
         }
-        let Some(name) = head::sentence_config(model_dir)? else {
+        let Some(name) = keys::sentence_config(model_dir)? else {
             return Ok(Self::default());
         };
         let path = model_dir.join(name);
@@ -498,7 +498,7 @@ fn limit_of(path: &Path, key: &str, value: Option<&Value>) -> Result<Option<usiz
 
 /// The file with the prompts, where it is read.
 fn prompt_file(model_dir: &Path) -> Result<Option<Map<String, Value>>> {
-    if !head::has_modules(model_dir) {
+    if !keys::has_modules(model_dir) {
         return Ok(None);
     }
     keys::object(&model_dir.join(PROMPTS))

@@ -121,6 +121,7 @@ fn search_finds_what_an_exhaustive_reference_finds() {
                 let options = SearchOptions {
                     filter: Some(keep),
                     reduction,
+                    ..SearchOptions::default()
                 };
                 let found = index.search_with(&queries, k, options).unwrap();
                 hold(&found, &asked, &stored, k, reduction, |row| {

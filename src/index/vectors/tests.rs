@@ -390,3 +390,24 @@ fn a_zero_row_has_cosine_zero() {
     let of_zero = &found(&index, &rows[..8], 2)[0];
     assert!(of_zero.iter().all(|hit| hit.score == 0.0));
 }
+
+#[test]
+fn scores_of_a_query_are_the_same_beside_others_if_that_is_wanted() {
+    let (cpu, d, n) = (Device::cpu(), 40, 100);
+    let mut random = crate::random::Stream::new(3, &["rows"], 0);
+    let mut draw =
+        |n: usize| -> Vec<f32> { (0..n * d).map(|_| random.unit() as f32 - 0.5).collect() };
+    let (rows, queries) = (draw(n), draw(70));
+    let mut index = VectorIndex::new(&cpu, d).unwrap();
+    index.append(&rows).unwrap();
+    let alike = SearchOptions {
+        alike: true,
+        ..SearchOptions::default()
+    };
+    let all = index.search_with(&queries, 10, alike).unwrap();
+    for at_once in [1, 3, 4, 5, 66] {
+        let parts = queries.chunks(at_once * d);
+        let found = parts.flat_map(|part| index.search_with(part, 10, alike).unwrap());
+        assert_eq!(found.collect::<Vec<_>>(), all, "{at_once}");
+    }
+}

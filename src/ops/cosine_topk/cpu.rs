@@ -71,6 +71,9 @@ impl Candidates {
 /// Rows that the CPU scores at once: with d = 384, 96 KiB of f32, a fraction of a core's second-level cache.
 const CPU_BLOCK: usize = 64;
 
+/// Queries up to which a search takes less time by another order of additions.
+pub(crate) const FEW: usize = halves::MOST;
+
 /// Queries multiplied at once with a block of rows; bounds the block's scores to 16 KiB.
 const CPU_QUERIES: usize = 64;
 
@@ -84,7 +87,7 @@ pub(super) fn cosine_topk(search: &Search<'_>, found: &mut TopK) {
     let runs: Vec<Run<'_>> = (0..)
         .step_by(CPU_QUERIES)
         .zip(queries.chunks(CPU_QUERIES * d))
-        .map(|(first, queries)| Run::new(first, queries, d))
+        .map(|(first, queries)| Run::new(first, queries, d, n_q <= FEW))
         .collect();
     let filter = search.filter.map(|f| f.host());
     let mut blocks: Vec<(usize, &Shard<'_>, Range<usize>)> = Vec::new();
@@ -142,11 +145,11 @@ enum How<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(first: usize, queries: &'a [f32], d: usize) -> Self {
+    fn new(first: usize, queries: &'a [f32], d: usize, few: bool) -> Self {
         let asked = queries.len() / d;
-        let how = match asked {
-            ..=halves::MOST => How::Dots(queries),
-            _ => How::Columns(Few::new(queries, d)),
+        let how = match few {
+            true => How::Dots(queries),
+            false => How::Columns(Few::new(queries, d)),
         };
         Run { first, asked, how }
     }

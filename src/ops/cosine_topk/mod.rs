@@ -29,6 +29,7 @@ mod wgpu;
 #[doc(hidden)]
 pub use reference::{error_bound, reference, reference_scores};
 
+pub(crate) use cpu::FEW;
 pub use norms::inverse_norms;
 pub(crate) use scores::{selects_on, top_scores};
 

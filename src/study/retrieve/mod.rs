@@ -18,7 +18,7 @@ use super::stage::{Report, Stage};
 use crate::data::beir::{Collection, Query};
 use crate::encoder::{EncodeStats, Encoder};
 use crate::error::Result;
-use crate::index::{Hit, TokenVectors, VectorIndex};
+use crate::index::{Hit, SearchOptions, TokenVectors, VectorIndex};
 use crate::metrics::ranking::{Evaluation, Run, evaluate};
 use crate::ops::PairList;
 use crate::text::TextKind;
@@ -265,8 +265,13 @@ pub fn retrieve(
         times.queries += start.elapsed();
 
         let start = Instant::now();
-        // One more than is kept, so that a document that is the query itself can be left out.
-        let hits = index.search(&rows, options.depth + 1)?;
+        // One more than is kept, so that a document that is the query itself can be left out. Numbers do not depend on how
+        // many queries are asked at a time.
+        let alike = SearchOptions {
+            alike: true,
+            ..SearchOptions::default()
+        };
+        let hits = index.search_with(&rows, options.depth + 1, alike)?;
         times.search += start.elapsed();
         candidates.extend(chunk.iter().zip(hits).map(|(query, hits)| {
             let own = |hit: &Hit| corpus[hit.id as usize].id == query.id;

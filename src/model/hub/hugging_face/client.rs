@@ -13,8 +13,7 @@ use crate::model::head;
 use crate::model::hub::{
     BackboneSource, REQUIRED, TOKENIZER, VOCABULARY, is_model, one_line, present,
 };
-
-const MODULES: &str = "modules.json";
+use crate::text::keys::{self, MODULES};
 
 /// What a model may say of itself beside its modules; fetched where it is there.
 const SETTINGS: [&str; 7] = [
@@ -41,7 +40,7 @@ pub(super) fn snapshot(repository: &str, place: &Place) -> Option<(PathBuf, bool
 
 /// Whether a snapshot has what its modules are made of, and the length limit: other programs may leave these out.
 fn is_published(folder: &Path) -> bool {
-    let limit = head::SENTENCE_CONFIGS.iter();
+    let limit = keys::SENTENCE_CONFIGS.iter();
     limit.into_iter().any(|name| present(folder, name))
         && present(folder, MODULES)
         && head::module_files(folder).is_ok_and(|files| {
@@ -148,7 +147,7 @@ pub(super) fn fetch(
                 Ok(())
             };
             let failed = |e: crate::Error| one_line(&e.to_string());
-            for file in SETTINGS.into_iter().chain(head::SENTENCE_CONFIGS) {
+            for file in SETTINGS.into_iter().chain(keys::SENTENCE_CONFIGS) {
                 take(file)?;
             }
             if !exists(TOKENIZER) {

@@ -2,7 +2,7 @@
 //!
 //! A model folder is a program, so each of its keys is honoured, refused by name, said aloud, or has no effect on an
 //! embedding, and the tables here say which, with the reason. [`check_folder`] decides from them; what honours a key is
-//! the code that reads the file ([`super::BertConfig`], [`super::head`], [`crate::text::Tokenizer`]). The keys are those
+//! the code that reads the file ([`crate::model::BertConfig`], [`crate::model::head`], [`super::Tokenizer`]). The keys are those
 //! that transformers 5 and sentence-transformers 6 write or read for a BERT. A key that no table has is an error where
 //! every key of the file has an effect (a pooling module's, say), and a note on standard error elsewhere.
 
@@ -13,8 +13,21 @@ use std::sync::{LazyLock, Mutex};
 
 use serde_json::{Map, Value};
 
-use super::head;
 use crate::error::{Error, Result};
+
+/// The names that a sentence configuration may have; the first that says anything counts.
+pub const SENTENCE_CONFIGS: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// The list of the modules that a model is made of.
+pub(crate) const MODULES: &str = "modules.json";
 
 /// What becomes of a key.
 #[derive(Clone, Copy, Debug)]
@@ -241,7 +254,7 @@ table! {
 }
 
 table! {
-    /// `sentence_bert_config.json`, or one of the older names of it ([`head::SENTENCE_CONFIGS`])
+    /// `sentence_bert_config.json`, or one of the older names of it ([`SENTENCE_CONFIGS`])
     SENTENCE_CONFIG, Fatal:
     "max_seq_length" Honoured "the length limit";
     "do_lower_case" Honoured "lower-cases texts before anything else does something to them";
@@ -399,7 +412,7 @@ fn shown(value: &Value) -> String {
 ///
 /// # Errors
 /// [`Error::Input`] for a key that is refused.
-pub(super) fn check(
+pub(crate) fn check(
     path: &Path,
     object: &Map<String, Value>,
     table: &Table,
@@ -460,7 +473,25 @@ pub(crate) fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
         .map_err(|e| Error::input(path, format!("not the expected JSON: {e}")))
 }
 
-/// Holds the files of a model folder to their tables, module folders aside ([`head`] reads those); returns what is to be
+/// Whether the model folder says of which modules it is made; without, sentence-transformers reads no settings of its own.
+pub(crate) fn has_modules(folder: &Path) -> bool {
+    folder.join(MODULES).exists()
+}
+
+/// The name of the sentence configuration that counts, if there is one.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Input`] if it is no JSON object.
+pub(crate) fn sentence_config(folder: &Path) -> Result<Option<&'static str>> {
+    for name in SENTENCE_CONFIGS {
+        if object(&folder.join(name))?.is_some_and(|keys| !keys.is_empty()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Holds the files of a model folder to their tables, module folders aside ([`crate::model::head`] reads those); returns what is to be
 /// said.
 ///
 /// # Errors
@@ -477,14 +508,14 @@ pub fn check_folder(folder: &Path) -> Result<Vec<String>> {
     check_file("config.json", &CONFIG)?;
     check_file("tokenizer_config.json", &TOKENIZER_CONFIG)?;
     check_file("special_tokens_map.json", &SPECIAL_TOKENS_MAP)?;
-    if head::has_modules(folder) {
+    if has_modules(folder) {
         check_file("config_sentence_transformers.json", &SENTENCE_TRANSFORMERS)?;
-        if let Some(name) = head::sentence_config(folder)? {
+        if let Some(name) = sentence_config(folder)? {
             check_file(name, &SENTENCE_CONFIG)?;
         }
     } else {
         let ignored = ["config_sentence_transformers.json"];
-        let ignored = ignored.into_iter().chain(head::SENTENCE_CONFIGS);
+        let ignored = ignored.into_iter().chain(SENTENCE_CONFIGS);
         notes.extend(
             ignored
                 .filter(|name| folder.join(name).exists())
