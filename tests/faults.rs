@@ -55,6 +55,13 @@ impl Scratch {
         self.dir.path().join(name)
     }
 
+    /// So many near-misses as `pairs.csv`, and their paraphrases as `para.csv`.
+    fn put_pairs(&self, anchors: usize) {
+        let [near_misses, paraphrases] = pairs(anchors);
+        self.put("pairs.csv", near_misses.as_bytes());
+        self.put("para.csv", paraphrases.as_bytes());
+    }
+
     fn put(&self, name: &str, bytes: &[u8]) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -558,9 +565,7 @@ fn pairs_that_cannot_be_evaluated() {
         "{stdout}"
     );
 
-    let [near_misses, paraphrases] = pairs(8);
-    s.put("pairs.csv", near_misses.as_bytes());
-    s.put("para.csv", paraphrases.as_bytes());
+    s.put_pairs(8);
     // Too few for any rate: described, not judged.
     let output = s.near_miss(&["--pairs", "pairs.csv", "--paraphrases", "para.csv"]);
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -770,9 +775,7 @@ fn commands() -> Vec<Vec<&'static str>> {
 fn streams_that_end_early_end_no_command_in_disorder() {
     use std::process::Stdio;
     let s = Scratch::new();
-    let [near_misses, paraphrases] = pairs(80);
-    s.put("pairs.csv", near_misses.as_bytes());
-    s.put("para.csv", paraphrases.as_bytes());
+    s.put_pairs(80);
     let full = || {
         fs::OpenOptions::new()
             .write(true)
@@ -840,9 +843,7 @@ fn streams_that_end_early_end_no_command_in_disorder() {
 fn places_are_tried_before_anything_is_done() {
     let s = Scratch::new();
     s.put("file", b"in the way");
-    let [near_misses, paraphrases] = pairs(300);
-    s.put("pairs.csv", near_misses.as_bytes());
-    s.put("para.csv", paraphrases.as_bytes());
+    s.put_pairs(300);
     s.put(
         "rows.csv",
         b"anchor,positive,negative\na cat,the cat,a dog\na man,the man,a cow\n",

@@ -11,6 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::ops::widen;
 
 /// Length of a row, in f64, in which the square of an f32 neither overflows nor vanishes.
 pub(super) fn length(row: &[f32]) -> f64 {
@@ -55,15 +56,11 @@ pub(super) fn near_unit(rows: &[f32], d: usize) -> Cow<'_, [f32]> {
 /// f16 rows `[n, d]`, finite, those shorter than 0.7 made longer. What is subnormal gains the digits of a normal number, since
 /// devices may take it for zero; a longer row stays as it is, so that nothing is lost.
 pub(super) fn lengthened(rows: &[f16], d: usize) -> Cow<'_, [f16]> {
-    let wide = |row: &[f16], wide: &mut Vec<f32>| {
-        wide.resize(d, 0.0);
-        row.convert_to_f32_slice(wide);
-    };
     let by: Vec<f64> = rows
         .par_chunks(d)
         .with_min_len(64)
         .map_init(Vec::new, |row32, row| {
-            wide(row, row32);
+            widen(row, row32);
             towards_unit(length(row32)).max(1.0)
         })
         .collect();
@@ -75,7 +72,7 @@ pub(super) fn lengthened(rows: &[f16], d: usize) -> Cow<'_, [f16]> {
     short.for_each_init(
         || (Vec::new(), vec![0f32; d]),
         |(row32, scaled), (row, by)| {
-            wide(row, row32);
+            widen(row, row32);
             scale(row32, by, scaled);
             row.convert_from_f32_slice(scaled);
         },

@@ -18,7 +18,7 @@ use crate::encoder::{EncodeStats, Encoder, Window, WindowOptions};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{FEW, Shard, cosine_topk, inverse_norms};
 use crate::ops::pool::{Pooling, pool};
-use crate::ops::{PackedTexts, Places, check_device, normalize_rows, scatter_rows};
+use crate::ops::{PackedTexts, Places, check_device, normalize_rows, scatter_rows, widen};
 use crate::text::TextKind;
 
 /// What the layout of a saved index is called; a file with another one is refused.
@@ -309,8 +309,7 @@ impl VectorIndex {
     /// Appends f16 rows as they are, with their inverse lengths.
     fn append_host(&mut self, rows: &[f16]) -> Result<()> {
         let inverse = |wide: &mut Vec<f32>, row: &[f16]| {
-            wide.resize(row.len(), 0.0);
-            row.convert_to_f32_slice(wide);
+            widen(row, wide);
             let norm = length(wide);
             if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
         };

@@ -69,7 +69,7 @@ pub(super) fn products(queries: &PackedTexts, documents: &PackedTexts, pairs: Pa
 }
 
 /// Copies a row-major matrix as f32.
-pub(super) fn widen<T: Float>(from: &[T], to: &mut Vec<f32>) {
+pub(crate) fn widen<T: Float>(from: &[T], to: &mut Vec<f32>) {
     to.resize(from.len(), 0.0);
     widen_to(from, to);
 }
