@@ -27,6 +27,7 @@ const PARTS: &[Part] = &[
         extension: "rs",
         required: |_| true,
         shared: &[
+            "halves",
             "mod",
             "pictures",
             "rounding",
