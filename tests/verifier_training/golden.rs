@@ -22,6 +22,9 @@ pub const CHANNELS: [usize; 3] = [16, 32, 16];
 /// Gradients that the file has in part are every so manieth element.
 pub const STRIDE: usize = 10;
 
+/// The same of gradients in token vectors.
+pub const TOKEN_STRIDE: usize = 9;
+
 /// Of the loss where a device stores gradients in f16.
 pub const LOSS_SCALE: f64 = 1024.0;
 

@@ -61,6 +61,8 @@ MAX_NORM = 1.0
 START_SCALE, START_BIAS = 10.0, 0.0
 # Of gradients that the file has in part. Ten steps with a stride of ten have every element once.
 STRIDE = 10
+# The same of gradients in token vectors: odd, so that every column of them is among them.
+TOKEN_STRIDE = 9
 
 # Constants of F2 as the operator takes them, in float32.
 DISTANCE = TEMPERATURE = float(np.float32(0.1))
@@ -351,11 +353,13 @@ def squared(inexact: np.ndarray, exact: np.ndarray) -> float:
 
 
 def gradients(module: nn.Module, prefix: str, paper: bool, n_pairs: int, out: dict[str, np.ndarray]) -> None:
-    """What a pass finds, and the sums of squared errors of PyTorch in lower precision."""
+    """What a pass finds, gradients in token vectors in part, and the sums of squared errors of PyTorch in lower precision, in
+    all elements."""
     found = dict(inexact(module, lambda module, half: one_pass(module, paper, n_pairs, half)))
     exact = one_pass(module, paper, n_pairs, False)
     for name, values in exact.items():
-        out[f"{prefix}.{name}"] = values
+        of_tokens = name.startswith("grad_")
+        out[f"{prefix}.{name}"] = values.reshape(-1)[::TOKEN_STRIDE].copy() if of_tokens else values
         for kind, of_kind in found.items():
             out[f"errors.{kind}.{prefix}.{name}"] = np.array([squared(of_kind[name], values)])
 
@@ -400,8 +404,6 @@ def eval_logits(module: F3, prefix: str, paper: bool, n_pairs: int, out: dict[st
 def fixed(out: dict[str, np.ndarray]) -> None:
     for name in FIXED:
         gradients(Fixed(name).double(), name, False, len(PAIRS), out)
-        for side in ("queries", "documents"):
-            out[f"{name}.grad_{side}"] = out[f"{name}.grad_{side}"].reshape(-1)[::STRIDE].copy()
 
 
 def losses(out: dict[str, np.ndarray]) -> None:
