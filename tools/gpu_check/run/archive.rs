@@ -59,10 +59,7 @@ pub fn packed(folder: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// The content of a compressed file, by its ending.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn content(from: &Path) -> Result<Box<dyn Read>> {
+fn content(from: &Path) -> Result<Box<dyn Read>> {
     let file = BufReader::new(File::open(from).map_err(|e| Error::io("read", from, e))?);
     Ok(
         match from.extension().is_some_and(|ending| ending == "xz") {

@@ -1,6 +1,6 @@
 //! The steps, in order of worth, and what each of them runs.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -161,10 +161,10 @@ impl Site {
     /// # Errors
     /// [`Error::Input`] if it is no pack or a damaged one.
     pub fn unpack(pack: &Path, work: &Path) -> Result<Self> {
-        if !pack.join("program.gz").is_file() {
+        if !pack.join("build").is_file() {
             return Err(Error::input(
                 pack,
-                "not made by `gpu-check pack` (program.gz is missing)",
+                "not made by `gpu-check pack` (build is missing)",
             ));
         }
         fs::create_dir_all(work.join("kept")).map_err(|e| Error::io("create", work, e))?;
@@ -245,32 +245,18 @@ impl Site {
         Ok(command)
     }
 
-    /// A program that is packed by itself.
+    /// A program that was packed with this one, beside which it was unpacked.
     fn packed(&self, name: &str) -> Result<Command, String> {
-        let packed = archive::packed(&self.pack, name).ok_or("it was not packed")?;
-        let path = self.work.join(name);
-        let mut content = archive::content(&packed).map_err(|e| e.to_string())?;
-        let copied = File::create(&path)
-            .and_then(|mut to| std::io::copy(&mut content, &mut to))
-            .and_then(|_| executable(&path));
-        copied.map_err(|e| format!("{} cannot be unpacked: {e}", packed.display()))?;
-        Ok(self.run(&path, &[]))
+        let path = self.program.with_file_name(name);
+        match path.is_file() {
+            true => Ok(self.run(&path, &[])),
+            false => Err("it was not packed".into()),
+        }
     }
 
     fn kept(&self, name: &str) -> String {
         self.kept.join(name).display().to_string()
     }
-}
-
-#[cfg(unix)]
-fn executable(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-}
-
-#[cfg(not(unix))]
-fn executable(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }
 
 /// A program on the path, or that it is not there.
