@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
 
 fn golden() -> PathBuf {
     // Named when it runs, if the program was carried to another machine.
@@ -106,6 +107,16 @@ impl Scratch {
             .env("HF_HOME", self.path("hf"))
             .env_remove("NEARMISS_BACKBONE")
             .current_dir(self.dir.path());
+        command
+    }
+
+    /// The program where files may not grow beyond so many blocks of 512 bytes or 1 KiB, which is what a full disk is: a write
+    /// that fails amid the output. The signal that comes with the error would end the program.
+    #[cfg(unix)]
+    fn full_disk(&self, blocks: usize) -> Command {
+        let limited = format!(r#"trap "" XFSZ && ulimit -f {blocks} && exec "$0" "$@""#);
+        let mut command = self.surround(Command::new("sh"));
+        command.args(["-c".as_ref(), limited.as_ref(), program().as_os_str()]);
         command
     }
 
@@ -392,7 +403,6 @@ fn places_that_cannot_be_written() {
     );
 }
 
-/// A file that may not grow as far as it has to is what a full disk is: a write that fails amid the output.
 #[cfg(unix)]
 #[test]
 fn a_full_disk_loses_nothing_that_was_there() {
@@ -402,30 +412,34 @@ fn a_full_disk_loses_nothing_that_was_there() {
     fs::write(full.join("x.npy"), b"old").unwrap();
     let texts: String = (0..200).map(|i| format!("text number {i}\n")).collect();
     s.put("texts", texts.as_bytes());
-    // Blocks of 512 bytes or of 1 KiB; the signal that comes with the error would end the program.
-    let limited = r#"trap "" XFSZ && ulimit -f 16 && exec "$0" "$@""#;
-    let output = s
-        .surround(Command::new("sh"))
-        .args(["-c".as_ref(), limited.as_ref(), program().as_os_str()])
-        .args([
-            "encode",
-            "--device",
-            "cpu",
-            "--backbone",
-            "model",
-            "--texts",
-            "texts",
-            "--output",
-            "full/x.npy",
-        ])
-        .output()
-        .unwrap();
+    let arguments = "encode --device cpu --backbone model --texts texts --output full/x.npy";
+    let output = s.full_disk(16).args(arguments.split(' ')).output().unwrap();
     fails(&output, 1, &["x.npy"]);
     let left = fs::read_dir(&full).unwrap().count();
     assert_eq!(
         (fs::read(full.join("x.npy")).unwrap(), left),
         (b"old".to_vec(), 1)
     );
+}
+
+/// What was measured is told before it is saved, as tables and as JSON.
+#[cfg(unix)]
+#[test]
+fn numbers_that_cannot_be_saved_are_told() {
+    let s = Scratch::new();
+    let arguments = "retrieve --device cpu --backbone model --data data --out out";
+    for (json, told) in [(None, "| cosine |"), (Some("--json"), "\"ndcg@10\"")] {
+        let mut command = s.full_disk(1);
+        let output = command.args(arguments.split(' ')).args(json).output();
+        let output = output.unwrap();
+        fails(&output, 1, &["out"]);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.contains(told), "{stdout}");
+        if json.is_some() {
+            let found: Value = serde_json::from_str(&stdout).unwrap();
+            assert_eq!(found.as_array().unwrap().len(), 1);
+        }
+    }
 }
 
 #[test]

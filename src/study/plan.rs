@@ -1,11 +1,9 @@
 //! How much the study does, and with what.
 
-use serde_json::Value;
-
 use super::experiment_2::models::{Cell, Mode, Positives};
 use super::retrieve::RetrieveOptions;
 use super::session::Session;
-use super::stage::Job;
+use super::stage::{Job, Told};
 use crate::data::beir::Collection;
 use crate::data::edits::{self, EditSet, Split};
 use crate::data::generated::{BuiltIn, COLLECTIONS};
@@ -263,17 +261,17 @@ impl Plan {
         self.jobs.iter().map(|job| job.folder(session)).collect()
     }
 
-    /// Does every job (see [`Job::run`]) and returns their numbers.
+    /// Does every job, see [`Job::run`].
     ///
     /// # Errors
-    /// As the first job that fails; those before it are saved.
+    /// As the first job that fails; those before it are told and saved.
     pub fn run(
         &self,
         session: &Session,
-        mut show: impl FnMut(&str) -> Result<()>,
-    ) -> Result<Vec<Value>> {
+        mut tell: impl FnMut(Told<'_>) -> Result<()>,
+    ) -> Result<()> {
         session.check_out()?;
-        let jobs = self.jobs.iter();
-        jobs.map(|job| job.run(session, &mut show)).collect()
+        let mut jobs = self.jobs.iter();
+        jobs.try_for_each(|job| job.run(session, &mut tell))
     }
 }

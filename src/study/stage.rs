@@ -76,14 +76,22 @@ impl<S: Stage + ?Sized> Report<S> {
 pub trait Job {
     /// Name of its result folder: stage, subject and id. Jobs of equal numbers have equal ids, on every machine.
     fn folder(&self, session: &Session) -> String;
-    /// Runs it, shows its tables, saves everything and logs how it went; the numbers, under the stage's name.
+    /// Runs it, tells what it found, saves everything and logs how it went.
     ///
-    /// `show` gets Markdown before anything is saved, so that a full disk takes nothing that was computed; and where it cannot
-    /// be shown, it is saved all the same.
+    /// `tell` gets numbers and tables before anything is saved, so that a full disk takes nothing that was computed; and where
+    /// they cannot be told, they are saved all the same.
     ///
     /// # Errors
-    /// What the stage, `show` and the file system report.
-    fn run(&self, session: &Session, show: &mut dyn FnMut(&str) -> Result<()>) -> Result<Value>;
+    /// What the stage, `tell` and the file system report.
+    fn run(&self, session: &Session, tell: &mut dyn FnMut(Told<'_>) -> Result<()>) -> Result<()>;
+}
+
+/// What a job tells.
+pub enum Told<'a> {
+    /// The numbers with the stage's name and its inputs; once a job.
+    Numbers(Value),
+    /// Tables, or where they are, in Markdown.
+    Tables(&'a str),
 }
 
 impl<S: Stage> Job for S {
@@ -91,7 +99,7 @@ impl<S: Stage> Job for S {
         folder_name(self, &self.config(session), session)
     }
 
-    fn run(&self, session: &Session, show: &mut dyn FnMut(&str) -> Result<()>) -> Result<Value> {
+    fn run(&self, session: &Session, tell: &mut dyn FnMut(Told<'_>) -> Result<()>) -> Result<()> {
         let config = self.config(session);
         let inputs = self.inputs();
         let found = self.measure(session)?;
@@ -106,14 +114,19 @@ impl<S: Stage> Job for S {
         };
         let tables = self.markdown(&report);
         let summary = self.summary(&report);
-        let shown = match &summary {
-            Some(summary) => show(summary),
-            None => show(&format!("{tables}\n")),
-        };
+        let metrics = self.metrics(&report.found);
+        let mut numbers = metrics.clone();
+        numbers["stage"] = S::NAME.into();
+        for (name, value) in inputs.as_object().into_iter().flatten() {
+            numbers[name] = value.clone();
+        }
+        let told = tell(Told::Numbers(numbers)).and(match &summary {
+            Some(summary) => tell(Told::Tables(summary)),
+            None => tell(Told::Tables(&format!("{tables}\n"))),
+        });
 
         let name = folder_name(self, &report.config, session);
         let folder = ResultFolder::new(&session.out, &name);
-        let metrics = self.metrics(&report.found);
         folder.json("config.json", &report.config)?;
         folder.json("provenance.json", &report.provenance)?;
         folder.lines(S::ROWS, self.rows(&report.found))?;
@@ -124,19 +137,13 @@ impl<S: Stage> Job for S {
         session
             .progress
             .log(&format!("saved: {}", folder.path().display()));
-        shown?;
+        told?;
         if summary.is_some() {
             let more = folder.path().join("report.md");
             let more = more.display().to_string();
-            show(&format!("\nEvery table: {}\n\n", line(&more)))?;
+            tell(Told::Tables(&format!("\nEvery table: {}\n\n", line(&more))))?;
         }
-
-        let mut json = metrics;
-        json["stage"] = S::NAME.into();
-        for (name, value) in inputs.as_object().into_iter().flatten() {
-            json[name] = value.clone();
-        }
-        Ok(json)
+        Ok(())
     }
 }
 

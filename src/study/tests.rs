@@ -14,7 +14,7 @@ use super::plan::{Plan, Preset};
 use super::results;
 use super::retrieve::{RetrieveOptions, RetrieveStage};
 use super::session::{Session, SessionOptions};
-use super::stage::Stage;
+use super::stage::{Stage, Told};
 use crate::data::Category;
 use crate::data::beir::Collection;
 use crate::data::generated::COLLECTIONS;
@@ -487,13 +487,15 @@ fn run(inputs: Inputs) -> BTreeMap<PathBuf, String> {
     plan.push(retrieve);
     plan.push(near_miss);
     plan.push(geometry);
-    let mut shown = String::new();
-    let found = plan
-        .run(&session, |text| {
-            shown.push_str(text);
-            Ok(())
-        })
-        .unwrap();
+    let (mut shown, mut found) = (String::new(), Vec::new());
+    plan.run(&session, |told| {
+        match told {
+            Told::Numbers(numbers) => found.push(numbers),
+            Told::Tables(text) => shown.push_str(text),
+        }
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(found.len(), 3);
     for title in [
         "# Retrieval on",

@@ -13,6 +13,7 @@ use nearmiss::study::near_miss::{Examples, FileOptions, NearMissStage, Triplets}
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::plan::{Plan, Preset};
 use nearmiss::study::retrieve::{RetrieveOptions, RetrieveStage, subset};
+use nearmiss::study::stage::Told;
 use nearmiss::{Error, Result};
 
 use super::super::args::{Data, Mode, PairFiles, Pairs, Second, Study};
@@ -73,13 +74,20 @@ pub fn run(study: &Study, plan: &Plan) -> Result<()> {
     check_output_folder(&study.common.out)?;
     let session = open(&study.common)?;
     end_trainings_in_order(&session)?;
-    let found = plan.run(&session, |tables| match study.common.json {
-        true => Ok(()),
-        false => print(tables),
-    })?;
-    if study.common.json {
+    let mut found = Vec::new();
+    let outcome = plan.run(&session, |told| {
+        match told {
+            Told::Numbers(numbers) => found.push(numbers),
+            Told::Tables(tables) if !study.common.json => print(tables)?,
+            Told::Tables(_) => {}
+        }
+        Ok(())
+    });
+    // What was found before a job failed, or could not be saved, is not lost.
+    if study.common.json && (outcome.is_ok() || !found.is_empty()) {
         print_json(&found)?;
     }
+    outcome?;
     close(&session)
 }
 
