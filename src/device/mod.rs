@@ -545,6 +545,20 @@ impl Device {
         cost: Cost,
         work: impl FnOnce(Target<'_>) -> Result<()>,
     ) -> Result<()> {
+        let mut work = Some(work);
+        self.run_once(op, cost, &mut |target| {
+            let work = work.take().expect("an operator runs once");
+            work(target)
+        })
+    }
+
+    /// [`Device::run`], compiled once for all operators; `work` is called once.
+    fn run_once(
+        &self,
+        op: &'static str,
+        cost: Cost,
+        work: &mut dyn FnMut(Target<'_>) -> Result<()>,
+    ) -> Result<()> {
         let target = match self.backend() {
             Backend::Cpu(_) => Target::Cpu,
             Backend::Cuda(d) => Target::Gpu(Gpu::Cuda(d)),

@@ -25,8 +25,10 @@ mod change;
 mod folds;
 mod hard;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -392,7 +394,7 @@ pub fn evaluate(pairs: &[ScoredPair<'_>], options: &Options) -> Result<Evaluatio
     let all = study.report(None, &thresholds);
     let categories: Vec<CategoryReport> = study
         .categories()
-        .into_iter()
+        .into_par_iter()
         .map(|category| study.report(Some(category), &thresholds))
         .collect();
     Ok(Evaluation {
@@ -419,11 +421,34 @@ fn check(pairs: &[ScoredPair<'_>]) -> Result<()> {
     Ok(())
 }
 
+/// Places of pairs by what `key` says of them.
+fn places<'a>(
+    pairs: &[ScoredPair<'a>],
+    key: impl Fn(&ScoredPair<'a>) -> &'a str,
+) -> BTreeMap<&'a str, Vec<usize>> {
+    let mut of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (place, pair) in pairs.iter().enumerate() {
+        of.entry(key(pair)).or_default().push(place);
+    }
+    of
+}
+
 /// The pairs of an evaluation, by what they are.
 struct Study<'a> {
     options: &'a Options,
     near_misses: Vec<ScoredPair<'a>>,
     accepts: Vec<ScoredPair<'a>>,
+    /// Places of near-misses; there may be thousands of categories, and each asks for its own.
+    of_category: BTreeMap<&'a str, Vec<usize>>,
+    /// Places of accepts.
+    of_anchor: BTreeMap<&'a str, Vec<usize>>,
+    of_source: BTreeMap<&'a str, Vec<usize>>,
+}
+
+/// The accepts that near-misses are judged against.
+struct Accepts<'s, 'a> {
+    pairs: Cow<'s, [ScoredPair<'a>]>,
+    basis: Basis,
 }
 
 /// Places of the numbers that intervals are wanted of.
@@ -437,15 +462,29 @@ impl<'a> Study<'a> {
         let of = |wanted: &dyn Fn(Kind) -> bool| -> Vec<ScoredPair<'a>> {
             pairs.iter().filter(|p| wanted(p.kind)).copied().collect()
         };
+        let near_misses = of(&|kind| kind == Kind::NearMiss);
+        let accepts = of(&Kind::is_accept);
         Study {
             options,
-            near_misses: of(&|kind| kind == Kind::NearMiss),
-            accepts: of(&Kind::is_accept),
+            of_category: places(&near_misses, |pair| pair.category),
+            of_anchor: places(&accepts, |pair| pair.anchor),
+            of_source: places(&accepts, |pair| pair.source),
+            near_misses,
+            accepts,
         }
     }
 
-    fn categories(&self) -> BTreeSet<&'a str> {
-        self.near_misses.iter().map(|pair| pair.category).collect()
+    fn categories(&self) -> Vec<&'a str> {
+        self.of_category.keys().copied().collect()
+    }
+
+    /// Those of a category, or all.
+    fn near_misses_of(&self, category: Option<&str>) -> Cow<'_, [ScoredPair<'a>]> {
+        let Some(category) = category else {
+            return Cow::Borrowed(&self.near_misses);
+        };
+        let places = self.of_category.get(category).into_iter().flatten();
+        places.map(|&place| self.near_misses[place]).collect()
     }
 
     /// Thresholds from the calibration accepts that `keep` admits.
@@ -471,29 +510,47 @@ impl<'a> Study<'a> {
         Measured::Value(ALPHAS.map(|alpha| threshold(&scores, alpha).expect("some accepts")))
     }
 
-    fn near_misses_of(&self, category: Option<&str>) -> Vec<ScoredPair<'a>> {
-        let wanted = |pair: &&ScoredPair<'_>| category.is_none_or(|name| pair.category == name);
-        self.near_misses.iter().filter(wanted).copied().collect()
-    }
-
-    /// The accepts that these near-misses are judged against.
-    fn accepts_for(&self, near_misses: &[ScoredPair<'_>]) -> (Vec<ScoredPair<'a>>, Basis) {
+    /// The accepts that the near-misses of a category are judged against.
+    fn accepts_for(&self, near_misses: &[ScoredPair<'_>]) -> Accepts<'_, 'a> {
         let anchors: BTreeSet<&str> = near_misses.iter().map(|pair| pair.anchor).collect();
         let sources: BTreeSet<&str> = near_misses.iter().map(|pair| pair.source).collect();
-        let of = |keep: &dyn Fn(&ScoredPair<'_>) -> bool| -> Vec<ScoredPair<'a>> {
-            self.accepts.iter().filter(|p| keep(p)).copied().collect()
+        let of = |places: &BTreeMap<&str, Vec<usize>>, names: &BTreeSet<&str>| {
+            let mut places: Vec<usize> = (names.iter())
+                .filter_map(|name| places.get(name))
+                .flatten()
+                .copied()
+                .collect();
+            places.sort_unstable();
+            let pairs = places.into_iter().map(|place| self.accepts[place]);
+            pairs.collect::<Vec<_>>()
         };
-        let same_anchors = of(&|pair| anchors.contains(pair.anchor));
         let enough = |accepts: &[ScoredPair<'_>]| in_test(accepts).count() >= self.options.minimum;
+        let same_anchors = of(&self.of_anchor, &anchors);
         if enough(&same_anchors) {
-            return (same_anchors, Basis::SameAnchors);
+            return Accepts {
+                pairs: same_anchors.into(),
+                basis: Basis::SameAnchors,
+            };
         }
-        let known = |source: &str| !source.is_empty() && sources.contains(source);
-        let same_sources = of(&|pair| known(pair.source));
+        let named: BTreeSet<&str> = sources
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .collect();
+        let same_sources = of(&self.of_source, &named);
         if enough(&same_sources) {
-            return (same_sources, Basis::SameSources);
+            return Accepts {
+                pairs: same_sources.into(),
+                basis: Basis::SameSources,
+            };
         }
-        (self.accepts.clone(), Basis::AllSources)
+        self.all_accepts()
+    }
+
+    fn all_accepts(&self) -> Accepts<'_, 'a> {
+        Accepts {
+            pairs: Cow::Borrowed(&self.accepts),
+            basis: Basis::AllSources,
+        }
     }
 
     fn report(
@@ -501,20 +558,23 @@ impl<'a> Study<'a> {
         category: Option<&str>,
         thresholds: &Measured<[f64; ALPHAS.len()]>,
     ) -> CategoryReport {
-        let near_misses = self.near_misses_of(category);
-        let (accepts, basis) = match category {
-            Some(_) => self.accepts_for(&near_misses),
+        let near_misses = &*self.near_misses_of(category);
+        let Accepts {
+            pairs: accepts,
+            basis,
+        } = match category {
+            Some(_) => self.accepts_for(near_misses),
             // All are judged against all.
-            None => (self.accepts.clone(), Basis::AllSources),
+            None => self.all_accepts(),
         };
         let scores_of = |pairs: &[ScoredPair<'_>]| -> Vec<f64> {
             pairs.iter().map(|pair| pair.score).collect()
         };
-        let scores = scores_of(&near_misses);
+        let scores = scores_of(near_misses);
         let cosine = self.options.cosine;
         let distances: Vec<f64> = scores.iter().map(|s| 1.0 - s).collect();
         let edits = || {
-            let both = near_misses.iter().chain(&accepts);
+            let both = near_misses.iter().chain(&*accepts);
             let edits: Vec<Edit> = both
                 .map(|pair| Edit {
                     changes_meaning: pair.kind == Kind::NearMiss,
@@ -525,15 +585,29 @@ impl<'a> Study<'a> {
                 .collect();
             sensitivity(&edits)
         };
-        let separation = self.separation(category, &near_misses, &accepts, thresholds);
+        let separation = self.separation(category, near_misses, &accepts, thresholds);
         let both_halves = match separation {
             Measured::Value(_) => None,
-            Measured::Refused { .. } => self.both_halves(&near_misses, &accepts),
+            Measured::Refused { .. } => self.both_halves(near_misses, &accepts),
         };
         // Of the pairs that are shown.
         let shown = |pair: &&ScoredPair<'_>| both_halves.is_some() || pair.split == Split::Test;
-        let with_accepts = accepts.iter().filter(shown).map(|pair| pair.source);
-        let with_accepts: BTreeSet<&str> = with_accepts.collect();
+        let with_accepts: HashSet<&str> = match basis {
+            // The near-misses' own sources are all that is asked for.
+            Basis::AllSources => (near_misses.iter().map(|pair| pair.source))
+                .collect::<HashSet<_>>()
+                .into_iter()
+                .filter(|source| {
+                    let places = self.of_source.get(source).into_iter().flatten();
+                    places.map(|&place| &self.accepts[place]).any(|p| shown(&p))
+                })
+                .collect(),
+            _ => accepts
+                .iter()
+                .filter(shown)
+                .map(|pair| pair.source)
+                .collect(),
+        };
         CategoryReport {
             category: category.unwrap_or("all").to_string(),
             near_misses: Summary::of(&scores),
@@ -559,12 +633,9 @@ impl<'a> Study<'a> {
         accepts: &[ScoredPair<'a>],
         thresholds: &Measured<[f64; ALPHAS.len()]>,
     ) -> Measured<Separation> {
-        let group = Group::new(near_misses, accepts);
         let minimum = self.options.minimum.max(1);
-        for (found, what) in [
-            (group.near_misses.len(), "near-misses"),
-            (group.accepts.len(), "accepts"),
-        ] {
+        for (pairs, what) in [(near_misses, "near-misses"), (accepts, "accepts")] {
+            let found = in_test(pairs).count();
             if found < minimum {
                 return Measured::Refused {
                     refused: format!(
@@ -573,6 +644,7 @@ impl<'a> Study<'a> {
                 };
             }
         }
+        let group = Group::new(near_misses, accepts);
         let limits = thresholds.value().copied();
         let values = group.numbers(&limits, None);
         let bootstrap = self.options.bootstrap;
@@ -669,6 +741,10 @@ impl<'a> Study<'a> {
         near_misses: &[ScoredPair<'a>],
         accepts: &[ScoredPair<'a>],
     ) -> Option<BothHalves> {
+        let (n, a) = (near_misses.len(), accepts.len());
+        if n.min(a) < FEWEST_OF_BOTH {
+            return None;
+        }
         let tested = |pairs: &[ScoredPair<'a>]| -> Vec<ScoredPair<'a>> {
             let test = |pair: &ScoredPair<'a>| ScoredPair {
                 split: Split::Test,
@@ -677,10 +753,6 @@ impl<'a> Study<'a> {
             pairs.iter().map(test).collect()
         };
         let group = Group::new(&tested(near_misses), &tested(accepts));
-        let (n, a) = (group.near_misses.len(), group.accepts.len());
-        if n.min(a) < FEWEST_OF_BOTH {
-            return None;
-        }
         let numbers = |counts: Option<&[u32]>| {
             let times = |anchor: usize| counts.map_or(1, |counts| counts[anchor]);
             let accept = |i: usize| times(group.anchor_of_accept[i]);
@@ -709,8 +781,9 @@ impl<'a> Study<'a> {
     }
 
     fn sources(&self, thresholds: &Measured<[f64; ALPHAS.len()]>) -> Vec<SourceReport> {
-        let both = || self.near_misses.iter().chain(&self.accepts);
-        let names: BTreeSet<&str> = both().map(|pair| pair.source).collect();
+        let sources_of_near_misses = places(&self.near_misses, |pair| pair.source);
+        let of_both = sources_of_near_misses.keys().chain(self.of_source.keys());
+        let names: BTreeSet<&str> = of_both.copied().collect();
         if names.iter().all(|name| name.is_empty()) {
             return Vec::new();
         }
@@ -718,17 +791,16 @@ impl<'a> Study<'a> {
         names
             .into_iter()
             .map(|source| {
-                let of = |pairs: &[ScoredPair<'a>], split| -> Vec<f64> {
-                    let here = pairs
-                        .iter()
-                        .filter(|p| p.source == source && p.split == split);
-                    here.map(|pair| pair.score).collect()
+                let halves = |pairs: &[ScoredPair<'a>], places: &BTreeMap<&str, Vec<usize>>| {
+                    let here = || places.get(source).into_iter().flatten();
+                    [Split::Calibration, Split::Test].map(|split| -> Vec<f64> {
+                        let half = here().map(|&place| pairs[place]);
+                        let half = half.filter(|pair| pair.split == split);
+                        half.map(|pair| pair.score).collect()
+                    })
                 };
-                let halves = |pairs: &[ScoredPair<'a>]| {
-                    [Split::Calibration, Split::Test].map(|split| of(pairs, split))
-                };
-                let near_misses = halves(&self.near_misses);
-                let accepts = halves(&self.accepts);
+                let near_misses = halves(&self.near_misses, &sources_of_near_misses);
+                let accepts = halves(&self.accepts, &self.of_source);
                 let few = |n: usize, what: &str| Measured::Refused {
                     refused: format!("{what} in the test half: {n}; at least {minimum} are needed"),
                 };

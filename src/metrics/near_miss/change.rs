@@ -1,10 +1,13 @@
 //! What training, or another scorer, changed.
 
+use std::borrow::Cow;
+
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
     ALPHAS, AUC, Estimate, Group, MARGIN, Measured, NUMBERS, Options, REJECTION, ScoredPair, Study,
-    check,
+    check, in_test,
 };
 use crate::error::{Error, Result};
 use crate::metrics::statistics::{Summary, mcnemar};
@@ -79,8 +82,9 @@ pub fn compare_runs(
     }
     let sides = [before, after].map(|runs| Side::of(runs, options));
     let categories = sides[0].studies[0].categories().into_iter().map(Some);
+    let categories: Vec<Option<&str>> = categories.chain([None]).collect();
     Ok(categories
-        .chain([None])
+        .into_par_iter()
         .map(|category| change(&sides, category, options))
         .collect())
 }
@@ -108,11 +112,7 @@ impl<'a> Side<'a> {
 
     fn groups(&self, category: Option<&str>) -> Vec<Group<'a>> {
         let group = |study: &Study<'a>| {
-            let near_misses = study.near_misses_of(category);
-            let accepts = match category {
-                Some(_) => study.accepts_for(&near_misses).0,
-                None => study.accepts.clone(),
-            };
+            let [near_misses, accepts] = of(study, category);
             Group::new(&near_misses, &accepts)
         };
         self.studies.iter().map(group).collect()
@@ -131,16 +131,34 @@ impl<'a> Side<'a> {
     }
 }
 
+/// The near-misses of a category, or all, and the accepts that they are judged against.
+fn of<'s, 'a>(study: &'s Study<'a>, category: Option<&str>) -> [Cow<'s, [ScoredPair<'a>]>; 2] {
+    let near_misses = study.near_misses_of(category);
+    let accepts = match category {
+        Some(_) => study.accepts_for(&near_misses),
+        None => study.all_accepts(),
+    };
+    [near_misses, accepts.pairs]
+}
+
 fn change(sides: &[Side<'_>; 2], category: Option<&str>, options: &Options) -> Change {
-    let groups = sides.each_ref().map(|side| side.groups(category));
+    let minimum = options.minimum.max(1);
+    let first = of(&sides[0].studies[0], category);
+    let [n, a] = first.map(|pairs| in_test(&pairs).count());
+    let enough = n >= minimum && a >= minimum;
+    let groups = sides.each_ref().map(|side| match enough {
+        true => side.groups(category),
+        false => Vec::new(),
+    });
     let runs = sides[0].studies.len().max(sides[1].studies.len());
     let differences: Vec<f64> = (0..runs)
         .flat_map(|run| {
             let [before, after] = sides
                 .each_ref()
                 .map(|side| side.studies[run % side.studies.len()].near_misses_of(category));
-            let pairs = before.into_iter().zip(after);
-            pairs.map(|(before, after)| after.score - before.score)
+            let pairs = before.iter().zip(&*after);
+            let differences = pairs.map(|(before, after)| after.score - before.score);
+            differences.collect::<Vec<_>>()
         })
         .collect();
     let share = |inside: &dyn Fn(f64) -> bool| {
@@ -151,16 +169,13 @@ fn change(sides: &[Side<'_>; 2], category: Option<&str>, options: &Options) -> C
         let [before, after] = [0, 1].map(|i| sides[i].numbers(&groups[i], counts));
         std::array::from_fn(|at| Some(after[at]? - before[at]?))
     };
-    let minimum = options.minimum.max(1);
-    let (n, a) = (groups[0][0].near_misses.len(), groups[0][0].accepts.len());
-    let enough = n >= minimum && a >= minimum;
-    let values = difference(None);
-    let intervals = if enough {
+    let (values, intervals) = if enough {
         let sample = |counts: &[u32]| difference(Some(counts));
         let anchors = groups[0][0].anchors.len();
-        options.bootstrap.intervals(anchors, sample)
+        let intervals = options.bootstrap.intervals(anchors, sample);
+        (difference(None), intervals)
     } else {
-        [None; NUMBERS]
+        ([None; NUMBERS], [None; NUMBERS])
     };
     let estimate = |at: usize| {
         enough.then_some(())?;

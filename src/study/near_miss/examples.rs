@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::data::edits::{self, EditSet};
 use crate::data::pairs::{Filter, read_near_misses, read_paraphrases};
 use crate::data::stem;
 use crate::error::Result;
+use crate::metrics::edits::{BEYOND, MOST, size_and_length};
 use crate::metrics::near_miss::{Kind, Split};
 use crate::random::Stream;
 
 /// A pair to be scored.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Example {
     /// The sentence that counts as given.
     pub anchor: String,
@@ -29,6 +32,28 @@ pub struct Example {
     pub split: Split,
     /// Which of [`Examples::parts`] it belongs to, if it is of the test half.
     pub part: usize,
+    /// See [`Example::size_and_length`], once somebody asked.
+    #[serde(skip)]
+    words: OnceLock<(usize, usize)>,
+}
+
+impl Example {
+    /// Word-level distance of its sentences, and words of the first, as [`size_and_length`] has them. They are compared once,
+    /// for all scorers and files.
+    pub fn size_and_length(&self) -> (usize, usize) {
+        let compare = || size_and_length(&self.anchor, &self.text);
+        *self.words.get_or_init(compare)
+    }
+
+    /// It as result files have it, but for the scores.
+    pub fn line(&self) -> Value {
+        let mut line = json!(self);
+        line["edit_size"] = match self.size_and_length().0 {
+            BEYOND => json!(format!("more than {MOST}")),
+            size => json!(size),
+        };
+        line
+    }
 }
 
 /// Pairs to be scored, under the name of a set.
@@ -114,6 +139,7 @@ impl Examples {
                 text: pair.text,
                 source: source(pair.source),
                 part: 0,
+                words: OnceLock::new(),
             });
         }
         examples.add_unrelated(options.seed, options.unrelated);
@@ -128,6 +154,7 @@ impl Examples {
                     text: pair.text,
                     source: source(pair.source),
                     part: 0,
+                    words: OnceLock::new(),
                 });
             }
         }
@@ -172,6 +199,7 @@ impl Examples {
                     source: anchor.domain.to_string(),
                     split,
                     part: part.unwrap_or(0),
+                    words: OnceLock::new(),
                 });
             }
         }
@@ -238,6 +266,7 @@ impl Examples {
                 source: source.clone(),
                 split: Split::of_anchor(anchor),
                 part: 0,
+                words: OnceLock::new(),
             });
         }
     }
@@ -303,12 +332,10 @@ mod tests {
         let long = "the cat sees a bird,the bird sees a cat in the garden,role\n";
         std::fs::write(&path, format!("sentence1,sentence2,category\n{rows}{long}")).unwrap();
         let of = |options| Examples::from_files(&path, None, options).unwrap();
-        let unrelated = |examples: &Examples| -> Vec<Example> {
+        let unrelated = |examples: &Examples| -> Vec<Value> {
             let items = examples.items.iter();
-            items
-                .filter(|item| item.kind == Kind::Unrelated)
-                .cloned()
-                .collect()
+            let unrelated = items.filter(|item| item.kind == Kind::Unrelated);
+            unrelated.map(Example::line).collect()
         };
         // Every anchor but the last beside the next, in random order.
         let all = unrelated(&of(FileOptions::default()));

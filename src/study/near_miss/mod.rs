@@ -23,7 +23,6 @@ use crate::data::groups::connected;
 use crate::data::triplets::{self, Identical, Triplet, TripletNotes};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::metrics::edits::{BEYOND, MOST, size_and_length};
 use crate::metrics::geometry::{Cap, Displacement, cap, displacement};
 use crate::metrics::near_miss::{
     ALPHAS, CrossFitted, Evaluation, Folds, Grouped, Kind, Measured, Options, ScoredPair, Split,
@@ -189,8 +188,6 @@ pub struct Comparison {
 pub struct NearMissStudy {
     /// The scores of the examples' pairs.
     pub scores: PairScores,
-    /// Word-level distances of the pairs, see [`size_and_length`].
-    pub edit_sizes: Vec<usize>,
     /// One per scorer, `pooled` first.
     pub scorers: Vec<ScorerReport>,
     /// Beside pairs of the training domain, if triplets were given.
@@ -274,13 +271,11 @@ pub fn near_miss(
     let pairs: Vec<[&str; 2]> = items.iter().map(|e| [&e.anchor[..], &e.text]).collect();
     let mut study = NearMissStudy {
         scores: score_pairs(encoder, &pairs, scorers, progress)?,
-        edit_sizes: Vec::new(),
         scorers: Vec::new(),
         comparison: None,
     };
     let verifiers = &scorers.verifiers;
     let blank = unscored(items);
-    study.edit_sizes = blank.iter().map(|pair| pair.edit_size).collect();
     let mut task = progress.task("scorers", 1 + verifiers.len());
     for (i, name) in study.scores.names.iter().enumerate() {
         let verifier = i.checked_sub(1).map(|i| &verifiers[i]);
@@ -314,20 +309,12 @@ pub fn near_miss(
     Ok(study)
 }
 
-/// Word-level distance of a pair's sentences as result files have it: up to [`MOST`], or words that say it is larger.
-pub(super) fn edit_size(size: usize) -> Value {
-    match size {
-        BEYOND => json!(format!("more than {MOST}")),
-        size => json!(size),
-    }
-}
-
-/// The examples as the metrics take them, with a score of 0: their words are compared once, for all scorers.
+/// The examples as the metrics take them, with a score of 0.
 pub fn unscored(items: &[Example]) -> Vec<ScoredPair<'_>> {
     items
         .par_iter()
         .map(|item| {
-            let (edit_size, length) = size_and_length(&item.anchor, &item.text);
+            let (edit_size, length) = item.size_and_length();
             ScoredPair {
                 anchor: &item.anchor,
                 kind: item.kind,

@@ -728,14 +728,12 @@ pub(super) fn rows<'a>(
     study: &'a NearMissStudy,
 ) -> impl Iterator<Item = Value> + 'a {
     let examples = &stage.examples;
-    let items = examples.items.iter().zip(&study.edit_sizes).enumerate();
-    let pairs = items.map(|(i, (item, &size))| {
+    let pairs = examples.items.iter().enumerate().map(|(i, item)| {
         let scorers = study.scorers.iter().zip(&study.scores.scores);
         let scores: serde_json::Map<_, _> = scorers
             .map(|(scorer, scores)| (scorer.name.clone(), json!(scores[i])))
             .collect();
-        let mut line = json!(item);
-        line["edit_size"] = super::edit_size(size);
+        let mut line = item.line();
         line["scores"] = Value::Object(scores);
         line
     });
@@ -793,8 +791,8 @@ pub(super) fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
         let n = study.scores.texts.truncated;
         notes.push(format!("texts cut at the verifiers' length limit: {n}"));
     }
-    let beyond = study.edit_sizes.iter().filter(|&&size| size == BEYOND);
-    let beyond = beyond.count();
+    let sizes = examples.items.iter().map(|item| item.size_and_length().0);
+    let beyond = sizes.filter(|&size| size == BEYOND).count();
     if beyond > 0 {
         notes.push(format!(
             "pairs in which more than {MOST} words differ, whose size of edit counts as {BEYOND}: {beyond}"

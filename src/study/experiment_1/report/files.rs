@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::metrics::edits::size_and_length;
 use crate::study::experiment_1::{Experiment1, Found};
-use crate::study::near_miss::edit_size;
 
 /// The numbers as JSON.
 pub(in super::super) fn metrics(stage: &Experiment1, found: &Found) -> Value {
@@ -76,9 +74,8 @@ pub(in super::super) fn rows<'a>(
         .enumerate()
         .flat_map(move |(s, set)| {
             set.items.iter().enumerate().map(move |(i, item)| {
-                let mut line = json!(item);
+                let mut line = item.line();
                 line["set"] = json!(set.name);
-                line["edit_size"] = edit_size(size_and_length(&item.anchor, &item.text).0);
                 line["scores"] = named(&|model| json!(found.measured[model].near_misses[s][i]));
                 line
             })

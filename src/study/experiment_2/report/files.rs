@@ -2,10 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::metrics::edits::size_and_length;
 use crate::study::experiment_2::scorings::{Scoring, rankings_of};
 use crate::study::experiment_2::{Experiment2, Found};
-use crate::study::near_miss::edit_size;
 
 /// The numbers as JSON.
 pub(in super::super) fn metrics(stage: &Experiment2, found: &Found) -> Value {
@@ -90,9 +88,8 @@ pub(in super::super) fn rows<'a>(
     let sets = stage.near_misses.iter().enumerate();
     let pairs = sets.flat_map(move |(s, set)| {
         set.items.iter().enumerate().map(move |(i, item)| {
-            let mut line = json!(item);
+            let mut line = item.line();
             line["set"] = json!(set.name);
-            line["edit_size"] = edit_size(size_and_length(&item.anchor, &item.text).0);
             line["scores"] = named(&|scoring, model| {
                 let measured = &found.measured[model];
                 let scores = match scoring.encoder {
