@@ -66,7 +66,14 @@ pub(super) fn max(values: &[f32]) -> f32 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane = larger(*lane, v);
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = larger(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// `e^x` for `x <= 0`, to within 2 ulp above the smallest normal number; 0 below -87.

@@ -131,12 +131,15 @@ fn one_text(
             }
             let mut factors = [0f32; ROWS];
             for r in 0..ROWS {
-                let scores = &mut probs[r * padded..][..l];
+                // Whole vectors: what pads a row becomes 0.
+                let scores = &mut probs[r * padded..][..padded];
+                scores[l..].fill(f32::NEG_INFINITY);
                 let max = simd::max(scores);
                 for s in scores.iter_mut() {
                     *s = simd::exp_nonpositive(*s - max);
                 }
                 let total = simd::sum(scores, |p| p);
+                let scores = &mut scores[..l];
                 factors[r] = 1.0 / total;
                 let Some(saving) = &mut saving else {
                     continue;
