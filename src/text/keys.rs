@@ -47,7 +47,7 @@ pub enum Effect {
 /// A key of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// The key.
+    /// The key, or after `*` the end of keys that no other line names.
     pub name: &'static str,
     /// What becomes of it.
     pub effect: Effect,
@@ -62,6 +62,8 @@ pub enum Unknown {
     Noted,
     /// The folder is refused, unless it is unset.
     Fatal,
+    /// The folder is refused, whatever the value is: what it overrides may be set.
+    Override,
 }
 
 /// The keys of a kind of file.
@@ -183,7 +185,7 @@ table! {
 table! {
     /// `tokenizer_config.json`
     TOKENIZER_CONFIG, Noted:
-    "tokenizer_class" Honoured "a BertTokenizer is made of its vocabulary and this file, others as tokenizer.json says";
+    "tokenizer_class" Honoured "a BertTokenizer and an XLMRobertaTokenizer are made of their vocabulary and this file, others as tokenizer.json says";
     "do_lower_case" Honoured "of a BertTokenizer, whatever tokenizer.json says; true where it is not said";
     "strip_accents" Honoured "of a BertTokenizer, whatever tokenizer.json says";
     "tokenize_chinese_chars" Honoured "of a BertTokenizer, whatever tokenizer.json says";
@@ -192,11 +194,11 @@ table! {
     "unk_token" Honoured "of a BertTokenizer what stands for the unknown; of any one a special token";
     "pad_token" Honoured "a special token";
     "mask_token" Honoured "a special token";
-    "bos_token" Honoured "a special token";
-    "eos_token" Honoured "a special token";
-    "additional_special_tokens" Honoured "special tokens";
+    "bos_token" Honoured "of an XLMRobertaTokenizer before every text; of any one a special token";
+    "eos_token" Honoured "of an XLMRobertaTokenizer behind every text; of any one a special token";
+    "additional_special_tokens" Honoured "special tokens, where there are no `extra_special_tokens`";
     "extra_special_tokens" Honoured "special tokens";
-    "added_tokens_decoder" Honoured "tokens that are taken whole";
+    "added_tokens_decoder" Honoured "tokens that are taken whole, with flags that count before those of tokenizer.json";
     "model_max_length" Honoured "the length limit, where sentence_bert_config.json has none";
     "max_len" Honoured "as `model_max_length`, where that is not there";
     "truncation_side" Honoured "the end at which long texts are cut";
@@ -204,7 +206,7 @@ table! {
     "auto_map" Refused(&[]) "the tokenizer has code of its own, which is not run here";
     "add_bos_token" Irrelevant "a BertTokenizer has `cls_token`";
     "add_eos_token" Irrelevant "a BertTokenizer has `sep_token`";
-    "add_prefix_space" Irrelevant "tokenizer.json knows";
+    "add_prefix_space" Honoured "of an XLMRobertaTokenizer; of others tokenizer.json knows";
     "clean_up_tokenization_spaces" Irrelevant "of decoding";
     "do_basic_tokenize" Irrelevant "of a tokenizer that transformers 5 has no more";
     "never_split" Irrelevant "of a tokenizer that transformers 5 has no more";
@@ -218,8 +220,8 @@ table! {
     "stride" Irrelevant "of what was cut off";
     "truncation" Irrelevant "texts are always cut at the limit";
     "truncation_strategy" Irrelevant "a single text is cut the same by all";
-    "model_input_names" Irrelevant "of what is handed to a model";
-    "model_specific_special_tokens" Irrelevant "names for tokens that are there";
+    "model_input_names" Honoured "with `token_type_ids` a text must be all of type 0";
+    "model_specific_special_tokens" Honoured "special tokens";
     "special_tokens_map_file" Irrelevant "of who wrote it";
     "tokenizer_file" Irrelevant "of who wrote it";
     "full_tokenizer_file" Irrelevant "of who wrote it";
@@ -237,6 +239,7 @@ table! {
     "sp_model_kwargs" Irrelevant "tokenizer.json knows";
     "trust_remote_code" Irrelevant "no code of a folder is run";
     "verbose" Irrelevant "of another program's output";
+    "*_token" Honoured "a special token under a name of the model's own";
 }
 
 table! {
@@ -251,6 +254,8 @@ table! {
     "eos_token" Honoured "as in tokenizer_config.json, unless that has `added_tokens_decoder`";
     "additional_special_tokens" Honoured "as in tokenizer_config.json, unless that has `added_tokens_decoder`";
     "extra_special_tokens" Honoured "as in tokenizer_config.json, unless that has `added_tokens_decoder`";
+    "model_specific_special_tokens" Honoured "as in tokenizer_config.json, unless that has `added_tokens_decoder`";
+    "*_token" Honoured "as in tokenizer_config.json, unless that has `added_tokens_decoder`";
 }
 
 table! {
@@ -278,7 +283,7 @@ table! {
 
 table! {
     /// `processor_kwargs` of `sentence_bert_config.json`
-    PROCESSOR_KWARGS, Fatal:
+    PROCESSOR_KWARGS, Override:
     "model_max_length" Honoured "the length limit, before `max_seq_length`";
     "use_fast" Irrelevant "of who wrote it";
     "trust_remote_code" Irrelevant "no code of a folder is run";
@@ -288,7 +293,7 @@ table! {
 
 table! {
     /// `model_kwargs` of `sentence_bert_config.json`
-    MODEL_KWARGS, Fatal:
+    MODEL_KWARGS, Override:
     "dtype" Irrelevant "as in config.json";
     "torch_dtype" Irrelevant "as in config.json";
     "attn_implementation" Irrelevant "how it is computed, not what";
@@ -301,7 +306,7 @@ table! {
 
 table! {
     /// `config_kwargs` of `sentence_bert_config.json`
-    CONFIG_KWARGS, Fatal:
+    CONFIG_KWARGS, Override:
     "use_cache" Irrelevant "of decoders";
     "trust_remote_code" Irrelevant "no code of a folder is run";
     "attn_implementation" Irrelevant "how it is computed, not what";
@@ -418,7 +423,8 @@ pub(crate) fn check(
     table: &Table,
     notes: &mut Vec<String>,
 ) -> Result<()> {
-    for (name, value) in object.iter().filter(|(_, value)| !unset(value)) {
+    let says = |value: &Value| table.unknown == Unknown::Override || !unset(value);
+    for (name, value) in object.iter().filter(|(_, value)| says(value)) {
         let refuse = |why: &str| {
             Err(Error::input(
                 path,
@@ -432,10 +438,14 @@ pub(crate) fn check(
                 shown(value)
             ));
         };
-        let Some(key) = table.keys.iter().find(|key| key.name == name) else {
+        let is = |key: &&Key| match key.name.strip_prefix('*') {
+            Some(end) => name.ends_with(end),
+            None => key.name == name,
+        };
+        let Some(key) = table.keys.iter().find(is) else {
             match table.unknown {
                 Unknown::Noted => say("the key is not known here and has no effect"),
-                Unknown::Fatal => {
+                Unknown::Fatal | Unknown::Override => {
                     return refuse(
                         "the key is not known here, and each one in this file has an effect; remove it if it has none",
                     );

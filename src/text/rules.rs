@@ -4,18 +4,22 @@
 //! BertTokenizer where neither does. A BertTokenizer takes its vocabulary and added tokens from `tokenizer.json` (or
 //! `vocab.txt`) and everything else from `tokenizer_config.json`: lower-casing unless it says `do_lower_case: false`,
 //! accents, Chinese characters, the special tokens around a text and the one for the unknown. What `tokenizer.json` says
-//! of these is not read, so that a cased vocabulary without `do_lower_case: false` is lower-cased all the same. Any other
-//! class does what `tokenizer.json` says. Special tokens of `tokenizer_config.json` are taken whole where a text has
+//! of these is not read, so that a cased vocabulary without `do_lower_case: false` is lower-cased all the same. An
+//! XLMRobertaTokenizer takes its pieces and their table of characters, and has all else fixed; classes with other rules are
+//! refused. Any other class does what `tokenizer.json` says. Special tokens of `tokenizer_config.json` are taken whole where a text has
 //! them, whatever the class.
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{BertNormalizer, Lowercase, NormalizerWrapper, Sequence};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::sequence::Sequence as Splitters;
+use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection};
 
@@ -24,8 +28,11 @@ use super::one_line;
 use crate::error::{Error, Result};
 
 /// Classes that transformers builds as it builds a BertTokenizer.
-const BERT_CLASSES: [&str; 7] = [
+const BERT_CLASSES: [&str; 10] = [
     "BertTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRReaderTokenizer",
     "DistilBertTokenizer",
     "ElectraTokenizer",
     "LayoutLMTokenizer",
@@ -34,42 +41,110 @@ const BERT_CLASSES: [&str; 7] = [
     "SqueezeBertTokenizer",
 ];
 
+/// The class that transformers builds of a vocabulary of sentence pieces, as multilingual models have it.
+const SENTENCE_PIECES: &str = "XLMRobertaTokenizer";
+
 /// Classes with rules of their own, which are in no file.
-const OTHER_CLASSES: [&str; 19] = [
+const OTHER_CLASSES: [&str; 78] = [
     "AlbertTokenizer",
+    "BartTokenizer",
+    "BarthezTokenizer",
+    "BartphoTokenizer",
     "BertGenerationTokenizer",
     "BertJapaneseTokenizer",
     "BertweetTokenizer",
+    "BigBirdTokenizer",
+    "BioGptTokenizer",
+    "BlenderbotSmallTokenizer",
+    "BlenderbotTokenizer",
+    "ByT5Tokenizer",
+    "CLIPTokenizer",
+    "CTRLTokenizer",
     "CamembertTokenizer",
+    "CanineTokenizer",
+    "ClvpTokenizer",
+    "CodeLlamaTokenizer",
+    "CohereTokenizer",
+    "CpmAntTokenizer",
+    "CpmTokenizer",
     "DebertaTokenizer",
     "DebertaV2Tokenizer",
+    "DiaTokenizer",
+    "EsmTokenizer",
+    "EsmcTokenizer",
+    "FSMTTokenizer",
+    "FlaubertTokenizer",
     "FunnelTokenizer",
     "GPT2Tokenizer",
+    "GPTNeoXJapaneseTokenizer",
+    "GPTNeoXTokenizer",
+    "GemmaTokenizer",
     "HerbertTokenizer",
+    "LEDTokenizer",
+    "LasrTokenizer",
     "LayoutLMv2Tokenizer",
+    "LayoutLMv3Tokenizer",
+    "LayoutXLMTokenizer",
     "LlamaTokenizer",
+    "LukeTokenizer",
+    "MBart50Tokenizer",
+    "MBartTokenizer",
     "MPNetTokenizer",
+    "MarkupLMTokenizer",
+    "MgpstrTokenizer",
+    "MvpTokenizer",
+    "MyT5Tokenizer",
+    "NllbTokenizer",
+    "NougatTokenizer",
+    "OpenAIGPTTokenizer",
+    "PLBartTokenizer",
+    "PegasusTokenizer",
+    "PerceiverTokenizer",
+    "PhobertTokenizer",
+    "ProphetNetTokenizer",
+    "Qwen2Tokenizer",
+    "Qwen3_5Tokenizer",
+    "RagTokenizer",
+    "ReformerTokenizer",
+    "RemBertTokenizer",
     "RoCBertTokenizer",
+    "RoFormerTokenizer",
     "RobertaTokenizer",
+    "SeamlessM4TTokenizer",
+    "Siglip2Tokenizer",
     "SplinterTokenizer",
     "T5Tokenizer",
     "TapasTokenizer",
+    "UdopTokenizer",
+    "VideoPrismTokenizer",
+    "VitsTokenizer",
+    "Wav2Vec2CTCTokenizer",
+    "Wav2Vec2PhonemeCTCTokenizer",
+    "WhisperTokenizer",
+    "XGLMTokenizer",
+    "XLMTokenizer",
     "XLNetTokenizer",
 ];
 
-/// The special tokens that have a name, and what a BertTokenizer calls them.
-const NAMED: [(&str, Option<&str>); 7] = [
-    ("cls_token", Some("[CLS]")),
-    ("sep_token", Some("[SEP]")),
-    ("unk_token", Some("[UNK]")),
-    ("pad_token", Some("[PAD]")),
-    ("mask_token", Some("[MASK]")),
-    ("bos_token", None),
-    ("eos_token", None),
+/// The special tokens that have a name, what a BertTokenizer calls them, and what one of sentence pieces does.
+const NAMED: [(&str, Option<&str>, &str); 7] = [
+    ("bos_token", None, "<s>"),
+    ("eos_token", None, "</s>"),
+    ("unk_token", Some("[UNK]"), "<unk>"),
+    ("sep_token", Some("[SEP]"), "</s>"),
+    ("pad_token", Some("[PAD]"), "<pad>"),
+    ("cls_token", Some("[CLS]"), "<s>"),
+    ("mask_token", Some("[MASK]"), "<mask>"),
 ];
 
-/// Lists of further special tokens.
-const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+/// Further special tokens: a list, or an object of names and tokens. The second counts where the first is empty.
+const FURTHER: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+
+/// An object of further special tokens.
+const NAMED_BY_MODEL: &str = "model_specific_special_tokens";
+
+/// The letters of a word above which a vocabulary of word pieces is refused: looking for the pieces takes their square.
+const MOST_LETTERS: usize = 1000;
 
 /// Vocabulary and rules.
 pub(super) struct Rules {
@@ -88,13 +163,13 @@ pub(super) struct Rules {
 /// done here.
 pub(super) fn read(folder: &Path, vocab: Option<usize>) -> Result<Rules> {
     let settings = Settings::read(folder)?;
-    let is_bert = BERT_CLASSES.contains(&&*settings.class);
     if OTHER_CLASSES.contains(&&*settings.class) {
         return Err(settings.fault(
             "tokenizer_class",
             "this class has rules of its own, which are not known here; save the tokenizer as a PreTrainedTokenizerFast",
         ));
     }
+    let is_bert = settings.kind == Kind::Bert;
     let (mut inner, path) = vocabulary(folder, is_bert)?;
     let fail = |e: tokenizers::Error| Error::input(&path, one_line(&e.to_string()));
     let direction = match settings.text("truncation_side")? {
@@ -107,12 +182,18 @@ pub(super) fn read(folder: &Path, vocab: Option<usize>) -> Result<Rules> {
     };
     inner.with_padding(None);
     inner.with_truncation(None).map_err(fail)?;
-    if is_bert {
-        as_bert(&mut inner, &settings, &path)?;
+    match settings.kind {
+        Kind::Bert => as_bert(&mut inner, &settings, &path)?,
+        Kind::SentencePieces => as_sentence_pieces(&mut inner, &settings, &path)?,
+        Kind::Written => bounded(&inner, &path)?,
     }
-    for token in settings.added_tokens(folder, is_bert)? {
+    for (token, overrides) in settings.added_tokens(folder)? {
         let has = inner.get_added_tokens_decoder();
-        if has.values().any(|known| known.content == token.content) {
+        let known = |known: &AddedToken| match overrides {
+            true => *known == token,
+            false => known.content == token.content,
+        };
+        if has.values().any(known) {
             continue;
         }
         // One that gets a number beyond the model's words is none of its words.
@@ -122,8 +203,12 @@ pub(super) fn read(folder: &Path, vocab: Option<usize>) -> Result<Rules> {
         }
     }
     // These may be among the tokens that were added.
-    if is_bert {
-        with_tokens_around(&mut inner, &settings)?;
+    match settings.kind {
+        Kind::Bert => with_tokens_around(&mut inner, &settings, ["cls_token", "sep_token"])?,
+        Kind::SentencePieces => {
+            with_tokens_around(&mut inner, &settings, ["bos_token", "eos_token"])?;
+        }
+        Kind::Written => one_type(&inner, &settings, &path)?,
     }
     if settings.flag("split_special_tokens", Some(false))? == Some(true) {
         inner.set_encode_special_tokens(true);
@@ -135,13 +220,18 @@ pub(super) fn read(folder: &Path, vocab: Option<usize>) -> Result<Rules> {
     })
 }
 
-/// Makes lower-casing the first thing that is done to a text, unless it is among what is done already.
-pub(super) fn lower_case_first(inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
-    let mut all: Vec<NormalizerWrapper> = match inner.get_normalizer().cloned() {
+/// What is done to a text before it is cut up, one after the other.
+pub(super) fn normalizers(inner: &tokenizers::Tokenizer) -> Vec<NormalizerWrapper> {
+    match inner.get_normalizer().cloned() {
         None => Vec::new(),
         Some(NormalizerWrapper::Sequence(all)) => all.into_iter().collect(),
         Some(one) => vec![one],
-    };
+    }
+}
+
+/// Makes lower-casing the first thing that is done to a text, unless it is among what is done already.
+pub(super) fn lower_case_first(inner: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
+    let mut all = normalizers(inner);
     let lowers =
         |normalizer: &NormalizerWrapper| matches!(normalizer, NormalizerWrapper::Lowercase(_));
     if !all.iter().any(lowers) {
@@ -196,7 +286,7 @@ fn of_words(path: &Path) -> Result<tokenizers::Tokenizer> {
 fn as_bert(inner: &mut tokenizers::Tokenizer, settings: &Settings, path: &Path) -> Result<()> {
     let fail = |e: tokenizers::Error| Error::input(path, one_line(&e.to_string()));
     let unknown = settings
-        .special("unk_token", true)?
+        .special("unk_token")?
         .expect("it has a default")
         .content;
     let ModelWrapper::WordPiece(model) = inner.get_model() else {
@@ -238,9 +328,107 @@ fn as_bert(inner: &mut tokenizers::Tokenizer, settings: &Settings, path: &Path) 
     Ok(())
 }
 
-/// Puts the special tokens of a BertTokenizer around every text.
-fn with_tokens_around(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {
-    let around = around(inner, settings)?;
+/// Gives a tokenizer of sentence pieces the rules of an XLMRobertaTokenizer: of its normaliser a table of characters is all
+/// that counts.
+fn as_sentence_pieces(
+    inner: &mut tokenizers::Tokenizer,
+    settings: &Settings,
+    path: &Path,
+) -> Result<()> {
+    let fail = |e: tokenizers::Error| Error::input(path, one_line(&e.to_string()));
+    let ModelWrapper::Unigram(model) = inner.get_model() else {
+        return Err(settings.fault(
+            "tokenizer_class",
+            "tokenizer.json has no sentence pieces, as this class does; the two files belong to different models",
+        ));
+    };
+    if model.byte_fallback() || unknown_piece(path)? != Some(3) {
+        return Err(settings.fault(
+            "tokenizer_class",
+            "of this class piece 3 stands for what is unknown, and tokenizer.json says otherwise; save the tokenizer as a PreTrainedTokenizerFast",
+        ));
+    }
+    let all = normalizers(inner);
+    let is_table = |one: &NormalizerWrapper| matches!(one, NormalizerWrapper::Precompiled(_));
+    if !all.iter().all(is_table) || all.len() > 1 {
+        let table = all.into_iter().find(is_table);
+        inner.with_normalizer(table).map_err(fail)?;
+    }
+    let prepends = settings.flag("add_prefix_space", Some(true))? != Some(false);
+    let prepends = match prepends {
+        true => PrependScheme::Always,
+        false => PrependScheme::Never,
+    };
+    let splitter = PreTokenizerWrapper::from(Splitters::new(vec![
+        WhitespaceSplit.into(),
+        Metaspace::new('\u{2581}', prepends, true).into(),
+    ]));
+    if inner.get_pre_tokenizer() != Some(&splitter) {
+        inner.with_pre_tokenizer(Some(splitter));
+    }
+    Ok(())
+}
+
+/// The number of the piece that stands for what is unknown, as `tokenizer.json` has it.
+fn unknown_piece(path: &Path) -> Result<Option<usize>> {
+    #[derive(Deserialize)]
+    struct File {
+        model: Model,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        unk_id: Option<usize>,
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let file: File =
+        serde_json::from_slice(&bytes).map_err(|e| Error::input(path, one_line(&e.to_string())))?;
+    Ok(file.model.unk_id)
+}
+
+/// Refuses word pieces that take longer to find than anybody waits.
+fn bounded(inner: &tokenizers::Tokenizer, path: &Path) -> Result<()> {
+    match inner.get_model() {
+        ModelWrapper::WordPiece(model) if model.max_input_chars_per_word > MOST_LETTERS => {
+            Err(Error::input(
+                path,
+                format!(
+                    "max_input_chars_per_word is {}, and the pieces of such a word take its square to find; write {MOST_LETTERS} or less (100 is usual)",
+                    model.max_input_chars_per_word
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a post-processor by which a text has tokens of another type than the first, if the model is given types.
+fn one_type(inner: &tokenizers::Tokenizer, settings: &Settings, path: &Path) -> Result<()> {
+    let given = settings.keys.get("model_input_names");
+    let given = given
+        .and_then(Value::as_array)
+        .is_some_and(|names| names.iter().any(|name| name == "token_type_ids"));
+    if !given {
+        return Ok(());
+    }
+    let some = inner
+        .encode_fast("a", true)
+        .map_err(|e| Error::input(path, one_line(&e.to_string())))?;
+    if some.get_type_ids().iter().any(|&of| of != 0) {
+        return Err(Error::input(
+            path,
+            "its post_processor gives a text tokens of a type that is not 0, which is not supported; write type_id 0",
+        ));
+    }
+    Ok(())
+}
+
+/// Puts the special tokens of these names around every text.
+fn with_tokens_around(
+    inner: &mut tokenizers::Tokenizer,
+    settings: &Settings,
+    names: [&str; 2],
+) -> Result<()> {
+    let around = around(inner, settings, names)?;
     let of_single = |post: Option<&PostProcessorWrapper>| {
         let post = written(&post);
         (post["single"].clone(), post["special_tokens"].clone())
@@ -251,14 +439,15 @@ fn with_tokens_around(inner: &mut tokenizers::Tokenizer, settings: &Settings) ->
     Ok(())
 }
 
-/// What a BertTokenizer puts around a text.
-fn around(inner: &tokenizers::Tokenizer, settings: &Settings) -> Result<PostProcessorWrapper> {
+/// What is put around a text: the tokens of these names.
+fn around(
+    inner: &tokenizers::Tokenizer,
+    settings: &Settings,
+    names: [&str; 2],
+) -> Result<PostProcessorWrapper> {
     let mut tokens = Vec::new();
-    for key in ["cls_token", "sep_token"] {
-        let token = settings
-            .special(key, true)?
-            .expect("it has a default")
-            .content;
+    for key in names {
+        let token = settings.special(key)?.expect("it has a default").content;
         let Some(id) = inner.token_to_id(&token) else {
             return Err(Error::input(
                 &settings.path,
@@ -269,10 +458,10 @@ fn around(inner: &tokenizers::Tokenizer, settings: &Settings) -> Result<PostProc
         };
         tokens.push((token, id));
     }
-    let [cls, sep] = [&tokens[0].0, &tokens[1].0];
+    let [before, behind] = [&tokens[0].0, &tokens[1].0];
     let made = (TemplateProcessing::builder())
-        .try_single(format!("{cls}:0 $A:0 {sep}:0"))
-        .and_then(|builder| builder.try_pair(format!("{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1")))
+        .try_single(format!("{before}:0 $A:0 {behind}:0"))
+        .and_then(|builder| builder.try_pair(format!("{before}:0 $A:0 {behind}:0 $B:1 {behind}:1")))
         .map_err(|e| e.to_string())
         .and_then(|builder| {
             builder
@@ -282,7 +471,9 @@ fn around(inner: &tokenizers::Tokenizer, settings: &Settings) -> Result<PostProc
         });
     let made = made.map_err(|e| {
         let what = format!(
-            "cls_token `{cls}` and sep_token `{sep}` cannot be put around a text: {}",
+            "{} `{before}` and {} `{behind}` cannot be put around a text: {}",
+            names[0],
+            names[1],
             one_line(&e)
         );
         Error::input(&settings.path, what)
@@ -295,12 +486,24 @@ fn written(part: &impl Serialize) -> Value {
     serde_json::to_value(part).unwrap_or(Value::Null)
 }
 
+/// Whose rules a tokenizer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Those of a BertTokenizer.
+    Bert,
+    /// Those of an XLMRobertaTokenizer.
+    SentencePieces,
+    /// Those of `tokenizer.json`.
+    Written,
+}
+
 /// `tokenizer_config.json`, with what an old `special_tokens_map.json` adds.
 struct Settings {
     path: PathBuf,
     keys: Map<String, Value>,
     /// The class, without the `Fast` that its name may end in.
     class: String,
+    kind: Kind,
 }
 
 impl Settings {
@@ -309,7 +512,17 @@ impl Settings {
         let mut keys = keys::object(&path)?.unwrap_or_default();
         if !keys.contains_key("added_tokens_decoder") {
             let map = keys::object(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
-            keys.extend(map);
+            for (key, mut value) in map {
+                // Of lists both count.
+                if key == FURTHER[0]
+                    && let (Some(Value::Array(more)), Value::Array(all)) =
+                        (keys.get_mut(&key), &mut value)
+                {
+                    more.append(all);
+                    continue;
+                }
+                keys.insert(key, value);
+            }
         }
         let config = keys::object(&folder.join("config.json"))?.unwrap_or_default();
         let class = |keys: &Map<String, Value>| {
@@ -319,7 +532,17 @@ impl Settings {
         let class = class(&keys)
             .or_else(|| class(&config))
             .unwrap_or(BERT_CLASSES[0].into());
-        Ok(Settings { path, keys, class })
+        let kind = match &*class {
+            SENTENCE_PIECES => Kind::SentencePieces,
+            class if BERT_CLASSES.contains(&class) => Kind::Bert,
+            _ => Kind::Written,
+        };
+        Ok(Settings {
+            path,
+            keys,
+            class,
+            kind,
+        })
     }
 
     fn fault(&self, key: &str, why: &str) -> Error {
@@ -351,39 +574,66 @@ impl Settings {
     }
 
     /// A special token by its name.
-    fn special(&self, key: &str, is_bert: bool) -> Result<Option<AddedToken>> {
+    fn special(&self, key: &str) -> Result<Option<AddedToken>> {
         match self.keys.get(key) {
             Some(value) if !value.is_null() => token(value, true)
                 .map(Some)
                 .ok_or_else(|| self.fault(key, "it must be a token")),
             _ => {
-                let named = NAMED.iter().find(|(name, _)| *name == key);
-                let default = named.and_then(|(_, default)| *default).filter(|_| is_bert);
+                let named = NAMED.iter().find(|(name, ..)| *name == key);
+                let default = named.and_then(|&(_, of_bert, of_pieces)| match self.kind {
+                    Kind::Bert => of_bert,
+                    Kind::SentencePieces => Some(of_pieces),
+                    Kind::Written => None,
+                });
                 Ok(default.map(|content| AddedToken::from(content, true)))
             }
         }
     }
 
-    /// Tokens that are taken whole, those with numbers first.
-    fn added_tokens(&self, folder: &Path, is_bert: bool) -> Result<Vec<AddedToken>> {
+    /// All special tokens: those of the names that every tokenizer has, of names of the model's own, and without any.
+    fn special_tokens(&self) -> Result<Vec<AddedToken>> {
         let mut special = Vec::new();
-        for (key, _) in NAMED {
-            special.extend(self.special(key, is_bert)?);
+        for (key, ..) in NAMED {
+            special.extend(self.special(key)?);
         }
-        for key in FURTHER {
-            match self.keys.get(key) {
-                None | Some(Value::Null | Value::Object(_)) => {}
-                Some(Value::Array(list)) => {
-                    for value in list {
-                        let token = token(value, true);
-                        special.push(
-                            token.ok_or_else(|| self.fault(key, "it must be a list of tokens"))?,
-                        );
-                    }
-                }
-                Some(_) => return Err(self.fault(key, "it must be a list of tokens")),
+        let is_known = |key: &str| NAMED.iter().any(|(name, ..)| *name == key);
+        for (key, value) in &self.keys {
+            if key.ends_with("_token") && !is_known(key) {
+                special.extend(token(value, true));
             }
         }
+        let says = |key: &&str| match self.keys.get(*key) {
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(Value::Object(named)) => !named.is_empty(),
+            Some(value) => !value.is_null(),
+            None => false,
+        };
+        let further = FURTHER.iter().find(|key| says(key));
+        for key in further
+            .into_iter()
+            .chain([&NAMED_BY_MODEL].into_iter().filter(|key| says(key)))
+        {
+            let values: Vec<&Value> = match self.keys.get(*key) {
+                Some(Value::Array(list)) => list.iter().collect(),
+                Some(Value::Object(named)) => named.values().collect(),
+                _ => return Err(self.fault(key, "it must be a list of tokens")),
+            };
+            for value in values {
+                let token = token(value, true);
+                special.push(token.ok_or_else(|| self.fault(key, "it must be a list of tokens"))?);
+            }
+        }
+        Ok(special)
+    }
+
+    /// Tokens that are taken whole, those with numbers first; and whether one counts where the vocabulary has it with other flags.
+    fn added_tokens(&self, folder: &Path) -> Result<Vec<(AddedToken, bool)>> {
+        let special = self.special_tokens()?;
+        let overrides = matches!(
+            self.keys.get("added_tokens_decoder"),
+            Some(Value::Object(_))
+        );
         let mut numbered: Vec<(u64, AddedToken)> = Vec::new();
         match self.keys.get("added_tokens_decoder") {
             Some(Value::Object(tokens)) => {
@@ -413,8 +663,13 @@ impl Settings {
             Some(_) => return Err(self.fault("added_tokens_decoder", "it must be an object")),
         }
         numbered.sort_by_key(|(id, _)| *id);
-        let numbered = numbered.into_iter().map(|(_, token)| token);
-        Ok(numbered.chain(special).collect())
+        let numbered = numbered.into_iter().map(|(_, mut token)| {
+            token.special |= special.iter().any(|one| one.content == token.content);
+            (token, overrides)
+        });
+        let numbered: Vec<_> = numbered.collect();
+        let special = special.into_iter().map(|token| (token, false));
+        Ok(numbered.into_iter().chain(special).collect())
     }
 }
 
@@ -519,7 +774,12 @@ mod tests {
         let lower = |on: bool| move |json: &mut Value| json["normalizer"]["lowercase"] = on.into();
         // A BertTokenizer does not read the rules of tokenizer.json.
         let bert = |keys: Value| (CONFIG, keys);
-        for class in ["BertTokenizer", "BertTokenizerFast", "ElectraTokenizer"] {
+        for class in [
+            "BertTokenizer",
+            "BertTokenizerFast",
+            "ElectraTokenizer",
+            "DPRQuestionEncoderTokenizer",
+        ] {
             let dir = folder(lower(false), &[bert(json!({"tokenizer_class": class}))]);
             hold(dir.path(), uncased, plain);
             let keys = json!({"tokenizer_class": class, "do_lower_case": false});
@@ -580,6 +840,12 @@ mod tests {
             json!({"bos_token": "<s>"}),
             json!({"additional_special_tokens": ["<s>"]}),
             json!({"extra_special_tokens": [{"content": "<s>"}]}),
+            json!({"extra_special_tokens": {"x_token": "<s>"}}),
+            json!({"extra_special_tokens": ["<s>"], "additional_special_tokens": ["</s>", "the"]}),
+            json!({"extra_special_tokens": [], "additional_special_tokens": ["<s>"]}),
+            json!({"model_specific_special_tokens": {"x": "<s>"}}),
+            json!({"x_token": "<s>"}),
+            json!({"x_token": {"content": "<s>", "__type": "AddedToken"}}),
         ] {
             hold(folder(|_| {}, &[bert(keys)]).path(), uncased, taken);
         }
@@ -600,6 +866,76 @@ mod tests {
             uncased,
             split,
         );
+    }
+
+    /// Flags of the tokens with numbers count before those of `tokenizer.json`.
+    #[test]
+    fn tokens_with_numbers_have_their_own_flags() {
+        let mask = |normalized: bool| {
+            let token = json!({"content": "[MASK]", "special": true, "normalized": normalized});
+            let keys = json!({"added_tokens_decoder": {"4": token}});
+            let dir = folder(|_| {}, &[(CONFIG, keys)]);
+            let rules = read(dir.path(), Some(WORDS.len())).unwrap();
+            rules.inner.encode("[mask]", false).unwrap().len()
+        };
+        assert_eq!((mask(true), mask(false)), (1, 3));
+    }
+
+    /// What an XLMRobertaTokenizer is made of, whatever else `tokenizer.json` says.
+    #[test]
+    fn sentence_pieces_have_fixed_rules() {
+        const PIECES: [&str; 8] = [
+            "<s>",
+            "<pad>",
+            "</s>",
+            "<unk>",
+            "\u{2581}the",
+            "\u{2581}cat",
+            "cat",
+            "the",
+        ];
+        let pieces = |change: &dyn Fn(&mut Value), keys: Value| {
+            let vocab = PIECES.map(|piece| json!([piece, -1.0])).to_vec();
+            let pieces = |json: &mut Value| {
+                json["model"] = json!({"type": "Unigram", "unk_id": 3, "vocab": vocab});
+                json["added_tokens"] = json!([]);
+                json["post_processor"] = Value::Null;
+                change(json);
+            };
+            let mut config = json!({"tokenizer_class": "XLMRobertaTokenizerFast"});
+            config
+                .as_object_mut()
+                .unwrap()
+                .extend(keys.as_object().unwrap().clone());
+            let dir = folder(pieces, &[(CONFIG, config)]);
+            let rules = read(dir.path(), Some(PIECES.len()))?;
+            let found = rules.inner.encode("the  cat\tTHE", true).unwrap();
+            Ok::<_, Error>(found.get_tokens().join(" "))
+        };
+        let usual = "<s> \u{2581}the \u{2581}cat \u{2581}THE </s>";
+        let lower = |json: &mut Value| json["normalizer"] = json!({"type": "Lowercase"});
+        let whole = |json: &mut Value| {
+            json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "\u{2581}",
+                "prepend_scheme": "always", "split": false});
+        };
+        for change in [&lower as &dyn Fn(&mut Value), &whole, &|_| {}] {
+            assert_eq!(pieces(change, json!({})).unwrap(), usual);
+        }
+        let bare = pieces(&|_| {}, json!({"add_prefix_space": false}));
+        assert_eq!(bare.unwrap(), "<s> the cat THE </s>");
+        let around = pieces(&|_| {}, json!({"bos_token": "cat"}));
+        assert!(around.unwrap().starts_with("cat \u{2581}the"));
+        let other = |json: &mut Value| json["model"]["unk_id"] = 0.into();
+        for (change, says) in [
+            (&other as &dyn Fn(&mut Value), "piece 3"),
+            (
+                &|json: &mut Value| json["model"]["byte_fallback"] = true.into(),
+                "piece 3",
+            ),
+        ] {
+            let error = pieces(change, json!({})).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]
@@ -654,6 +990,10 @@ mod tests {
                 json!({"tokenizer_class": "MPNetTokenizerFast"}),
                 "tokenizer_class is `MPNetTokenizerFast`",
             ),
+            (
+                json!({"tokenizer_class": "Qwen2TokenizerFast"}),
+                "tokenizer_class is `Qwen2TokenizerFast`",
+            ),
             (json!({"do_lower_case": null}), "do_lower_case is `null`"),
             (json!({"strip_accents": "yes"}), "strip_accents is `yes`"),
             (
@@ -680,6 +1020,24 @@ mod tests {
             assert!(error.contains(says) && error.contains(CONFIG), "{error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+        let written = |change: fn(&mut Value), keys: Value| {
+            let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast"});
+            config
+                .as_object_mut()
+                .unwrap()
+                .extend(keys.as_object().unwrap().clone());
+            let dir = folder(change, &[(CONFIG, config)]);
+            let read = read(dir.path(), Some(WORDS.len()));
+            read.err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        let types = |json: &mut Value| {
+            json["post_processor"]["single"][1]["Sequence"]["type_id"] = 1.into();
+        };
+        let given = json!({"model_input_names": ["input_ids", "token_type_ids"]});
+        assert!(written(types, given).contains("type that is not 0"));
+        assert_eq!(written(types, json!({})), "");
+        let long = |json: &mut Value| json["model"]["max_input_chars_per_word"] = 100_000.into();
+        assert!(written(long, json!({})).contains("max_input_chars_per_word is 100000"));
         let level = |json: &mut Value| {
             let vocab = json["model"]["vocab"].take();
             json["model"] = json!({"type": "WordLevel", "unk_token": "[UNK]", "vocab": vocab});

@@ -24,7 +24,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{
+    AddedToken, NormalizerWrapper, PreTokenizerWrapper, TruncationDirection, TruncationParams,
+    TruncationStrategy,
+};
 
 use super::keys;
 use super::{one_line, rules};
@@ -151,6 +154,20 @@ pub struct Tokenizer {
     direction: TruncationDirection,
     lower_case: bool,
     prompts: Prompts,
+    /// Whether the beginning of a text has the tokens of the whole, see [`Tokenizer::beginning`].
+    by_words: bool,
+}
+
+/// Whether nothing behind a white space changes the tokens before it, and white space has none.
+fn by_words(inner: &tokenizers::Tokenizer, direction: TruncationDirection) -> bool {
+    use NormalizerWrapper::{BertNormalizer, Lowercase};
+    let splitter = inner.get_pre_tokenizer();
+    let splits = matches!(splitter, Some(PreTokenizerWrapper::BertPreTokenizer(_)));
+    let plain = |one: &NormalizerWrapper| matches!(one, BertNormalizer(_) | Lowercase(_));
+    let plain = rules::normalizers(inner).iter().all(plain);
+    let added = inner.get_added_tokens_decoder();
+    let spaced = |token: &AddedToken| token.content.contains(char::is_whitespace);
+    splits && plain && direction == TruncationDirection::Right && !added.values().any(spaced)
 }
 
 fn length_limit(message: String) -> Error {
@@ -251,6 +268,7 @@ impl Tokenizer {
             .map_err(fail)?;
 
         Ok(Self {
+            by_words: by_words(&inner, direction),
             inner,
             max_length,
             n_special,
@@ -366,22 +384,20 @@ impl Tokenizer {
 
     /// As much of a text as holds more tokens than the length limit; of a book that is little of it.
     ///
-    /// It ends at some white space, and half of it holds as many tokens: where words are told apart by white space, nothing
-    /// that its end could change is among the first tokens.
+    /// It ends at some white space, and half of it holds as many tokens: where words are told apart by white space, which no
+    /// token has within it, nothing that its end could change is among the first tokens.
     fn beginning<'t>(&self, text: &'t str) -> Result<&'t str, tokenizers::Error> {
-        use tokenizers::PreTokenizerWrapper::BertPreTokenizer;
-        let by_words = matches!(self.inner.get_pre_tokenizer(), Some(BertPreTokenizer(_)));
-        let cut = self.inner.get_truncation();
-        let by_words =
-            by_words && cut.is_some_and(|cut| cut.direction == TruncationDirection::Right);
+        let mut end = BYTES_PER_TOKEN * self.max_length;
+        if !self.by_words || end >= text.len() / 2 {
+            return Ok(text);
+        }
         // White space before the first word is nothing there.
-        let text = if by_words { text.trim_start() } else { text };
+        let text = text.trim_start();
         let until = |end: usize| {
             let head = &text[..text.floor_char_boundary(end)];
             head.rfind([' ', '\n']).map(|at| &head[..at])
         };
-        let mut end = BYTES_PER_TOKEN * self.max_length;
-        while by_words && end < text.len() / 2 {
+        while end < text.len() / 2 {
             if let (Some(half), Some(all)) = (until(end / 2), until(end)) {
                 let tokens = self.inner.encode_fast(half, true)?;
                 if !tokens.get_overflowing().is_empty() {
@@ -450,7 +466,12 @@ impl SentenceConfig {
         };
         let path = model_dir.join(name);
         let keys = keys::object(&path)?.unwrap_or_default();
-        let kwargs = (keys.get("processor_kwargs")).or(keys.get("tokenizer_args"));
+        // The older name counts where the newer one says nothing.
+        let kwargs = ["processor_kwargs", "tokenizer_args"].map(|key| keys.get(key)?.as_object());
+        let kwargs = kwargs
+            .into_iter()
+            .flatten()
+            .find(|kwargs| !kwargs.is_empty());
         let first = kwargs.and_then(|kwargs| kwargs.get("model_max_length"));
         let limit = match first {
             Some(limit) => limit_of(&path, "model_max_length", Some(limit))?,
@@ -675,6 +696,21 @@ mod tests {
         // In units of what is tried first: of the first a little, the second is short anyway, of the third a little once the
         // white space is gone; a word without end has to be passed.
         assert_eq!(read[..5], [0, 1, 0, 7, 0], "{read:?}");
+    }
+
+    #[test]
+    fn white_space_may_be_a_token() {
+        let tab = json!({"5": {"content": "\t", "special": false, "normalized": false}});
+        let keys = json!({"added_tokens_decoder": tab});
+        let dir = folder(&[("tokenizer_config.json", keys)]);
+        let vocab = std::fs::read_to_string(dir.path().join("tokenizer.json")).unwrap();
+        let vocab = vocab.replacen("\"cat\"", "\"\\t\"", 1);
+        std::fs::write(dir.path().join("tokenizer.json"), vocab).unwrap();
+        let tokenizer = Tokenizer::load(dir.path(), Some(8)).unwrap();
+        let long = format!("\t{}", "the ".repeat(4000));
+        let out = tokenizer.encode_batch(&["\tthe", &long]).unwrap();
+        assert_eq!(out.ids[0], [CLS, 5, 4, SEP]);
+        assert_eq!(out.ids[1][..3], [CLS, 5, 4]);
     }
 
     #[test]
