@@ -220,7 +220,7 @@ table! {
     "stride" Irrelevant "of what was cut off";
     "truncation" Irrelevant "texts are always cut at the limit";
     "truncation_strategy" Irrelevant "a single text is cut the same by all";
-    "model_input_names" Honoured "with `token_type_ids` a text must be all of type 0";
+    "model_input_names" Honoured "must have `attention_mask`; with `token_type_ids` a text must be all of type 0";
     "model_specific_special_tokens" Honoured "special tokens";
     "special_tokens_map_file" Irrelevant "of who wrote it";
     "tokenizer_file" Irrelevant "of who wrote it";

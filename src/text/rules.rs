@@ -169,6 +169,7 @@ pub(super) fn read(folder: &Path, vocab: Option<usize>) -> Result<Rules> {
             "this class has rules of its own, which are not known here; save the tokenizer as a PreTrainedTokenizerFast",
         ));
     }
+    masked(&settings)?;
     let is_bert = settings.kind == Kind::Bert;
     let (mut inner, path) = vocabulary(folder, is_bert)?;
     let fail = |e: tokenizers::Error| Error::input(&path, one_line(&e.to_string()));
@@ -401,13 +402,21 @@ fn bounded(inner: &tokenizers::Tokenizer, path: &Path) -> Result<()> {
     }
 }
 
+/// Refuses inputs of the model by which it would see padding.
+fn masked(settings: &Settings) -> Result<()> {
+    match settings.names_of_inputs() {
+        Some(names) if !names.contains(&"attention_mask") => Err(settings.fault(
+            "model_input_names",
+            "without attention_mask a text's numbers depend on how long others are; add it",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a post-processor by which a text has tokens of another type than the first, if the model is given types.
 fn one_type(inner: &tokenizers::Tokenizer, settings: &Settings, path: &Path) -> Result<()> {
-    let given = settings.keys.get("model_input_names");
-    let given = given
-        .and_then(Value::as_array)
-        .is_some_and(|names| names.iter().any(|name| name == "token_type_ids"));
-    if !given {
+    let names = settings.names_of_inputs().unwrap_or_default();
+    if !names.contains(&"token_type_ids") {
         return Ok(());
     }
     let some = inner
@@ -571,6 +580,12 @@ impl Settings {
             Some(Value::Null) if default.is_none() => Ok(None),
             Some(_) => Err(self.fault(key, "it must be true or false")),
         }
+    }
+
+    /// What the model is given, if it is said.
+    fn names_of_inputs(&self) -> Option<Vec<&str>> {
+        let names = self.keys.get("model_input_names")?.as_array()?;
+        Some(names.iter().filter_map(Value::as_str).collect())
     }
 
     /// A special token by its name.
@@ -1033,7 +1048,9 @@ mod tests {
         let types = |json: &mut Value| {
             json["post_processor"]["single"][1]["Sequence"]["type_id"] = 1.into();
         };
-        let given = json!({"model_input_names": ["input_ids", "token_type_ids"]});
+        let given = json!({"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]});
+        let unmasked = json!({"model_input_names": ["input_ids"]});
+        assert!(written(|_| {}, unmasked).contains("without attention_mask"));
         assert!(written(types, given).contains("type that is not 0"));
         assert_eq!(written(types, json!({})), "");
         let long = |json: &mut Value| json["model"]["max_input_chars_per_word"] = 100_000.into();

@@ -128,6 +128,21 @@ def tokenizer(json_change=None, replace=False, remove=(), **keys):
     return apply
 
 
+def parts(**keys):
+    """Parts of `tokenizer.json`."""
+    return with_json("tokenizer.json", **keys)
+
+
+def whole(content, **flags):
+    """A token that is taken whole, with its flags."""
+    return {"content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False, **flags}
+
+
+def second_type(value):
+    for part in value["post_processor"]["single"]:
+        part.get("Sequence", {}).update(type_id=1)
+
+
 def normalizer(**keys):
     return lambda value: value["normalizer"].update(keys)
 
@@ -251,6 +266,10 @@ CASES = [
     ("limit huge", tokenizer(model_max_length=10**30), None),
     ("limit max_len", tokenizer(max_len=8), None),
     ("limit in processor_kwargs", with_json(SB, max_seq_length=6, processor_kwargs={"model_max_length": 9}), None),
+    ("limit in the older kwargs", with_json(SB, tokenizer_args={"model_max_length": 7}, processor_kwargs={}), None),
+    ("no lower case in processor_kwargs !", with_json(SB, processor_kwargs={"do_lower_case": False}), None),
+    ("accents in tokenizer_args !", with_json(SB, tokenizer_args={"strip_accents": False}), None),
+    ("no layers in config_kwargs !", with_json(SB, config_kwargs={"num_hidden_layers": 0}), None),
     ("other name of the sentence configuration", both(with_json(SB, max_seq_length=6), rename(SB, "sentence_distilbert_config.json")), None),
     ("two names", both(with_json(SB, max_seq_length=6), with_json("sentence_roberta_config.json", max_seq_length=4)), None),
     ("unknown key of the sentence configuration !", with_json(SB, pad_to=8), None),
@@ -273,10 +292,22 @@ CASES = [
     ("cls that is a new word", tokenizer(cls_token="<new>"), None),
     ("cls beyond the word table !", both(tokenizer(cls_token="<new>"), lambda f: grow(f, len(WORDS))), None),
     ("sentence pieces", sentence_pieces, None),
+    ("sentence pieces, split elsewhere", both(sentence_pieces, parts(pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True})), None),
+    ("sentence pieces, lower-cased", both(sentence_pieces, parts(normalizer={"type": "Lowercase"})), None),
+    ("sentence pieces, no space before", both(sentence_pieces, tokenizer(add_prefix_space=False)), None),
+    ("sentence pieces, another token before", both(sentence_pieces, tokenizer(bos_token="▁the")), None),
+    ("sentence pieces, another unknown !", both(sentence_pieces, lambda f: edit(f / "tokenizer.json", lambda v: v["model"].update(unk_id=0))), None),
     ("other unk", tokenizer(unk_token="the"), None),
     ("bos and eos", tokenizer(bos_token="<s>", eos_token="</s>"), None),
     ("eos of generic class", tokenizer(tokenizer_class="PreTrainedTokenizerFast", eos_token="</s>", pad_token="[PAD]"), None),
     ("additional tokens", tokenizer(additional_special_tokens=["<s>"]), None),
+    ("further tokens", tokenizer(additional_special_tokens=["<s>"], extra_special_tokens=["</s>"]), None),
+    ("further tokens with names", tokenizer(extra_special_tokens={"x_token": "<s>"}), None),
+    ("tokens of the model", tokenizer(model_specific_special_tokens={"x": "<s>"}), None),
+    ("a token of another name", tokenizer(x_token="<s>"), None),
+    ("a token of another name in a map", lambda f: write_json(f / "special_tokens_map.json", {"x_token": "<s>"}), None),
+    ("flags of a numbered token", tokenizer(added_tokens_decoder={"24": whole("quantity", single_word=True), "4": whole("[MASK]", normalized=True)}), None),
+    ("spaces as a token", tokenizer(lambda v: v["added_tokens"].append({"id": len(WORDS), **whole("  ")}) or None), None),
     ("added word", tokenizer(add_word), None),
     ("added_tokens.json", lambda f: write_json(f / "added_tokens.json", {"<s>": 5, "quantity of": len(WORDS)}), None),
     ("special tokens cut up", tokenizer(split_special_tokens=True), None),
@@ -287,7 +318,12 @@ CASES = [
     ("words alone, cased", words_alone(do_lower_case=False), None),
     ("words alone, generic class !", words_alone(tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]"), None),
     *((f"class {c}", tokenizer(normalizer(lowercase=False), tokenizer_class=c, pad_token="[PAD]"), None)
-      for c in ["DistilBertTokenizerFast", "ElectraTokenizer", "ConvBertTokenizer", "RetriBertTokenizer", "NoSuchTokenizer"]),
+      for c in ["DistilBertTokenizerFast", "ElectraTokenizer", "ConvBertTokenizer", "RetriBertTokenizer", "NoSuchTokenizer",
+                "DPRQuestionEncoderTokenizer", "DPRContextEncoderTokenizer"]),
+    ("class Qwen2Tokenizer !", tokenizer(tokenizer_class="Qwen2TokenizerFast"), None),
+    ("second token type !", tokenizer(second_type, tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids", "attention_mask"]), None),
+    ("second token type that nobody is told", tokenizer(second_type, tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", model_input_names=["input_ids", "attention_mask"]), None),
+    ("no attention mask !", tokenizer(model_input_names=["input_ids"]), None),
     ("class MPNetTokenizer !", tokenizer(tokenizer_class="MPNetTokenizer"), None),
     ("gelu_python", with_json("config.json", hidden_act="gelu_python"), None),
     ("relu !", with_json("config.json", hidden_act="relu"), None),
