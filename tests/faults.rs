@@ -1002,6 +1002,99 @@ fn files_are_read_as_people_have_them() {
 }
 
 #[test]
+fn columns_that_carry_meaning_are_not_passed_over() {
+    let s = Scratch::new();
+    let train = |file: &str| {
+        let options = [
+            "train",
+            "--device",
+            "cpu",
+            "--backbone",
+            "model",
+            "--out",
+            "trained",
+        ];
+        let mut command = s.command();
+        command.args(options).args(["--triplets", file]);
+        command.output().unwrap()
+    };
+    s.put(
+        "mined.csv",
+        b"anchor,positive,negative_1,negative_2\na,b,c,d\n",
+    );
+    let needles = [
+        "mined.csv: line 1: names `negative_1`",
+        "rename one to negative",
+    ];
+    fails(&train("mined.csv"), 1, &needles);
+    assert!(!s.path("trained").exists());
+    s.put_pairs(8);
+    s.put(
+        "paws.csv",
+        b"id,sentence1,sentence2,label\n1,a b,b a,0\n2,a c,c a,1\n",
+    );
+    let with = |paraphrases| s.near_miss(&["--pairs", "pairs.csv", "--paraphrases", paraphrases]);
+    fails(
+        &with("paws.csv"),
+        1,
+        &["paws.csv: has a column `label`", "leave the column out"],
+    );
+    fails(
+        &with("pairs.csv"),
+        1,
+        &["pairs.csv: has a column `category`", "give paraphrases"],
+    );
+    for command in ["calibrate", "train-verifier"] {
+        let files = ["--pairs", "pairs.csv", "--paraphrases", "paws.csv"];
+        let mut output = s.command();
+        output.args([command, "--device", "cpu"]).args(files);
+        if command == "train-verifier" {
+            output.args(["--backbone", "model", "--out", "guard"]);
+        }
+        let output = output.output().unwrap();
+        fails(&output, 1, &["paws.csv: has a column `label`"]);
+    }
+    let said = s.path("para.csv");
+    let more = fs::read_to_string(&said).unwrap().replace("here", "here,1");
+    fs::write(&said, more.replace("source", "source,id")).unwrap();
+    let output = with("para.csv");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        stdout.contains("paraphrases: columns that are not read: id"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_collection_cut_down_too_far_says_how_far_it_can_be() {
+    let s = Scratch::new();
+    let all = "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t1\n";
+    let corpus = format!("{CORPUS}{}", CORPUS.replace("\"d", "\"e"));
+    s.put("data/corpus.jsonl", corpus.as_bytes());
+    s.put("data/qrels/test.tsv", all.as_bytes());
+    let cut = |n| s.retrieve(&["--documents", n]);
+    fails(
+        &cut("3"),
+        2,
+        &["--documents 3", "of data", "give 4 or more"],
+    );
+    assert!(cut("4").status.success());
+    // Three of six are half of all that there are.
+    let more = format!("{all}q1\td3\t1\n");
+    s.put("data/qrels/test.tsv", more.as_bytes());
+    fails(&cut("5"), 2, &["--documents 5", "leave --documents out"]);
+    s.put(
+        "data/qrels/test.tsv",
+        b"query-id\tcorpus-id\tscore\nq1\td9\t1\n",
+    );
+    fails(
+        &cut("5"),
+        2,
+        &["no query of data has a relevant document in corpus.jsonl"],
+    );
+}
+
+#[test]
 fn no_network_and_nothing_cached() {
     let s = Scratch::new();
     let output = s

@@ -6,6 +6,7 @@
 //! scifact/qrels/test.tsv    query-id <tab> corpus-id <tab> score             header, then one judgement a line
 //! ```
 //!
+//! The columns of judgements are found by the names in their header, in any order; without one they are in this order.
 //! Judgements may also be as TREC has them, in four columns without a header: query, 0, document, grade, separated by tabs
 //! or spaces; the file may then be called `.txt`, `.qrels` or `.qrel` too.
 //!
@@ -569,19 +570,47 @@ fn quoted(id: &str) -> Cow<'_, str> {
 /// How the columns of a file of judgements are laid out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
-    /// Three between tabs: query, document, grade.
-    Beir,
+    /// Three between tabs: the places of query, document and grade.
+    Beir([usize; 3]),
     /// Four between tabs or spaces: query, 0 or Q0, document, grade.
     Trec,
 }
 
+/// What a header may call query, document and grade; `_` is as good as `-`.
+const HEADINGS: [&[&str]; 3] = [
+    &["query-id", "query", "qid", "topic"],
+    &[
+        "corpus-id",
+        "document-id",
+        "doc-id",
+        "docid",
+        "document",
+        "doc",
+    ],
+    &["score", "relevance", "grade", "label"],
+];
+
 impl Layout {
+    /// As a header names the columns; `None` for a line that does not name all three.
+    fn of_header(line: &str) -> Option<Self> {
+        let names = line.split('\t').map(|name| {
+            let name = unquoted(name.trim())?.to_ascii_lowercase();
+            Some(name.trim().replace('_', "-"))
+        });
+        let names: Vec<String> = names.collect::<Option<_>>()?;
+        let mut places = [0; 3];
+        for (place, known) in places.iter_mut().zip(HEADINGS) {
+            *place = names.iter().position(|name| known.contains(&&name[..]))?;
+        }
+        (names.len() == places.len()).then_some(Layout::Beir(places))
+    }
+
     /// Of a file that begins with this line.
     fn of(line: &str) -> Self {
         let columns: Vec<&str> = line.split_whitespace().collect();
         match columns[..] {
             [_, "0" | "Q0" | "q0", _, _] if line.split('\t').count() != 3 => Layout::Trec,
-            _ => Layout::Beir,
+            _ => Layout::Beir([0, 1, 2]),
         }
     }
 
@@ -595,17 +624,18 @@ impl Layout {
                     other.len()
                 )),
             },
-            Layout::Beir => {
+            Layout::Beir(places) => {
                 let fields: Option<Vec<Cow<'_, str>>> = line.split('\t').map(unquoted).collect();
                 let fields = fields.ok_or(
                     "a quote opens a field and does not close it at the field's end; close it, double every quote (\"\") that belongs to the id, or write no quotes",
                 )?;
                 let n = fields.len();
-                fields.try_into().map_err(|_| {
+                let mut fields: [Cow<'_, str>; 3] = fields.try_into().map_err(|_| {
                     format!(
                         "expected 3 columns separated by tabs (query-id, corpus-id, score) or TREC's 4 (query, 0, document, grade), got {n} between tabs"
                     )
-                })
+                })?;
+                Ok(places.map(|at| std::mem::take(&mut fields[at])))
             }
         }
     }
@@ -629,13 +659,17 @@ fn read_qrels(path: &Path, notes: &mut CollectionNotes) -> Result<Qrels> {
     while let Some((number, line)) = lines.next_full_line()? {
         let fault = |message: String| Error::input(path, format!("line {number}: {message}"));
         let is_first = layout.is_none();
+        if is_first && let Some(named) = Layout::of_header(line) {
+            layout = Some(named);
+            continue;
+        }
         let layout = *layout.get_or_insert_with(|| Layout::of(line));
         let [query, document, score] = layout.columns(line).map_err(fault)?;
         let Some(grade) = grade(&score) else {
             // Only a first line whose last column is a known heading is a header: anything else that does not parse is
             // a damaged judgement, and skipping it would change the results.
             let heading = score.trim().to_ascii_lowercase();
-            if is_first && ["score", "relevance", "grade", "label"].contains(&heading.as_str()) {
+            if is_first && HEADINGS[2].contains(&heading.as_str()) {
                 continue;
             }
             return Err(fault(format!(

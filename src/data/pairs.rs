@@ -5,7 +5,8 @@
 //! paraphrases    sentence1,sentence2[,source]                    sentence2 says the same
 //! ```
 //!
-//! Columns are found by name in any order and any case, others are ignored; a file whose name ends in `.gz` is
+//! Columns are found by name in any order and any case; others are not read and named in [`PairNotes`]. Paraphrases with a
+//! column `label` or `category` are refused: it would tell which rows are none. A file whose name ends in `.gz` is
 //! decompressed. Without a source column the file's name is the source. Rows that cannot serve are left out and
 //! counted in [`PairNotes`], and so are quotes that may be mistakes; quotes that swallow rows are errors.
 
@@ -16,7 +17,7 @@ use std::path::Path;
 use serde::Serialize;
 
 pub use super::rows::QuoteNotes;
-use super::rows::{CsvFile, no_usable_row, open, read_rows};
+use super::rows::{CsvFile, no_usable_row, open, read_rows, unread_line};
 use super::{BUFFER, Category, signature};
 use crate::error::{Error, Result};
 
@@ -60,8 +61,8 @@ pub struct Paraphrase {
     pub source: String,
 }
 
-/// Rows of a file that were left out, or that look odd, as counts. All zero for a clean file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// Rows of a file that were left out, or that look odd, as counts, and columns that are not read. Nothing for a clean file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PairNotes {
     /// Rows with an empty sentence; left out.
     pub empty: usize,
@@ -75,12 +76,14 @@ pub struct PairNotes {
     pub repeated: usize,
     /// Whether the file has no column `source`, so that its name is what stands for one.
     pub no_sources: bool,
+    /// Columns that are not read, in the order of the file.
+    pub unread: Vec<String>,
     /// Quotes that may be mistakes.
     pub quotes: QuoteNotes,
 }
 
 impl PairNotes {
-    /// One line for every count that is not zero; `what` names the rows.
+    /// One line for every count that is not zero, and one that names the columns that are not read; `what` names the rows.
     pub fn lines(&self, what: &str) -> Vec<String> {
         let all = [
             (self.empty, "with an empty sentence, left out"),
@@ -98,6 +101,7 @@ impl PairNotes {
         let some = all.into_iter().filter(|(count, _)| *count > 0);
         some.map(|(count, why)| format!("{what} {why}: {count}"))
             .chain(self.quotes.lines(what))
+            .chain(unread_line(what, &self.unread))
             .collect()
     }
 }
@@ -122,11 +126,12 @@ pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, P
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
     let wanted = ["sentence1", "sentence2", "category"];
-    let (quotes, sources) = read_rows(
+    let said = read_rows(
         path,
         BUFFER,
         &wanted,
         "source",
+        &[],
         |[anchor, text, category], source| {
             let dropped = if anchor.is_empty() || text.is_empty() {
                 &mut notes.empty
@@ -155,24 +160,38 @@ pub fn read_near_misses(path: &Path, filter: Filter) -> Result<(Vec<NearMiss>, P
             *dropped += 1;
         },
     )?;
-    notes.quotes = quotes;
-    notes.no_sources = !sources;
+    notes.quotes = said.quotes;
+    notes.no_sources = !said.optional;
+    notes.unread = said.unread;
     some(path, pairs, notes)
 }
+
+/// Columns that say which rows of a file are no paraphrases, and so cannot be passed over in one.
+const NO_PARAPHRASES: [[&str; 2]; 2] = [
+    [
+        "label",
+        "every row of this file counts as of equal meaning, whatever its label; keep the rows of equal meaning and leave the column out",
+    ],
+    [
+        "category",
+        "near-misses have one, and every row of this file counts as of equal meaning; give paraphrases, or leave the column out if these are some",
+    ],
+];
 
 /// Reads paraphrases.
 ///
 /// # Errors
-/// As [`read_near_misses`].
+/// As [`read_near_misses`]; [`Error::Input`] also for a column `label` or `category`, since all rows count as of equal meaning.
 pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
     let mut notes = PairNotes::default();
     let mut seen = HashSet::new();
     let mut pairs = Vec::new();
-    let (quotes, sources) = read_rows(
+    let said = read_rows(
         path,
         BUFFER,
         &["sentence1", "sentence2"],
         "source",
+        &NO_PARAPHRASES,
         |[anchor, text], source| {
             if anchor.is_empty() || text.is_empty() {
                 notes.empty += 1;
@@ -188,8 +207,9 @@ pub fn read_paraphrases(path: &Path) -> Result<(Vec<Paraphrase>, PairNotes)> {
             }
         },
     )?;
-    notes.quotes = quotes;
-    notes.no_sources = !sources;
+    notes.quotes = said.quotes;
+    notes.no_sources = !said.optional;
+    notes.unread = said.unread;
     some(path, pairs, notes)
 }
 
@@ -289,13 +309,45 @@ mod tests {
             short: 0,
             repeated: 1,
             no_sources: true,
+            unread: vec!["extra".into()],
             quotes: QuoteNotes::default(),
         };
         assert_eq!(notes, expected);
-        assert_eq!(notes.lines("pairs").len(), 4);
+        let lines = notes.lines("pairs");
+        assert_eq!(lines.len(), 5);
+        assert_eq!(lines[4], "pairs: columns that are not read: extra");
         // "It rains.", "It hails." and "red ball, blue cube" have at most 20 characters.
         let (pairs, notes) = read_near_misses(&path, Filter::Paper).unwrap();
         assert_eq!((pairs.len(), notes.short), (2, 3));
+    }
+
+    #[test]
+    fn columns_that_tell_which_rows_are_no_paraphrases_are_refused() {
+        for (column, cell, cure) in [
+            (
+                "Label",
+                "0",
+                "keep the rows of equal meaning and leave the column out",
+            ),
+            ("category", "role", "give paraphrases"),
+        ] {
+            let text = format!("id,sentence1,sentence2,{column}\n1,a b,b a,{cell}\n");
+            let (_dir, path) = file("p.csv", text.as_bytes());
+            let error = read_paraphrases(&path).unwrap_err().to_string();
+            let named = format!("p.csv: has a column `{}`: ", column.to_lowercase());
+            assert!(error.contains(&named) && error.contains(cure), "{error}");
+        }
+        let (_dir, path) = file("p.csv", b"id,sentence1,sentence2,,source\n1,a b,b a,x,y\n");
+        let (_, notes) = read_paraphrases(&path).unwrap();
+        let said = "rows: columns that are not read: id, (one without a name)";
+        assert_eq!(notes.lines("rows"), [said]);
+        // Of near-misses a label is a column like others.
+        let (_dir, path) = file(
+            "n.csv",
+            b"sentence1,sentence2,category,label\na b,b a,role,0\n",
+        );
+        let (_, notes) = read_near_misses(&path, Filter::Corrected).unwrap();
+        assert_eq!(notes.unread, ["label"]);
     }
 
     #[test]

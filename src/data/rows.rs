@@ -131,21 +131,60 @@ pub(super) fn no_usable_row(path: &Path, notes: &[String]) -> Error {
     )
 }
 
+/// What a file of rows is like, apart from the rows.
+pub(super) struct Said {
+    /// Quotes that may be mistakes.
+    pub quotes: QuoteNotes,
+    /// Whether it has the optional column.
+    pub optional: bool,
+    /// Columns that are not read, see [`unread`].
+    pub unread: Vec<String>,
+}
+
 /// Calls `row` with the `N` columns `wanted` of every row of a CSV file, trimmed, and with column `optional` or the
-/// file's name without its endings. `capacity` is the size of the buffers in bytes. Says, too, whether there is such a column.
+/// file's name without its endings. `capacity` is the size of the buffers in bytes. Columns of a name in `refused` are errors,
+/// each with what is wrong with it, since rows without them would mean something else.
 ///
 /// # Errors
-/// As [`CsvFile::open`] and [`CsvFile::read`].
+/// As [`CsvFile::open`] and [`CsvFile::read`], and for a refused column.
 pub(super) fn read_rows<const N: usize>(
     path: &Path,
     capacity: usize,
     wanted: &[&str; N],
     optional: &str,
+    refused: &[[&str; 2]],
     row: impl FnMut([&str; N], &str),
-) -> Result<(QuoteNotes, bool)> {
+) -> Result<Said> {
     let file = CsvFile::open(path, capacity)?;
     let has = file.column(optional)?.is_some();
-    Ok((file.read(wanted, optional, row)?, has))
+    for [name, why] in refused {
+        if file.column(name)?.is_some() {
+            return Err(Error::input(path, format!("has a column `{name}`: {why}")));
+        }
+    }
+    let unread = unread(&file.columns(), &[&wanted[..], &[optional]].concat());
+    Ok(Said {
+        quotes: file.read(wanted, optional, row)?,
+        optional: has,
+        unread,
+    })
+}
+
+/// Those of the columns that are not `read`.
+pub(super) fn unread(columns: &[&str], read: &[&str]) -> Vec<String> {
+    let is_read = |name: &str| read.iter().any(|read| read.eq_ignore_ascii_case(name));
+    let others = columns.iter().filter(|name| !is_read(name));
+    others.map(|name| name.to_string()).collect()
+}
+
+/// The line that says which columns of a file are not read, if there are any; `what` names its rows.
+pub(super) fn unread_line(what: &str, columns: &[String]) -> Option<String> {
+    let shown = columns.iter().map(|name| match &name[..] {
+        "" => "(one without a name)",
+        name => name,
+    });
+    let shown = named(&shown.collect::<Vec<_>>());
+    (!columns.is_empty()).then(|| format!("{what}: columns that are not read: {shown}"))
 }
 
 /// Whether columns seem to be separated by something else than commas.
@@ -153,10 +192,10 @@ pub(super) fn wrong_separator(columns: &[&str]) -> bool {
     matches!(columns, [one] if one.contains(['\t', ';', '|']))
 }
 
-/// The most column names that an error lists, and the most characters of one.
+/// The most column names that a line lists, and the most characters of one.
 const NAMED: [usize; 2] = [12, 40];
 
-/// The names of columns, for an error: without what would break its line, and not without end.
+/// The names of columns, for a line: without what would break its line, and not without end.
 pub(super) fn named(columns: &[&str]) -> String {
     let [most, characters] = NAMED;
     let shown = columns.iter().take(most).map(|name| {
@@ -531,13 +570,13 @@ mod tests {
         let path = dir.path().join("x.csv");
         std::fs::write(&path, text).unwrap();
         let mut rows = Vec::new();
-        let notes = read_rows(&path, capacity, &["a", "b"], "c", |[a, b], c| {
+        let notes = read_rows(&path, capacity, &["a", "b"], "c", &[], |[a, b], c| {
             assert_eq!(c, "x");
             rows.push([a.to_string(), b.to_string()]);
         });
-        let notes = notes.map(|(notes, has)| {
-            assert!(!has);
-            notes
+        let notes = notes.map(|said| {
+            assert!(!said.optional);
+            said.quotes
         });
         let error = |e: Error| {
             let line = e.to_string();

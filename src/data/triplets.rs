@@ -7,11 +7,12 @@
 //! ```
 //!
 //! CSV with a header, or JSON lines (`.jsonl`, `.ndjson`, `.json`) whose objects have these keys; names are found in any
-//! order and any case, others are ignored. A file whose name ends in `.gz` is decompressed. Fields are trimmed. Without
+//! order and any case, others are not read and named in [`TripletNotes`]. A column called like a further negative
+//! (`negative_1`, `negatives`, `hard_negative`) is refused beside an anchor and a positive. A file whose name ends in `.gz` is decompressed. Fields are trimmed. Without
 //! a category the file's name is the category. Rows that cannot serve are left out and counted in [`TripletNotes`]. A column
 //! `negative` that is empty in every row is none.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
@@ -19,7 +20,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::pairs::is_placeholder;
-use super::rows::{CsvFile, QuoteNotes, holds_json, named, no_usable_row, stem, wrong_separator};
+use super::rows::{
+    CsvFile, QuoteNotes, holds_json, named, no_usable_row, stem, unread, unread_line,
+    wrong_separator,
+};
 use super::{BUFFER, Category, Fingerprint, TextLines};
 use crate::error::{Error, Result};
 use crate::random::Stream;
@@ -113,8 +117,9 @@ pub enum Identical {
     Keep,
 }
 
-/// Rows of a training file that were left out, or that look odd, as counts. All zero for a clean file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// Rows of a training file that were left out, or that look odd, as counts, and columns that are not read. Nothing for a
+/// clean file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TripletNotes {
     /// Rows with an empty field; left out.
     pub empty: usize,
@@ -128,12 +133,14 @@ pub struct TripletNotes {
     pub repeated: usize,
     /// Whether no row has anything in its column `negative`, so that the rows count as pairs.
     pub no_negatives: bool,
+    /// Columns that are not read; of JSON lines, the keys of all rows together, sorted.
+    pub unread: Vec<String>,
     /// Quotes that may be mistakes.
     pub quotes: QuoteNotes,
 }
 
 impl TripletNotes {
-    /// One line for every count that is not zero; `what` names the rows.
+    /// One line for every count that is not zero, and one that names the columns that are not read; `what` names the rows.
     pub fn lines(&self, what: &str) -> Vec<String> {
         let kept = match self.identical_kept {
             true => "kept",
@@ -156,6 +163,7 @@ impl TripletNotes {
         some.map(|(count, why)| format!("{what} {why}: {count}"))
             .chain(self.no_negatives.then(|| format!("{what}: {none}")))
             .chain(self.quotes.lines(what))
+            .chain(unread_line(what, &self.unread))
             .collect()
     }
 }
@@ -172,6 +180,12 @@ const TRIPLETS: [&str; 3] = ["anchor", "positive", "negative"];
 const PAIRS: [&str; 2] = ["anchor", "positive"];
 const NEAR_MISSES: [&str; 3] = ["sentence1", "sentence2", "category"];
 
+/// Whether a column is called like one of negatives: `negative_1`, `negatives`, `neg`, `hard_negative`.
+fn like_a_negative(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.starts_with("neg") || name.contains("negative")
+}
+
 impl Form {
     /// The same; without negatives, if there are none in their column.
     fn with(self, negatives: bool) -> Self {
@@ -186,6 +200,25 @@ impl Form {
             Form::Triplets => &TRIPLETS,
             Form::Pairs => &PAIRS,
             Form::NearMisses => &NEAR_MISSES,
+        }
+    }
+
+    /// Those of the columns that are not read, or what is wrong with one: rows that lose a negative are trained on as if it
+    /// were not there. A near-miss is its own negative, and what else such a file says of negation is no text.
+    fn unread(self, found: &[&str]) -> Result<Vec<String>, String> {
+        // A column of negatives with nothing in it is read, too.
+        let read = match self {
+            Form::NearMisses => &NEAR_MISSES[..],
+            Form::Triplets | Form::Pairs => &["anchor", "positive", "negative", "category"],
+        };
+        let others = unread(found, read);
+        let lost = |name: &&String| self != Form::NearMisses && like_a_negative(name);
+        match others.iter().find(lost) {
+            None => Ok(others),
+            Some(name) => Err(format!(
+                "names `{}`, which is not read: a row has one negative, in a column `negative`; rename one to negative, or leave the others out",
+                named(&[name])
+            )),
         }
     }
 
@@ -223,6 +256,8 @@ struct Collector {
     stem: String,
     examples: Examples,
     notes: TripletNotes,
+    /// Keys that are not read, of rows in JSON.
+    unread: BTreeSet<String>,
     /// Rows in which nothing but the negative is empty.
     without_negative: usize,
     hasher: RandomState,
@@ -244,6 +279,7 @@ impl Collector {
                 identical_kept: identical == Identical::Keep,
                 ..TripletNotes::default()
             },
+            unread: BTreeSet::new(),
             without_negative: 0,
             hasher: RandomState::new(),
             seen: HashSet::new(),
@@ -256,7 +292,7 @@ impl Collector {
             placeholder,
             identical,
             ..
-        } = self.notes;
+        } = &self.notes;
         self.without_negative > 0 && self.examples.is_empty() && placeholder + identical == 0
     }
 
@@ -329,10 +365,11 @@ pub fn read(path: &Path, identical: Identical) -> Result<(Examples, TripletNotes
 
 fn read_csv(path: &Path, identical: Identical, negatives: bool) -> Result<Collector> {
     let file = CsvFile::open(path, BUFFER)?;
-    let form = Form::of(&file.columns());
-    let form = form.map_err(|what| Error::input(path, format!("line 1: {what}")))?;
-    let form = form.with(negatives);
+    let fault = |what: String| Error::input(path, format!("line 1: {what}"));
+    let form = Form::of(&file.columns()).map_err(fault)?.with(negatives);
+    let unread = form.unread(&file.columns()).map_err(fault)?;
     let mut rows = Collector::new(path, form, identical);
+    rows.notes.unread = unread;
     rows.notes.quotes = match form {
         Form::Triplets => file.read(&TRIPLETS, "category", |f, c| rows.take(&f, c))?,
         Form::Pairs => file.read(&PAIRS, "category", |f, c| rows.take(&f, c))?,
@@ -366,6 +403,7 @@ fn read_json(path: &Path, identical: Identical, negatives: bool) -> Result<Colle
                 rows.form.columns().join(", ")
             )));
         }
+        rows.unread.extend(form.unread(&names).map_err(fault)?);
         let field = |name: &str| -> Result<&str> {
             let mut found = row.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
             match (found.next(), found.next()) {
@@ -384,7 +422,9 @@ fn read_json(path: &Path, identical: Identical, negatives: bool) -> Result<Colle
             .collect::<Result<_>>()?;
         rows.take(&fields, field("category")?);
     }
-    Ok(rows.unwrap_or_else(|| Collector::new(path, Form::Triplets, identical)))
+    let mut rows = rows.unwrap_or_else(|| Collector::new(path, Form::Triplets, identical));
+    rows.notes.unread = std::mem::take(&mut rows.unread).into_iter().collect();
+    Ok(rows)
 }
 
 /// SHA-256 over the sentences of rows, in their order.
@@ -527,7 +567,9 @@ mod tests {
 
     #[test]
     fn both_languages_give_the_same_rows() {
-        for (name, text, empty) in [("t.csv", CSV, 1), ("t.jsonl", JSON, 2)] {
+        for (name, text, empty, unread) in
+            [("t.csv", CSV, 1, "extra"), ("t.jsonl", JSON, 2, "more")]
+        {
             let (rows, notes) = triplets(name, text.as_bytes(), Identical::Drop);
             let first = ["a1", "p, 1", "n1", "nq"];
             let rows: Vec<_> = rows.iter().map(fields).collect();
@@ -536,13 +578,16 @@ mod tests {
                 empty,
                 identical: 2,
                 repeated: 1,
+                unread: vec![unread.into()],
                 ..TripletNotes::default()
             };
             assert_eq!(notes, expected);
             let (rows, notes) = triplets(name, text.as_bytes(), Identical::Keep);
             assert_eq!((rows.len(), notes.identical, notes.empty), (5, 2, empty));
             let lines = notes.lines("rows");
-            assert_eq!(lines.len(), 3);
+            assert_eq!(lines.len(), 4);
+            let said = format!("rows: columns that are not read: {unread}");
+            assert_eq!(lines[3], said);
             assert!(
                 lines[1].ends_with("positive or anchor, kept: 2"),
                 "{lines:?}"
@@ -579,6 +624,45 @@ mod tests {
         let (_dir, path) = file("t.csv", b"anchor,positive,negative\na,b,\nc,d,d\n");
         let error = read(&path, Identical::Drop).unwrap_err().to_string();
         assert!(error.contains("no usable row"), "{error}");
+    }
+
+    #[test]
+    fn negatives_that_would_be_lost_are_refused() {
+        let refused = |name: &str, text: &str, column: &str| {
+            let (_dir, path) = file(name, text.as_bytes());
+            let error = read(&path, Identical::Drop).unwrap_err().to_string();
+            let said = format!("{name}: line 1: names `{column}`, which is not read");
+            assert!(
+                error.contains(&said) && error.contains("rename one to negative"),
+                "{error}"
+            );
+        };
+        for column in ["negative_1", "Negatives", "neg", "hard_negative"] {
+            for first in ["anchor,positive", "anchor,positive,negative"] {
+                let cells = first.replace(',', "1,");
+                let text = format!("{first},{column}\n{cells},x\n");
+                refused("t.csv", &text, column);
+            }
+            let row = format!("{{\"anchor\": \"a\", \"positive\": \"b\", \"{column}\": \"c\"}}\n");
+            refused("t.jsonl", &row, column);
+        }
+        refused(
+            "t.csv",
+            "anchor,positive,negative_1,negative_2\na,b,c,d\n",
+            "negative_1",
+        );
+        refused(
+            "t.csv",
+            "anchor,positive,negative,negative_2\na,b,,d\n",
+            "negative_2",
+        );
+        // Of near-misses they are no texts to train on.
+        let text = b"sentence1,sentence2,category,negated,source\na b,b a,role,1,x\n";
+        let (rows, notes) = triplets("n.csv", text, Identical::Drop);
+        assert_eq!(
+            (rows.len(), &notes.unread[..]),
+            (1, &["negated".into(), "source".into()][..])
+        );
     }
 
     #[test]

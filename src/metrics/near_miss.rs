@@ -19,7 +19,8 @@
 //! are too few, those of the same sources, then all: [`Basis`] says which, and how many near-misses have no accept from
 //! their source, since a difference between sources is then part of the number.
 //!
-//! Intervals are 95 % bootstrap intervals over anchors; the threshold is held fixed in them.
+//! Intervals are 95 % bootstrap intervals over anchors; the threshold is held fixed in them. Where there are so many
+//! categories that their samples would take too long, fewer are drawn ([`MOST_WORK`]), and [`Evaluation::resamples`] says so.
 
 mod change;
 mod folds;
@@ -290,6 +291,21 @@ pub struct BothHalves {
 /// Fewest of either side for [`BothHalves`]: below that a single pair moves the area by more than a tenth.
 pub const FEWEST_OF_BOTH: usize = 10;
 
+/// The most that the bootstrap of an evaluation may take, in pairs looked at and anchors drawn, over all samples of all
+/// categories. Every category without accepts of its own anchors is judged against all accepts
+/// in every sample, so that thousands of categories would take hours.
+pub const MOST_WORK: u64 = 20_000_000_000;
+
+/// The fewest samples to which [`MOST_WORK`] limits an evaluation: with fewer, the ends of an interval rest on too little.
+pub const FEWEST_RESAMPLES: usize = 1_000;
+
+/// How many samples of `work` each an evaluation takes, if so many are wanted: all, or as many as [`MOST_WORK`] allows, but
+/// no fewer than [`FEWEST_RESAMPLES`].
+pub fn affordable(wanted: usize, work: u64) -> usize {
+    let most = usize::try_from(MOST_WORK / work.max(1)).unwrap_or(usize::MAX);
+    wanted.min(most.max(FEWEST_RESAMPLES))
+}
+
 /// Shares of scores in [`BINS`], and outside.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Histogram {
@@ -381,6 +397,10 @@ pub struct Evaluation {
     pub macro_average: MacroAverage,
     /// In the order of their names; none if no pair has a source.
     pub sources: Vec<SourceReport>,
+    /// Samples that intervals rest on, if these are fewer than were wanted: what [`affordable`] says of a sample's work, which
+    /// is, summed over `all` and the categories, the near-misses, accepts and anchors that an interval counts in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resamples: Option<usize>,
 }
 
 /// Evaluates scored pairs.
@@ -391,19 +411,26 @@ pub fn evaluate(pairs: &[ScoredPair<'_>], options: &Options) -> Result<Evaluatio
     check(pairs)?;
     let study = Study::new(pairs, options);
     let thresholds = study.thresholds(|_| true);
-    let all = study.report(None, &thresholds);
+    let bootstrap = study.bootstrap(|group| group.work());
+    let all = study.report(None, &thresholds, bootstrap);
     let categories: Vec<CategoryReport> = study
         .categories()
         .into_par_iter()
-        .map(|category| study.report(Some(category), &thresholds))
+        .map(|category| study.report(Some(category), &thresholds, bootstrap))
         .collect();
     Ok(Evaluation {
         macro_average: macro_average(&categories),
         sources: study.sources(&thresholds),
+        resamples: fewer(bootstrap, options),
         thresholds,
         categories,
         all,
     })
+}
+
+/// How many samples are drawn, if these are fewer than were wanted.
+fn fewer(bootstrap: Bootstrap, options: &Options) -> Option<usize> {
+    (bootstrap.resamples < options.bootstrap.resamples).then_some(bootstrap.resamples)
 }
 
 fn check(pairs: &[ScoredPair<'_>]) -> Result<()> {
@@ -451,6 +478,30 @@ struct Accepts<'s, 'a> {
     basis: Basis,
 }
 
+/// What a sample of a group of near-misses and their accepts goes through.
+#[derive(Clone, Copy, Default)]
+struct Sizes {
+    pairs: u64,
+    anchors: u64,
+    /// Whether the test half alone is judged.
+    rates: bool,
+}
+
+impl Sizes {
+    fn of<'a>(pairs: impl Iterator<Item = &'a ScoredPair<'a>>, rates: bool) -> Self {
+        let anchors: Vec<&str> = pairs.map(|pair| pair.anchor).collect();
+        Sizes {
+            pairs: anchors.len() as u64,
+            anchors: anchors.iter().collect::<HashSet<_>>().len() as u64,
+            rates,
+        }
+    }
+
+    fn work(self) -> u64 {
+        self.pairs + self.anchors
+    }
+}
+
 /// Places of the numbers that intervals are wanted of.
 const AUC: usize = 0;
 const MARGIN: usize = 1;
@@ -476,6 +527,36 @@ impl<'a> Study<'a> {
 
     fn categories(&self) -> Vec<&'a str> {
         self.of_category.keys().copied().collect()
+    }
+
+    /// What a sample of a category, or of all, goes through; nothing if no sample is drawn of it.
+    fn sizes(&self, category: Option<&str>) -> Sizes {
+        let near_misses = self.near_misses_of(category);
+        let accepts = match category {
+            Some(_) => self.accepts_for(&near_misses),
+            None => self.all_accepts(),
+        };
+        let sides = [&*near_misses, &*accepts.pairs];
+        let minimum = self.options.minimum.max(1);
+        if sides.iter().all(|side| in_test(side).count() >= minimum) {
+            return Sizes::of(sides.into_iter().flat_map(in_test), true);
+        }
+        match sides.iter().all(|side| side.len() >= FEWEST_OF_BOTH) {
+            true => Sizes::of(sides.into_iter().flatten(), false),
+            false => Sizes::default(),
+        }
+    }
+
+    /// The samples that are wanted, or as many as are [`affordable`] where one takes the `work` of every category and of all.
+    fn bootstrap(&self, work: impl Fn(Sizes) -> u64 + Sync) -> Bootstrap {
+        let mut groups: Vec<Option<&str>> = self.categories().into_iter().map(Some).collect();
+        groups.push(None);
+        let each = groups.into_par_iter().map(|group| work(self.sizes(group)));
+        let wanted = self.options.bootstrap;
+        Bootstrap {
+            resamples: affordable(wanted.resamples, each.sum()),
+            ..wanted
+        }
     }
 
     /// Those of a category, or all.
@@ -557,6 +638,7 @@ impl<'a> Study<'a> {
         &self,
         category: Option<&str>,
         thresholds: &Measured<[f64; ALPHAS.len()]>,
+        bootstrap: Bootstrap,
     ) -> CategoryReport {
         let near_misses = &*self.near_misses_of(category);
         let Accepts {
@@ -585,10 +667,10 @@ impl<'a> Study<'a> {
                 .collect();
             sensitivity(&edits)
         };
-        let separation = self.separation(category, near_misses, &accepts, thresholds);
+        let separation = self.separation(category, near_misses, &accepts, thresholds, bootstrap);
         let both_halves = match separation {
             Measured::Value(_) => None,
-            Measured::Refused { .. } => self.both_halves(near_misses, &accepts),
+            Measured::Refused { .. } => self.both_halves(near_misses, &accepts, bootstrap),
         };
         // Of the pairs that are shown.
         let shown = |pair: &&ScoredPair<'_>| both_halves.is_some() || pair.split == Split::Test;
@@ -632,6 +714,7 @@ impl<'a> Study<'a> {
         near_misses: &[ScoredPair<'a>],
         accepts: &[ScoredPair<'a>],
         thresholds: &Measured<[f64; ALPHAS.len()]>,
+        bootstrap: Bootstrap,
     ) -> Measured<Separation> {
         let minimum = self.options.minimum.max(1);
         for (pairs, what) in [(near_misses, "near-misses"), (accepts, "accepts")] {
@@ -647,7 +730,6 @@ impl<'a> Study<'a> {
         let group = Group::new(near_misses, accepts);
         let limits = thresholds.value().copied();
         let values = group.numbers(&limits, None);
-        let bootstrap = self.options.bootstrap;
         let intervals = bootstrap.intervals(group.anchors.len(), |counts| {
             group.numbers(&limits, Some(counts))
         });
@@ -740,6 +822,7 @@ impl<'a> Study<'a> {
         &self,
         near_misses: &[ScoredPair<'a>],
         accepts: &[ScoredPair<'a>],
+        bootstrap: Bootstrap,
     ) -> Option<BothHalves> {
         let (n, a) = (near_misses.len(), accepts.len());
         if n.min(a) < FEWEST_OF_BOTH {
@@ -762,7 +845,6 @@ impl<'a> Study<'a> {
                 group.ranking.equal_error_rate(accept, near_miss),
             ]
         };
-        let bootstrap = self.options.bootstrap;
         let intervals = bootstrap.intervals(group.anchors.len(), |counts| numbers(Some(counts)));
         let values = numbers(None);
         let estimate = |at: usize| {

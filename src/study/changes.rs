@@ -96,6 +96,12 @@ pub struct NearMissChange {
     pub changes: Vec<Change>,
 }
 
+/// Bootstrap samples that changes rest on, where these are fewer than were wanted.
+pub(super) fn resamples(changes: &[NearMissChange]) -> impl Iterator<Item = usize> {
+    let changes = changes.iter().flat_map(|change| &change.changes);
+    changes.filter_map(|change| change.resamples)
+}
+
 /// What a threshold that was chosen elsewhere does on the test half of some pairs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct AtThreshold {

@@ -348,7 +348,7 @@ pub struct PairFiles {
     /// Fewest near-misses and accepts that a rate may rest on.
     #[arg(long, value_name = "N", default_value_t = near_miss::Options::default().minimum)]
     pub minimum: usize,
-    /// Bootstrap samples for intervals.
+    /// Bootstrap samples for intervals; of hundreds of categories fewer, down to 1000, which is said.
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
     pub resamples: usize,
     /// Judge every pair too by a threshold from pairs that share no sentence with it, in so many parts: rates for few pairs.

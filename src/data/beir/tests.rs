@@ -303,6 +303,28 @@ fn missing_folder_files_and_splits() {
 }
 
 #[test]
+fn judgements_are_read_by_the_names_of_their_columns() {
+    let plain = Collection::load(folder(CORPUS, QUERIES, QRELS).path(), "test").unwrap();
+    let (_, rows) = QRELS.split_once('\n').unwrap();
+    for (header, order) in [
+        ("corpus-id\tquery-id\tscore", [1, 0, 2]),
+        ("Score\tcorpus_id\t\"query_id\"", [2, 1, 0]),
+        ("grade\tquery\tdocument", [2, 0, 1]),
+        // What a header with names of its own means is the order that BEIR has.
+        ("question\tpassage\tscore", [0, 1, 2]),
+    ] {
+        let rows = rows.lines().map(|row| {
+            let cells: Vec<&str> = row.split('\t').collect();
+            order.map(|at| cells[at]).join("\t")
+        });
+        let text = format!("{header}\n{}\n", rows.collect::<Vec<_>>().join("\n"));
+        let found = Collection::load(folder(CORPUS, QUERIES, &text).path(), "test").unwrap();
+        assert_eq!(found.qrels, plain.qrels, "{header}");
+        assert_eq!(found.notes, plain.notes, "{header}");
+    }
+}
+
+#[test]
 fn records_that_cannot_be_used() {
     let corpus = |line: &str| folder(format!("{CORPUS}{line}\n"), QUERIES, QRELS);
     fault(

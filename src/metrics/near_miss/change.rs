@@ -6,11 +6,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
-    ALPHAS, AUC, Estimate, Group, MARGIN, Measured, NUMBERS, Options, REJECTION, ScoredPair, Study,
-    check, in_test,
+    ALPHAS, AUC, Estimate, Group, MARGIN, Measured, NUMBERS, Options, REJECTION, ScoredPair, Sizes,
+    Study, check, fewer, in_test,
 };
 use crate::error::{Error, Result};
-use crate::metrics::statistics::{Summary, mcnemar};
+use crate::metrics::statistics::{Bootstrap, Summary, mcnemar};
 
 /// What training, or another scorer, changed for one category, pair by pair.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,6 +34,10 @@ pub struct Change {
     pub flips: Option<[usize; 2]>,
     /// McNemar's exact test on those.
     pub mcnemar: Option<f64>,
+    /// Samples that intervals rest on, if these are fewer than were wanted: what [`affordable`](super::affordable) says of a
+    /// sample's work, which is, summed over all categories, the anchors and, for every run, the pairs of the test half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resamples: Option<usize>,
 }
 
 /// Compares two scorings of the same pairs, given in the same order: per category, then over all.
@@ -81,11 +85,16 @@ pub fn compare_runs(
         }
     }
     let sides = [before, after].map(|runs| Side::of(runs, options));
-    let categories = sides[0].studies[0].categories().into_iter().map(Some);
+    let study = &sides[0].studies[0];
+    let runs = (before.len() + after.len()) as u64;
+    // What both halves say is not compared.
+    let work = |group: Sizes| u64::from(group.rates) * (group.anchors + runs * group.pairs);
+    let bootstrap = study.bootstrap(work);
+    let categories = study.categories().into_iter().map(Some);
     let categories: Vec<Option<&str>> = categories.chain([None]).collect();
     Ok(categories
         .into_par_iter()
-        .map(|category| change(&sides, category, options))
+        .map(|category| change(&sides, category, options, bootstrap))
         .collect())
 }
 
@@ -141,7 +150,12 @@ fn of<'s, 'a>(study: &'s Study<'a>, category: Option<&str>) -> [Cow<'s, [ScoredP
     [near_misses, accepts.pairs]
 }
 
-fn change(sides: &[Side<'_>; 2], category: Option<&str>, options: &Options) -> Change {
+fn change(
+    sides: &[Side<'_>; 2],
+    category: Option<&str>,
+    options: &Options,
+    bootstrap: Bootstrap,
+) -> Change {
     let minimum = options.minimum.max(1);
     let first = of(&sides[0].studies[0], category);
     let [n, a] = first.map(|pairs| in_test(&pairs).count());
@@ -172,7 +186,7 @@ fn change(sides: &[Side<'_>; 2], category: Option<&str>, options: &Options) -> C
     let (values, intervals) = if enough {
         let sample = |counts: &[u32]| difference(Some(counts));
         let anchors = groups[0][0].anchors.len();
-        let intervals = options.bootstrap.intervals(anchors, sample);
+        let intervals = bootstrap.intervals(anchors, sample);
         (difference(None), intervals)
     } else {
         ([None; NUMBERS], [None; NUMBERS])
@@ -217,5 +231,6 @@ fn change(sides: &[Side<'_>; 2], category: Option<&str>, options: &Options) -> C
             .then(|| rejection.map(|estimate| estimate.expect("all are there"))),
         flips,
         mcnemar: flips.map(|[before, after]| mcnemar(before, after)),
+        resamples: fewer(bootstrap, options),
     }
 }

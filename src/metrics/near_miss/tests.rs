@@ -61,6 +61,75 @@ fn close(got: f64, want: f64) {
 }
 
 #[test]
+fn work_is_limited_where_categories_are_many() {
+    assert_eq!(affordable(10_000, 0), 10_000);
+    assert_eq!(affordable(10_000, MOST_WORK / 10_000), 10_000);
+    assert_eq!(affordable(10_000, MOST_WORK / 5_000), 5_000);
+    assert_eq!(affordable(10_000, MOST_WORK), FEWEST_RESAMPLES);
+    assert_eq!(affordable(20, MOST_WORK), 20, "never more than wanted");
+
+    // Of the test half of `pairs`: x, y and z with five accepts and four near-misses, x and y alone with four and three,
+    // z alone with one and one.
+    let (pairs, options) = (pairs(), options(1));
+    let study = Study::new(&pairs, &options);
+    let work = [None, Some("negation"), Some("role")].map(|group| study.sizes(group).work());
+    assert_eq!(work, [5 + 4 + 3, 4 + 3 + 2, 1 + 1 + 1]);
+    assert_eq!(study.bootstrap(Sizes::work), options.bootstrap);
+    let limited = study.bootstrap(|group| group.work() * MOST_WORK / 24 / 1_500);
+    assert_eq!((limited.resamples, limited.seed), (1_500, 1));
+    assert_eq!(fewer(limited, &options), Some(1_500));
+    let found = evaluate(&pairs, &options).unwrap();
+    assert_eq!(found.resamples, None);
+    assert!(!serde_json::to_string(&found).unwrap().contains("resamples"));
+    // With fewer of either than are needed both halves count, and with few of them nothing.
+    let options = Options {
+        minimum: 30,
+        ..options
+    };
+    assert_eq!(Study::new(&pairs, &options).sizes(None).work(), 0);
+    let twice: Vec<_> = [&pairs[..], &pairs, &pairs].concat();
+    let sizes = Study::new(&twice, &options).sizes(None);
+    assert_eq!(
+        (sizes.pairs, sizes.anchors, sizes.rates),
+        (3 * (9 + 5), 7, false)
+    );
+}
+
+/// 300 categories of 40 near-misses each, without accepts of their own anchors: each is judged against all accepts.
+#[test]
+fn hundreds_of_categories_get_fewer_samples() {
+    let names: Vec<[String; 2]> = (0..300)
+        .map(|i| [format!("category {i}"), format!("anchor {i}")])
+        .collect();
+    let accepts: Vec<String> = (0..10_000).map(|i| format!("accept {i}")).collect();
+    let mut pairs: Vec<ScoredPair<'_>> = accepts
+        .iter()
+        .enumerate()
+        .map(|(i, anchor)| ScoredPair {
+            anchor,
+            score: i as f64 / 10_000.0,
+            ..pair("", Paraphrase, "", "", Test, 0.0)
+        })
+        .collect();
+    for [category, anchor] in &names {
+        let near_miss = |i: usize| ScoredPair {
+            anchor,
+            category,
+            score: i as f64 / 40.0,
+            ..pair("", NearMiss, "", "", Test, 0.0)
+        };
+        pairs.extend((0..40).map(near_miss));
+    }
+    let work = 300 * (10_000 + 40 + 10_001) + (10_000 + 300 * 40 + 10_300);
+    let options = Options::default();
+    let study = Study::new(&pairs, &options);
+    assert_eq!(
+        study.bootstrap(Sizes::work).resamples as u64,
+        MOST_WORK / work
+    );
+}
+
+#[test]
 fn numbers_by_hand() {
     let found = evaluate(&pairs(), &options(1)).unwrap();
     // floor(0.1 * 4) = 0 and so on: the lowest accept of four.

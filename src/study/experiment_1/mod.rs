@@ -28,8 +28,9 @@ use compare::{Compared, Comparisons};
 use measure::{Before, Inputs, Measured, Times, measured};
 use models::{Job, Model, TrainConfig};
 
+use super::changes::resamples;
 use super::measured::{RetrievalSet, notes_of, seen};
-use super::near_miss::Examples;
+use super::near_miss::{Examples, fewer_samples};
 use super::pair_scores::Scorers;
 use super::results::Setup;
 use super::session::Session;
@@ -259,6 +260,11 @@ impl Stage for Experiment1 {
         let mut notes = self.data.notes.clone();
         notes.extend(found.notes.iter().cloned());
         notes.extend(notes_of(&self.sets, &self.near_misses));
+        let tests = found.comparisons.tests.iter();
+        notes.extend(fewer_samples(tests.flat_map(|test| {
+            let evaluations = test.evaluations.iter().filter_map(|e| e.resamples);
+            evaluations.chain(resamples(&test.changes))
+        })));
         for (model, measured) in found.models.iter().zip(&found.measured) {
             let [documents, queries, pairs] = measured.truncated;
             if model.arm.is_none() && documents + queries + pairs > 0 {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 pub use examples::{Example, Examples, FileOptions};
 pub use report::NearMissConfig;
-pub(super) use report::{cross_fitted_rates, digest};
+pub(super) use report::{cross_fitted_rates, digest, fewer_samples};
 
 use super::pair_scores::{PairScores, Scorers, score_pairs};
 use super::progress::Progress;
@@ -195,6 +195,14 @@ pub struct NearMissStudy {
 }
 
 impl NearMissStudy {
+    /// Of all scorers on all test sets.
+    fn evaluations(&self) -> impl Iterator<Item = &Evaluation> {
+        self.scorers.iter().flat_map(|scorer| {
+            let further = scorer.further.iter().map(|(_, evaluation)| evaluation);
+            [&scorer.evaluation].into_iter().chain(further)
+        })
+    }
+
     /// Judges the pairs of every scorer by thresholds from other folds.
     fn cross_fit(&mut self, examples: &Examples, options: &Options, progress: &Progress) {
         let pairs = Divided::new(examples);

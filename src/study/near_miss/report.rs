@@ -113,6 +113,14 @@ fn with_interval(estimate: &Estimate) -> String {
     }
 }
 
+/// The line that says that intervals rest on fewer samples than were wanted, where `used` says how many they were.
+pub(in crate::study) fn fewer_samples(used: impl Iterator<Item = usize>) -> Option<String> {
+    let fewest = used.min()?;
+    Some(format!(
+        "categories are so many that intervals rest on fewer bootstrap samples than were asked for: {fewest}; fewer categories or pairs get more"
+    ))
+}
+
 /// All categories of a scorer, then `all`.
 fn groups(scorer: &ScorerReport) -> impl Iterator<Item = &CategoryReport> {
     let evaluation = &scorer.evaluation;
@@ -802,6 +810,9 @@ pub(super) fn notes(examples: &Examples, study: &NearMissStudy) -> Vec<String> {
     if accepts.count() == 0 {
         notes.push("no paraphrases were given: scores are described, separation is not".into());
     }
+    notes.extend(fewer_samples(
+        study.evaluations().filter_map(|e| e.resamples),
+    ));
     if !examples
         .items
         .iter()

@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -478,6 +478,20 @@ pub fn rerank(
         queries,
         time,
     })
+}
+
+/// The fewest documents of which [`subset`] makes a collection with a query; `None` if no query has a relevant document in the
+/// corpus.
+pub fn smallest_subset(collection: &Collection) -> Option<usize> {
+    let corpus: HashSet<&str> = collection.corpus.iter().map(|d| &d.id[..]).collect();
+    let relevant = |query: &Query| {
+        let judged = collection.qrels.judged(&query.id).into_iter().flatten();
+        let found = judged.filter(|(id, grade)| **grade > 0 && corpus.contains(&id[..]));
+        found.count()
+    };
+    let counts = collection.queries.iter().map(relevant);
+    // Half of the documents are for them.
+    Some(2 * counts.filter(|&n| n > 0).min()?)
 }
 
 /// A smaller collection of `n` documents for a quick look: the relevant documents of the first queries, up to half,

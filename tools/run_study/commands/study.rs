@@ -12,7 +12,7 @@ use nearmiss::study::geometry::{GeometryOptions, GeometryStage};
 use nearmiss::study::near_miss::{Examples, FileOptions, NearMissStage, Triplets};
 use nearmiss::study::pair_scores::Scorers;
 use nearmiss::study::plan::{Plan, Preset};
-use nearmiss::study::retrieve::{RetrieveOptions, RetrieveStage, subset};
+use nearmiss::study::retrieve::{RetrieveOptions, RetrieveStage, smallest_subset, subset};
 use nearmiss::study::stage::Told;
 use nearmiss::{Error, Result};
 
@@ -199,15 +199,38 @@ pub fn chosen(study: &Study, data: &Data) -> Result<Vec<Chosen>> {
         let mut known = COLLECTIONS.iter();
         known.any(|known| known.name == name && !known.held_out)
     };
-    let chosen = all.into_iter().map(|collection| Chosen {
-        name: collection.name.clone(),
-        trained_world: built_in && of_trained_world(&collection.name),
-        collection: Arc::new(match data.documents {
-            Some(n) if n < collection.corpus.len() => subset(&collection, n),
-            _ => collection,
-        }),
+    let chosen = all.into_iter().map(|collection| {
+        Ok(Chosen {
+            name: collection.name.clone(),
+            trained_world: built_in && of_trained_world(&collection.name),
+            collection: Arc::new(match data.documents {
+                Some(n) if n < collection.corpus.len() => cut_down(&collection, n)?,
+                _ => collection,
+            }),
+        })
     });
-    Ok(chosen.collect())
+    chosen.collect()
+}
+
+/// The collection with `n` documents, among which must be all that are relevant to some query: there is nothing to measure
+/// otherwise.
+fn cut_down(collection: &Collection, n: usize) -> Result<Collection> {
+    let fewest = smallest_subset(collection);
+    if fewest.is_some_and(|fewest| n >= fewest) {
+        return Ok(subset(collection, n));
+    }
+    let name = &collection.name;
+    Err(Error::Usage(match fewest {
+        Some(fewest) if fewest < collection.corpus.len() => format!(
+            "--documents {n}: half of so few documents of {name} hold all that are relevant of no query; give {fewest} or more"
+        ),
+        Some(_) => format!(
+            "--documents {n}: half of so few documents of {name} hold all that are relevant of no query; leave --documents out"
+        ),
+        None => format!(
+            "--documents {n}: no query of {name} has a relevant document in corpus.jsonl; leave --documents out, or mend qrels"
+        ),
+    }))
 }
 
 fn collections(study: &Study, data: &Data) -> Result<Vec<Arc<Collection>>> {

@@ -18,7 +18,9 @@ use retrieval::{encoders_table, reranking_table, sets_table};
 
 use super::compare::TestSet;
 use super::{Experiment2, Found};
+use crate::study::changes::resamples;
 use crate::study::escape::in_markdown;
+use crate::study::near_miss::fewer_samples;
 use crate::study::stage::Report;
 use crate::study::table::{Table, names};
 
@@ -122,7 +124,13 @@ fn has_sources(test: &&TestSet) -> bool {
 
 /// What is worth saying of what was measured.
 pub(super) fn notes(found: &Found) -> Vec<String> {
-    let mut notes = Vec::new();
+    let tests = found.comparisons.tests.iter();
+    let used = tests.flat_map(|test| {
+        let evaluations = test.scorings.iter().flat_map(|on| &on.evaluations);
+        let used = evaluations.filter_map(|e| e.resamples);
+        used.chain(resamples(&test.changes))
+    });
+    let mut notes: Vec<String> = fewer_samples(used).into_iter().collect();
     for (model, measured) in found.models.iter().zip(&found.measured) {
         if let Some(training) = measured.training.as_ref().filter(|t| t.skipped > 0) {
             notes.push(format!(
