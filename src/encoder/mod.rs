@@ -112,6 +112,7 @@ impl Encoder {
                 "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors",
             ));
         }
+        crate::model::head::check_encoder_place(folder)?;
         let config = BertConfig::read(folder)?;
         let mut notes = keys::check_folder(folder)?;
         let head = HeadConfig::read(folder, config.d_model, &mut notes)?;
