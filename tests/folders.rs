@@ -10,6 +10,7 @@ use nearmiss::index::{TokenVectors, VectorIndex};
 use nearmiss::model::checkpoint::{Dtype, Tensor};
 use nearmiss::model::hub::{FetchOptions, find_backbone};
 use nearmiss::model::{Checkpoint, keys};
+use nearmiss::ops::{PairList, pair_dot};
 use nearmiss::text::{TextKind, pack, plan_batches};
 use nearmiss::{Device, Error};
 use serde_json::{Map, Value, json};
@@ -681,6 +682,73 @@ fn both_names_of_a_tensor_are_one_too_many() {
     both.push((old.clone(), norm.1.clone()));
     let error = folder.replace_tensors(both).refusal();
     assert!(error.contains(&old) && error.contains(&norm.0), "{error}");
+}
+
+/// Whether a tensor is of the last layer norm, which nothing comes behind.
+fn is_last(name: &str) -> bool {
+    name.contains("layer.1.output.LayerNorm")
+}
+
+/// Multiplies what the last layer norm makes.
+fn lengthen(folder: &Folder, by: f32) {
+    let last = |(name, tensor): (String, Tensor<'static>)| {
+        if !is_last(&name) {
+            return (name, tensor);
+        }
+        let values: Vec<f32> = tensor.to_f32().unwrap().iter().map(|v| v * by).collect();
+        let scaled = Tensor::from_f32(&values, Dtype::F32, tensor.shape.clone()).unwrap();
+        (name, scaled)
+    };
+    folder.replace_tensors(folder.tensors().into_iter().map(last).collect());
+}
+
+#[test]
+fn token_vectors_of_any_length_are_compared_by_their_directions() {
+    let parts = |folder: &Folder| {
+        let vectors =
+            TokenVectors::encode(&folder.load().unwrap(), &TEXTS, TextKind::Document).unwrap();
+        let d = vectors.width();
+        let mut dots = Vec::new();
+        for (rows, n) in [
+            (vectors.means(), vectors.len()),
+            (vectors.centroids(), vectors.len()),
+        ] {
+            let mut out = vectors.device().alloc::<f32>(n * n).unwrap();
+            let all: Vec<[u32; 2]> = (0..n as u32)
+                .flat_map(|i| (0..n as u32).map(move |j| [i, j]))
+                .collect();
+            let pairs = PairList::new(vectors.device(), all).unwrap();
+            pair_dot(rows, rows, d, &pairs, &mut out).unwrap();
+            dots.extend(out.read().unwrap());
+        }
+        dots
+    };
+    let want = parts(&Folder::of(MODELS[0]));
+    for exponent in [-66, -30, 30, 83] {
+        let folder = Folder::of(MODELS[0]);
+        lengthen(&folder, 2f32.powi(exponent));
+        assert_eq!(parts(&folder), want, "2^{exponent}");
+    }
+    // What f32 itself does not hold is no matter of f16.
+    let folder = Folder::of(MODELS[0]);
+    let tensors = folder.tensors();
+    let last = tensors.iter().filter(|(name, _)| is_last(name));
+    let largest = last
+        .flat_map(|(_, tensor)| tensor.to_f32().unwrap())
+        .fold(0.0, |m: f32, v| m.max(v.abs()));
+    lengthen(&folder, 0.99 * f32::MAX / largest);
+    let encoder = folder.load().unwrap();
+    let embedding = encoder.embed(&TEXTS, TextKind::Document).unwrap_err();
+    let tokens = TokenVectors::encode(&encoder, &TEXTS, TextKind::Document)
+        .err()
+        .unwrap();
+    for error in [embedding, tokens].map(|error| error.to_string()) {
+        assert!(
+            error.contains("not finite on") && error.contains("check the model"),
+            "{error}"
+        );
+        assert!(!error.contains("f16"), "{error}");
+    }
 }
 
 /// A projection whose sums are exact: each output is twice one of the inputs.
