@@ -8,7 +8,9 @@ use half::bf16;
 use nearmiss::encoder::{Encoder, LoadOptions};
 use nearmiss::index::{TokenVectors, VectorIndex};
 use nearmiss::model::checkpoint::{Dtype, Tensor};
+use nearmiss::model::hub::{FetchOptions, find_backbone};
 use nearmiss::model::{Checkpoint, keys};
+use nearmiss::ops::{PairList, pair_dot};
 use nearmiss::text::{TextKind, pack, plan_batches};
 use nearmiss::{Device, Error};
 use serde_json::{Map, Value, json};
@@ -526,9 +528,226 @@ fn modules_that_cannot_be_run_are_named() {
             json!([{"path": "", "type": "x"}]),
             "`name` must be a string",
         ),
+        (
+            json!([
+                module(0, "Transformer", ""),
+                module(1, "Pooling", "./1_Pooling/../../x")
+            ]),
+            "leads out of",
+        ),
+        (
+            json!([
+                module(0, "Transformer", ""),
+                module(1, "Pooling", "/1_Pooling")
+            ]),
+            "leads out of",
+        ),
+        (
+            json!([module(0, "Transformer", ""), typed("foo.bar.Pooling")]),
+            "module 1 (sentence_transformers.foo.bar.Pooling",
+        ),
+        (
+            json!([module(0, "Transformer", ""), typed("Pooling")]),
+            "its own is sentence_transformers.models.Pooling",
+        ),
+        (
+            json!([module(0, "Transformer", ""), typed("base.modules.Pooling")]),
+            "has no module there",
+        ),
     ] {
         let error = folder.write(MODULES, &list).refusal();
         assert!(error.contains(says) && error.contains(MODULES), "{error}");
+    }
+}
+
+/// A pooling by its class, inside the package.
+fn typed(class: &str) -> Value {
+    let class = format!("sentence_transformers.{class}");
+    json!({"idx": 1, "name": "1", "path": "1_Pooling", "type": class})
+}
+
+#[test]
+fn modules_are_found_wherever_sentence_transformers_finds_them() {
+    let folder = Folder::of(MODELS[0]);
+    let want = folder.modules(&[pooling(json!("max"))]).embed();
+    for class in [
+        "models.Pooling.Pooling",
+        "sentence_transformer.modules.Pooling",
+        "sentence_transformer.modules.pooling.Pooling",
+    ] {
+        let first = json!({"name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"});
+        folder.write(MODULES, &json!([first, typed(class)]));
+        assert_eq!(folder.embed(), want, "{class}");
+    }
+    for path in ["./1_Pooling", "1_Pooling/", "././1_Pooling/."] {
+        folder.write(
+            MODULES,
+            &json!([module(0, "Transformer", "./"), module(1, "Pooling", path)]),
+        );
+        assert_eq!(folder.embed(), want, "{path}");
+        // Written back it is the same.
+        let to = tempfile::tempdir().unwrap();
+        folder
+            .load()
+            .unwrap()
+            .save(&to.path().join("saved"))
+            .unwrap();
+        copy(&to.path().join("saved"), folder.path());
+        assert_eq!(folder.embed(), want, "{path}, saved");
+    }
+}
+
+#[test]
+fn an_encoder_in_a_folder_of_its_own_is_named() {
+    let folder = Folder::of(MODELS[0]);
+    let own = folder.path().join("0_Transformer");
+    fs::create_dir(&own).unwrap();
+    for file in fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        if file.is_file() && !file.ends_with(MODULES) {
+            fs::rename(&file, own.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let list = json!([
+        module(0, "Transformer", "0_Transformer"),
+        module(1, "Pooling", "1_Pooling")
+    ]);
+    folder.write(MODULES, &list);
+    let says = "move its files into the model folder and make the path empty";
+    assert!(folder.refusal().contains(says), "{}", folder.refusal());
+    let error = found(&folder);
+    assert!(error.contains(says) && error.contains(MODULES), "{error}");
+}
+
+/// The one line with which a search refuses a folder.
+fn found(folder: &Folder) -> String {
+    let options = FetchOptions {
+        offline: true,
+        ..FetchOptions::default()
+    };
+    let name = folder.path().to_str().unwrap();
+    let error = find_backbone(name, &options, &mut |_| {})
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    error
+}
+
+#[test]
+fn an_adapter_is_named() {
+    let folder = Folder::of(MODELS[0]);
+    folder.write("adapter_config.json", &json!({"peft_type": "LORA", "r": 4}));
+    let error = folder.refusal();
+    assert!(
+        error.contains("adapter_config.json") && error.contains("merge"),
+        "{error}"
+    );
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    assert!(found(&folder).contains("merge"), "{}", found(&folder));
+}
+
+#[test]
+fn weights_that_are_cut_are_not_missing() {
+    let folder = Folder::of(MODELS[0]);
+    let weights = folder.path().join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    for length in [5, 100, whole.len() - 1] {
+        fs::write(&weights, &whole[..length]).unwrap();
+        let error = folder.refusal();
+        assert!(
+            error.contains("not a complete safetensors file"),
+            "{length}: {error}"
+        );
+    }
+    fs::write(&weights, b"").unwrap();
+    let error = found(&folder);
+    assert!(
+        error.contains("model.safetensors: is empty (0 bytes)"),
+        "{error}"
+    );
+    assert!(folder.refusal().contains("not a complete safetensors file"));
+}
+
+#[test]
+fn both_names_of_a_tensor_are_one_too_many() {
+    let folder = Folder::of(MODELS[0]);
+    let tensors = folder.tensors();
+    let norm = (tensors.iter())
+        .find(|(name, _)| name.ends_with("embeddings.LayerNorm.weight"))
+        .unwrap();
+    let old = norm.0.replace("weight", "gamma");
+    let mut both = tensors.clone();
+    both.push((old.clone(), norm.1.clone()));
+    let error = folder.replace_tensors(both).refusal();
+    assert!(error.contains(&old) && error.contains(&norm.0), "{error}");
+}
+
+/// Whether a tensor is of the last layer norm, which nothing comes behind.
+fn is_last(name: &str) -> bool {
+    name.contains("layer.1.output.LayerNorm")
+}
+
+/// Multiplies what the last layer norm makes.
+fn lengthen(folder: &Folder, by: f32) {
+    let last = |(name, tensor): (String, Tensor<'static>)| {
+        if !is_last(&name) {
+            return (name, tensor);
+        }
+        let values: Vec<f32> = tensor.to_f32().unwrap().iter().map(|v| v * by).collect();
+        let scaled = Tensor::from_f32(&values, Dtype::F32, tensor.shape.clone()).unwrap();
+        (name, scaled)
+    };
+    folder.replace_tensors(folder.tensors().into_iter().map(last).collect());
+}
+
+#[test]
+fn token_vectors_of_any_length_are_compared_by_their_directions() {
+    let parts = |folder: &Folder| {
+        let vectors =
+            TokenVectors::encode(&folder.load().unwrap(), &TEXTS, TextKind::Document).unwrap();
+        let d = vectors.width();
+        let mut dots = Vec::new();
+        for (rows, n) in [
+            (vectors.means(), vectors.len()),
+            (vectors.centroids(), vectors.len()),
+        ] {
+            let mut out = vectors.device().alloc::<f32>(n * n).unwrap();
+            let all: Vec<[u32; 2]> = (0..n as u32)
+                .flat_map(|i| (0..n as u32).map(move |j| [i, j]))
+                .collect();
+            let pairs = PairList::new(vectors.device(), all).unwrap();
+            pair_dot(rows, rows, d, &pairs, &mut out).unwrap();
+            dots.extend(out.read().unwrap());
+        }
+        dots
+    };
+    let want = parts(&Folder::of(MODELS[0]));
+    for exponent in [-66, -30, 30, 83] {
+        let folder = Folder::of(MODELS[0]);
+        lengthen(&folder, 2f32.powi(exponent));
+        assert_eq!(parts(&folder), want, "2^{exponent}");
+    }
+    // What f32 itself does not hold is no matter of f16.
+    let folder = Folder::of(MODELS[0]);
+    let tensors = folder.tensors();
+    let last = tensors.iter().filter(|(name, _)| is_last(name));
+    let largest = last
+        .flat_map(|(_, tensor)| tensor.to_f32().unwrap())
+        .fold(0.0, |m: f32, v| m.max(v.abs()));
+    lengthen(&folder, 0.99 * f32::MAX / largest);
+    let encoder = folder.load().unwrap();
+    let embedding = encoder.embed(&TEXTS, TextKind::Document).unwrap_err();
+    let tokens = TokenVectors::encode(&encoder, &TEXTS, TextKind::Document)
+        .err()
+        .unwrap();
+    for error in [embedding, tokens].map(|error| error.to_string()) {
+        assert!(
+            error.contains("not finite on") && error.contains("check the model"),
+            "{error}"
+        );
+        assert!(!error.contains("f16"), "{error}");
     }
 }
 
@@ -813,7 +1032,16 @@ fn no_key_with_an_effect_is_passed_over() {
         SENTENCE_TRANSFORMERS,
         json!({"prompts": {"query": "query: "}}),
     );
-    assert!(folder.refusal().contains("include_prompt"));
+    for falsy in [json!(false), Value::Null, json!(0), json!("")] {
+        folder.set("1_Pooling/config.json", json!({"include_prompt": falsy}));
+        let error = folder.refusal();
+        assert!(
+            error.contains(&format!("include_prompt is `{falsy}`")),
+            "{error}"
+        );
+    }
+    folder.set("1_Pooling/config.json", json!({"include_prompt": true}));
+    folder.load().unwrap();
     // A file that is not read is named.
     let folder = Folder::of(MODELS[0]);
     fs::remove_file(folder.path().join(MODULES)).unwrap();

@@ -44,6 +44,16 @@ use graphs::{Graphs, Inputs, Output};
 use head::Head;
 use window::{Pooled, WINDOW};
 
+/// Why what a model computed on `device` is not finite, and what may help.
+pub(crate) fn why_not_finite(device: &Device) -> &'static str {
+    match device.precision() {
+        Precision::Mixed => "its activations overflow in f16; try the CPU",
+        Precision::F32 => {
+            "its weights or its config.json make numbers that f32 does not hold; check the model"
+        }
+    }
+}
+
 /// A text encoder on a device.
 pub struct Encoder {
     // Before the weights, whose addresses they hold.
@@ -112,6 +122,7 @@ impl Encoder {
                 "not a model folder; give one that holds config.json, tokenizer.json and model.safetensors",
             ));
         }
+        crate::model::head::check_encoder_place(folder)?;
         let config = BertConfig::read(folder)?;
         let mut notes = keys::check_folder(folder)?;
         let head = HeadConfig::read(folder, config.d_model, &mut notes)?;

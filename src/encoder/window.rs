@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{EncodeStats, Encoder};
+use super::{EncodeStats, Encoder, why_not_finite};
 use crate::device::Buffer;
 use crate::error::{Error, Result};
 use crate::ops::PackedTexts;
@@ -198,8 +198,9 @@ impl Window<'_> {
                         return Err(Error::text(
                             first + text,
                             format!(
-                                "got an embedding that is not finite on {}: its activations overflow in f16; try the CPU",
-                                encoder.device.name()
+                                "got an embedding that is not finite on {}: {}",
+                                encoder.device.name(),
+                                why_not_finite(&encoder.device)
                             ),
                         ));
                     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::check_width;
 use super::scale::{length, near_unit, scale, towards_unit};
 use crate::device::{Buffer, Device, Slice, SliceMut};
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, why_not_finite};
 use crate::error::{Error, Result};
 use crate::ops::pool::{Pooling, pool};
 use crate::ops::{PackedTexts, Places, Tokens, normalize_rows, runs, scatter_rows};
@@ -65,7 +65,8 @@ impl TokenVectors {
             let part = &offsets[texts.start..texts.end + 1];
             let rows = &rows[part[0] as usize * d..part[texts.len()] as usize * d];
             let part: Vec<u32> = part.iter().map(|&token| token - part[0]).collect();
-            builder.place_rows(rows, &PackedTexts::new(device, part)?, texts)?;
+            let texts: Vec<usize> = texts.collect();
+            builder.place_rows(rows, &PackedTexts::new(device, part)?, &texts)?;
         }
         builder.finish()
     }
@@ -247,19 +248,27 @@ fn check_finite(rows: &[f32], d: usize, offsets: &[u32]) -> Result<()> {
 /// Some texts of token vectors.
 pub(super) type Part<'a> = (&'a TokenVectors, Range<usize>);
 
-/// From hidden states `h` `[t, d]` the token vectors of texts `[t, d]`, and their means and centroids `[n, d]`.
+/// From hidden states `h` `[t, d]` the token vectors of texts `[t, d]`, and their means and centroids `[n, d]`; the lengths
+/// of the rows of `h` go to `norms`.
 fn unit_rows(
     h: &Buffer<f32>,
     d: usize,
     packing: &PackedTexts,
     rows: SliceMut<'_, f16>,
     [means, centroids]: [SliceMut<'_, f16>; 2],
+    norms: Option<SliceMut<'_, f32>>,
 ) -> Result<()> {
     // In f32 once more, so that the centroid is an average of what was not rounded yet.
     let mut unit = h.device().alloc::<f32>(h.len())?;
-    normalize_rows(h, d, rows, Some(unit.as_slice_mut()), None)?;
+    normalize_rows(h, d, rows, Some(unit.as_slice_mut()), norms)?;
     pool(&unit, packing, Pooling::Mean, false, centroids)?;
     pool(h, packing, Pooling::Mean, true, means)
+}
+
+/// Texts as places of a scattering.
+fn places(device: &Device, texts: &[usize]) -> Result<Places> {
+    let texts: Vec<u32> = texts.iter().map(|&text| text as u32).collect();
+    Places::new(device, &texts)
 }
 
 /// Collects the token vectors of texts whose lengths are known, batch by batch, in any order.
@@ -293,30 +302,50 @@ impl Builder {
         })
     }
 
-    /// Takes the token vectors `[t, d]`, of any length, of texts that follow each other.
-    fn place_rows(
-        &mut self,
-        rows: &[f32],
-        packing: &PackedTexts,
-        texts: Range<usize>,
-    ) -> Result<()> {
+    /// Takes the token vectors `[t, d]`, of any length and finite, of texts as [`Builder::place`] does.
+    fn place_rows(&mut self, rows: &[f32], packing: &PackedTexts, texts: &[usize]) -> Result<()> {
         let (d, device) = (self.vectors.d, self.vectors.device().clone());
-        let numbers: Vec<usize> = texts.clone().collect();
         if rows.par_chunks(d).all(|row| is_ordinary(length(row))) {
-            return self.place(&device.upload(rows)?, packing, &numbers);
+            return self.put(&device.upload(rows)?, packing, texts, None);
         }
         // Tokens count by their directions alone, but in a text's mean they count as long as they are.
         let each = near_unit(rows, d);
-        self.place(&device.upload(&each)?, packing, &numbers)?;
+        self.put(&device.upload(&each)?, packing, texts, None)?;
         let whole = device.upload(&texts_near_unit(rows, d, packing.offsets()))?;
         let mut means = device.alloc::<f16>(texts.len() * d)?;
         pool(&whole, packing, Pooling::Mean, true, &mut means)?;
-        let to = texts.start * d;
-        self.vectors.means.copy_from(to, means.as_slice())
+        scatter_rows(&means, d, &places(&device, texts)?, &mut self.vectors.means)
     }
 
     /// Takes the hidden states `h` `[t, d]` of a batch, whose text `i` is text `texts[i]` of the whole.
     pub fn place(&mut self, h: &Buffer<f32>, packing: &PackedTexts, texts: &[usize]) -> Result<()> {
+        let t = packing.tokens();
+        if t == 0 {
+            return self.put(h, packing, texts, None);
+        }
+        let mut norms = h.device().alloc::<f32>(t)?;
+        self.put(h, packing, texts, Some(norms.as_slice_mut()))?;
+        // A length of zero may be one whose square f32 does not hold.
+        let ordinary = |&norm: &f32| norm > 0.0 && is_ordinary(norm.into());
+        if norms.read()?.iter().all(ordinary) {
+            return Ok(());
+        }
+        let rows = h.read()?;
+        match rows.iter().all(|v| v.is_finite()) {
+            true => self.place_rows(&rows, packing, texts),
+            // Told in the end.
+            false => Ok(()),
+        }
+    }
+
+    /// Takes hidden states whose lengths f32 squares without loss, and gives these lengths.
+    fn put(
+        &mut self,
+        h: &Buffer<f32>,
+        packing: &PackedTexts,
+        texts: &[usize],
+        norms: Option<SliceMut<'_, f32>>,
+    ) -> Result<()> {
         let (d, device) = (self.vectors.d, h.device());
         let (t, n) = (packing.tokens(), packing.texts());
         let to = &mut self.vectors;
@@ -335,12 +364,12 @@ impl Builder {
                 all.as_slice_mut().split_at_mut(len).0
             }
             let averages = [&mut to.means, &mut to.centroids].map(|all| first(all, n * d));
-            return unit_rows(h, d, packing, first(&mut to.rows, t * d), averages);
+            return unit_rows(h, d, packing, first(&mut to.rows, t * d), averages, norms);
         }
         let mut rows = device.alloc::<f16>(t * d)?;
         let (mut means, mut centroids) = (device.alloc(n * d)?, device.alloc(n * d)?);
         let averages = [&mut means, &mut centroids].map(Buffer::as_slice_mut);
-        unit_rows(h, d, packing, rows.as_slice_mut(), averages)?;
+        unit_rows(h, d, packing, rows.as_slice_mut(), averages, norms)?;
         let tokens = packing
             .offsets()
             .windows(2)
@@ -351,8 +380,7 @@ impl Builder {
             });
         let tokens = Places::new(device, &tokens.collect::<Vec<u32>>())?;
         scatter_rows(&rows, d, &tokens, &mut to.rows)?;
-        let texts: Vec<u32> = texts.iter().map(|&text| text as u32).collect();
-        let texts = Places::new(device, &texts)?;
+        let texts = places(device, texts)?;
         scatter_rows(&means, d, &texts, &mut to.means)?;
         scatter_rows(&centroids, d, &texts, &mut to.centroids)
     }
@@ -365,8 +393,9 @@ impl Builder {
             return Err(Error::text(
                 at / self.vectors.d,
                 format!(
-                    "got token vectors that are not finite on {}: its activations overflow in f16; try the CPU",
-                    self.vectors.device().name()
+                    "got token vectors that are not finite on {}: {}",
+                    self.vectors.device().name(),
+                    why_not_finite(self.vectors.device())
                 ),
             ));
         }
@@ -484,6 +513,47 @@ mod tests {
                 "text 2 got"
             };
             assert!(error.starts_with(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn hidden_states_far_from_unit_length_keep_their_directions() {
+        let cpu = Device::cpu();
+        let d = 16;
+        let mut random = crate::random::Stream::new(9, &["rows"], 0);
+        let rows: Vec<f32> = (0..5 * d).map(|_| random.unit() as f32 - 0.5).collect();
+        let packing = PackedTexts::new(&cpu, vec![0, 3, 5]).unwrap();
+        let made = |rows: &[f32], texts: &[usize], lengths: &[usize]| -> Result<_> {
+            let mut builder = Builder::new(&cpu, d, lengths)?;
+            builder.place(&cpu.upload(rows)?, &packing, texts)?;
+            let made = builder.finish()?;
+            Ok([&made.rows, &made.means, &made.centroids].map(|part| part.read().unwrap()))
+        };
+        for (texts, lengths) in [([0, 1], [3, 2]), ([1, 0], [2, 3])] {
+            let plain = made(&rows, &texts, &lengths).unwrap();
+            for exponent in [-100, -66, -30, 30, 83, 100] {
+                let by = 2f32.powi(exponent);
+                let scaled: Vec<f32> = rows.iter().map(|v| v * by).collect();
+                let made = made(&scaled, &texts, &lengths).unwrap();
+                assert_eq!(made, plain, "2^{exponent}");
+            }
+            // A row of nothing is one of nothing.
+            let mut zero = rows.clone();
+            zero[d..2 * d].fill(0.0);
+            let at = (texts[0] * 2 + 1) * d;
+            assert!(
+                made(&zero, &texts, &lengths).unwrap()[0][at..at + d]
+                    .iter()
+                    .all(|v| *v == f16::ZERO)
+            );
+            let mut bad = rows.clone();
+            bad[4 * d] = f32::INFINITY;
+            let error = made(&bad, &texts, &lengths).err().unwrap().to_string();
+            let says = format!("text {} got token vectors that are not finite", texts[1]);
+            assert!(
+                error.starts_with(&says) && error.ends_with("check the model"),
+                "{error}"
+            );
         }
     }
 

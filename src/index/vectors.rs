@@ -14,7 +14,7 @@ use super::ids::Ids;
 use super::scale::{check_finite, length, lengthened, near_unit};
 use super::{Hit, IndexOptions, PIECE_BYTES, SearchOptions, check_width};
 use crate::device::{Buffer, Device, DeviceKind, Slice};
-use crate::encoder::{EncodeStats, Encoder, Window, WindowOptions};
+use crate::encoder::{EncodeStats, Encoder, Window, WindowOptions, why_not_finite};
 use crate::error::{Error, Result};
 use crate::ops::cosine_topk::{FEW, Shard, cosine_topk, inverse_norms};
 use crate::ops::pool::{Pooling, pool};
@@ -667,13 +667,14 @@ impl Piece {
 
 /// Which of some embeddings `[n, d]` is not finite, as an error about its text.
 fn not_finite(rows: &Buffer<f32>, d: usize) -> Error {
+    let why = why_not_finite(rows.device());
     match rows.read() {
         Ok(rows) => {
             let finite = |row: &[f32]| row.iter().all(|v| v.is_finite());
             let row = rows.chunks_exact(d).position(|row| !finite(row));
             Error::text(
                 row.unwrap_or(0),
-                "got an embedding that is not finite: its activations overflow; try the CPU",
+                format!("got an embedding that is not finite: {why}"),
             )
         }
         Err(e) => e,

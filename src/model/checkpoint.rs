@@ -25,6 +25,13 @@ pub const WEIGHTS: &str = "model.safetensors";
 /// The file that says which file holds which tensor, where there are several.
 pub const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 
+/// What says that an adapter changes the weights, where transformers looks for it.
+pub(super) const ADAPTER: &str = "adapter_config.json";
+
+/// Why a folder with [`ADAPTER`] is refused.
+pub(super) const WHY_NO_ADAPTER: &str = "an adapter changes the weights, which is not supported; merge it into them \
+                                         (merge_and_unload of peft) and save the whole model without this file";
+
 /// What checkpoints saved with a task head put before the names of the encoder's tensors.
 const HEAD_PREFIX: &str = "bert.";
 
@@ -118,6 +125,18 @@ pub(super) fn shards_of(index: &str) -> Result<Vec<String>, String> {
         )),
         None if files.is_empty() => Err("names no file of weights; fetch it again".into()),
         None => Ok(files.into_iter().collect()),
+    }
+}
+
+/// Refuses a folder whose weights an adapter changes.
+///
+/// # Errors
+/// [`Error::Input`] for such a folder.
+pub(super) fn check_no_adapter(folder: &Path) -> Result<()> {
+    let adapter = folder.join(ADAPTER);
+    match adapter.exists() {
+        true => Err(Error::input(adapter, WHY_NO_ADAPTER)),
+        false => Ok(()),
     }
 }
 
@@ -234,9 +253,10 @@ impl Checkpoint {
     /// Maps the weights of a model folder.
     ///
     /// # Errors
-    /// [`Error::Io`] if they cannot be read, [`Error::Input`] if a file is no complete safetensors file, or if the
-    /// index of several names one that is not there.
+    /// [`Error::Io`] if they cannot be read, [`Error::Input`] if a file is no complete safetensors file, if the index of
+    /// several names one that is not there, if two tensors are one by today's names, or if an adapter changes them.
     pub fn open(folder: &Path) -> Result<Self> {
+        check_no_adapter(folder)?;
         let files = weights_files(folder)?;
         if files == [WEIGHTS] {
             return Self::open_file(folder.join(WEIGHTS));
@@ -249,7 +269,7 @@ impl Checkpoint {
             ));
         }
         let shards = files.iter().map(|file| Shard::open(&folder.join(file)));
-        Ok(Self::of(path, shards.collect::<Result<_>>()?))
+        Self::of(path, shards.collect::<Result<_>>()?)
     }
 
     /// Maps a weights file of any name.
@@ -258,17 +278,36 @@ impl Checkpoint {
     /// As [`Checkpoint::open`].
     pub fn open_file(path: PathBuf) -> Result<Self> {
         let shard = Shard::open(&path)?;
-        Ok(Self::of(path, vec![shard]))
+        Self::of(path, vec![shard])
     }
 
-    fn of(path: PathBuf, shards: Vec<Shard>) -> Self {
+    fn of(path: PathBuf, shards: Vec<Shard>) -> Result<Self> {
         let headed = format!("{HEAD_PREFIX}embeddings.word_embeddings.weight");
         let has_head = (shards.iter()).any(|shard| shard.metadata.info(&headed).is_some());
-        Checkpoint {
+        let checkpoint = Checkpoint {
             prefix: if has_head { HEAD_PREFIX } else { "" },
             path,
             shards,
+        };
+        checkpoint.check_names()?;
+        Ok(checkpoint)
+    }
+
+    /// Refuses two tensors that are one by today's names: which of them counts depends on who reads them.
+    fn check_names(&self) -> Result<()> {
+        let mut known: HashMap<String, String> = HashMap::new();
+        for (name, _) in self.tensors() {
+            let today = self.plain_name(&name).into_owned();
+            if let Some(other) = known.insert(today, name.clone())
+                && other != name
+            {
+                let what = format!(
+                    "{other} and {name} are the old and the new name of one tensor; save the file with one of them"
+                );
+                return Err(Error::input(&self.path, what));
+            }
         }
+        Ok(())
     }
 
     /// The file, or the index of several.

@@ -49,6 +49,7 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::Io`] for a file that is missing or cannot be read; as [`BertConfig::read`] and [`HeadConfig::read`].
     pub fn read(folder: &Path) -> Result<Self> {
+        head::check_encoder_place(folder)?;
         let config = BertConfig::read(folder)?;
         let head = HeadConfig::read(folder, config.d_model, &mut Vec::new())?;
         let mut files = BTreeMap::new();

@@ -32,6 +32,75 @@ const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
 /// Before the names of the modules that are known.
 const PACKAGE: &str = "sentence_transformers.";
 
+/// The modules that are run, and where sentence-transformers has them or lets older models find them, inside its package:
+/// another module of the same name is another module.
+const PLACES: [(&str, &[&str]); 6] = [
+    (
+        "Transformer",
+        &[
+            "models",
+            "models.Transformer",
+            "sentence_transformer.modules",
+            "base.modules",
+            "base.modules.transformer",
+            "cross_encoder.modules",
+            "sparse_encoder.modules",
+            "sparse_encoder.models",
+        ],
+    ),
+    (
+        "Pooling",
+        &[
+            "models",
+            "models.Pooling",
+            "sentence_transformer.modules",
+            "sentence_transformer.modules.pooling",
+        ],
+    ),
+    (
+        "Dense",
+        &[
+            "models",
+            "models.Dense",
+            "sentence_transformer.modules",
+            "base.modules",
+            "base.modules.dense",
+            "cross_encoder.modules",
+            "sparse_encoder.modules",
+            "sparse_encoder.models",
+        ],
+    ),
+    (
+        "LayerNorm",
+        &[
+            "models",
+            "models.LayerNorm",
+            "sentence_transformer.modules",
+            "sentence_transformer.modules.layer_norm",
+        ],
+    ),
+    (
+        "Normalize",
+        &[
+            "models",
+            "models.Normalize",
+            "sentence_transformer.modules",
+            "sentence_transformer.modules.normalize",
+            "base.modules",
+            "base.modules.normalize",
+        ],
+    ),
+    (
+        "Dropout",
+        &[
+            "models",
+            "models.Dropout",
+            "sentence_transformer.modules",
+            "sentence_transformer.modules.dropout",
+        ],
+    ),
+];
+
 /// A way of making one vector of the token vectors of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -178,6 +247,25 @@ impl Module {
         self.class.strip_prefix(PACKAGE)?.rsplit('.').next()
     }
 
+    /// Whether its class, if one of that name is run here, is where sentence-transformers has it.
+    fn in_place(&self) -> bool {
+        let inside = self.class.strip_prefix(PACKAGE).unwrap_or_default();
+        let (place, kind) = inside.rsplit_once('.').unwrap_or(("", inside));
+        let places = PLACES.iter().find(|(known, _)| *known == kind);
+        places.is_none_or(|(_, places)| places.contains(&place))
+    }
+
+    /// Refuses an encoder that is not in the model folder itself.
+    fn check_encoder_place(&self, folder: &Path) -> Result<()> {
+        if self.kind() != Some("Transformer") || self.path.is_empty() {
+            return Ok(());
+        }
+        Err(self.refuse(
+            folder,
+            "an encoder in a folder of its own is not supported; move its files into the model folder and make the path empty",
+        ))
+    }
+
     fn refuse(&self, folder: &Path, why: &str) -> Error {
         Error::input(
             folder.join(MODULES),
@@ -233,20 +321,15 @@ pub(super) fn read_modules(folder: &Path) -> Result<Vec<Module>> {
             Some(Value::String(text)) => Ok(text.clone()),
             _ => Err(refuse(format!("module {number}: `{key}` must be a string"))),
         };
+        let path = text("path")?;
         let module = Module {
             number,
             name: text("name")?,
-            path: text("path")?,
+            path: inside(&path).ok_or_else(|| {
+                refuse(format!("the path {path:?} leads out of the model folder"))
+            })?,
             class: text("type")?,
         };
-        let inside =
-            (Path::new(&module.path).components()).all(|part| matches!(part, Component::Normal(_)));
-        if !inside {
-            return Err(refuse(format!(
-                "the path {:?} leads out of the model folder",
-                module.path
-            )));
-        }
         if let Some(other) = modules.iter().find(|other| other.name == module.name) {
             return Err(refuse(format!(
                 "modules {} and {number} have the same name {:?}; rename one",
@@ -256,6 +339,31 @@ pub(super) fn read_modules(folder: &Path) -> Result<Vec<Module>> {
         modules.push(module);
     }
     Ok(modules)
+}
+
+/// A path inside the model folder as its names alone, without `.` and a slash at its end; `None` if it leads out.
+fn inside(path: &str) -> Option<String> {
+    let mut names = Vec::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(name) => names.push(name.to_str()?),
+            _ => return None,
+        }
+    }
+    Some(names.join("/"))
+}
+
+/// Refuses a model folder whose encoder is in a folder of its own, as older sentence-transformers wrote it: without this,
+/// its files would only be missing.
+///
+/// # Errors
+/// [`Error::Input`] for such a folder, or as for its `modules.json`.
+pub(crate) fn check_encoder_place(folder: &Path) -> Result<()> {
+    match read_modules(folder)?.first() {
+        Some(first) => first.check_encoder_place(folder),
+        None => Ok(()),
+    }
 }
 
 /// A file of a module's own folder.
@@ -332,18 +440,18 @@ impl HeadConfig {
                     "the module has code of its own, which is not run here",
                 ));
             };
+            if !module.in_place() {
+                return Err(refuse(&format!(
+                    "sentence-transformers has no module there; its own is {PACKAGE}models.{kind}"
+                )));
+            }
             if (kind == "Transformer") != (module.number == 0) {
                 return Err(refuse(
                     "a model begins with its Transformer, and has no other",
                 ));
             }
             match (kind, &mut head) {
-                ("Transformer", _) if module.path.is_empty() => {}
-                ("Transformer", _) => {
-                    return Err(refuse(
-                        "an encoder in a folder of its own is not supported; move its files into the model folder and make the path empty",
-                    ));
-                }
+                ("Transformer", _) => module.check_encoder_place(folder)?,
                 ("Pooling", head) => *head = Some(Self::pooled(module, folder, d_model, notes)?),
                 // There is nothing to normalise yet.
                 ("Normalize", None) => drop(module.config(folder, &keys::NORMALIZE, notes)?),
@@ -411,10 +519,18 @@ impl HeadConfig {
             return Err(module.refuse(folder, "its config.json is missing; fetch the model again"));
         }
         let modes = modes(&keys).map_err(|what| Error::input(&path, what))?;
-        if keys.get("include_prompt") == Some(&Value::Bool(false)) && has_prompts(folder)? {
+        // As in Python, null, zero and what is empty are false too.
+        let without = keys
+            .get("include_prompt")
+            .filter(|value| keys::unset(value));
+        if let Some(value) = without
+            && has_prompts(folder)?
+        {
             return Err(Error::input(
                 path,
-                "include_prompt is `false`; leaving the tokens of prompts out of the pooling is not supported",
+                format!(
+                    "include_prompt is `{value}`; leaving the tokens of prompts out of the pooling is not supported"
+                ),
             ));
         }
         Ok(HeadConfig {

@@ -328,8 +328,8 @@ table! {
 table! {
     /// An entry of `modules.json`
     MODULE, Noted:
-    "type" Honoured "what the module does";
-    "path" Honoured "the folder of the module";
+    "type" Honoured "what the module does; a class of sentence-transformers, where it has it";
+    "path" Honoured "the folder of the module; that of the encoder is the model folder itself";
     "name" Honoured "no two modules may have the same";
     "idx" Irrelevant "modules run in the order of the list";
     "kwargs" Refused(&[]) "modules that are told more than the text are not supported";
@@ -345,7 +345,7 @@ table! {
     "pooling_mode_mean_sqrt_len_tokens" Honoured "unless there is `pooling_mode`";
     "pooling_mode_weightedmean_tokens" Honoured "unless there is `pooling_mode`";
     "pooling_mode_lasttoken" Honoured "unless there is `pooling_mode`";
-    "include_prompt" Honoured "false is refused for a model that has prompts, and has no effect on one that has none";
+    "include_prompt" Honoured "false (null, zero) is refused for a model that has prompts, and has no effect on one that has none";
     "embedding_dimension" Irrelevant "the width is that of the encoder";
     "word_embedding_dimension" Irrelevant "the older name of `embedding_dimension`";
 }
@@ -382,7 +382,7 @@ table! {
 }
 
 /// Whether a value says nothing: null, false, zero, or empty.
-fn unset(value: &Value) -> bool {
+pub(crate) fn unset(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(set) => !set,

@@ -45,6 +45,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{self, WEIGHTS};
+use crate::model::head;
 use fingerprints::fingerprint;
 use package::Package;
 
@@ -329,6 +330,15 @@ fn finish(
 ) -> Result<Backbone> {
     let missing = lacking(&folder)?;
     if !missing.is_empty() {
+        // What says more than that files are missing.
+        head::check_encoder_place(&folder)?;
+        checkpoint::check_no_adapter(&folder)?;
+        if let Some(file) = missing.iter().find(|file| folder.join(file).is_file()) {
+            return Err(Error::input(
+                folder.join(file),
+                "is empty (0 bytes); fetch the file or the model again",
+            ));
+        }
         let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
         let pickled = pickled.into_iter().find(|file| folder.join(file).is_file());
         let cure = if let Some(file) = pickled.filter(|_| missing.contains(&WEIGHTS.into())) {

@@ -81,6 +81,10 @@ fn a_folder_is_taken_as_it_is() {
         found.unwrap_err().to_string()
     };
     assert!(fault().contains("lacks model.safetensors"), "{}", fault());
+    fs::write(folder.join("model.safetensors"), b"").unwrap();
+    let empty = "model.safetensors: is empty (0 bytes)";
+    assert!(fault().contains(empty), "{}", fault());
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
     fs::write(folder.join("pytorch_model.bin"), CONTENT).unwrap();
     assert!(fault().contains("safetensors form"), "{}", fault());
 

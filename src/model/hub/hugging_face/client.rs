@@ -8,7 +8,7 @@ use hf_hub::{Cache, Repo};
 use indicatif::ProgressBar;
 
 use super::Place;
-use crate::model::checkpoint::{self, WEIGHTS, WEIGHTS_INDEX};
+use crate::model::checkpoint::{self, ADAPTER, WEIGHTS, WEIGHTS_INDEX, WHY_NO_ADAPTER};
 use crate::model::head;
 use crate::model::hub::{
     BackboneSource, REQUIRED, TOKENIZER, VOCABULARY, is_model, one_line, present,
@@ -113,14 +113,8 @@ pub(super) fn fetch(
             let info = remote.info().map_err(text)?;
             let exists = |file: &str| info.siblings.iter().any(|s| s.rfilename == file);
             let lacks = |file: &str| Err(format!("the repository {name} has no {file}"));
-            if !exists(REQUIRED[0]) {
-                return lacks(REQUIRED[0]);
-            }
-            if !exists(TOKENIZER) && !exists(VOCABULARY) {
-                return lacks(TOKENIZER);
-            }
-            if !exists(WEIGHTS) && !exists(WEIGHTS_INDEX) {
-                return lacks(WEIGHTS);
+            if exists(ADAPTER) {
+                return Err(format!("{ADAPTER}: {WHY_NO_ADAPTER}"));
             }
             let _ = events.send(Event::Listed);
             let folder = cache
@@ -147,6 +141,18 @@ pub(super) fn fetch(
                 Ok(())
             };
             let failed = |e: crate::Error| one_line(&e.to_string());
+            if !exists(REQUIRED[0]) {
+                // It may be in the encoder's own folder.
+                take(MODULES)?;
+                head::check_encoder_place(&folder).map_err(failed)?;
+                return lacks(REQUIRED[0]);
+            }
+            if !exists(TOKENIZER) && !exists(VOCABULARY) {
+                return lacks(TOKENIZER);
+            }
+            if !exists(WEIGHTS) && !exists(WEIGHTS_INDEX) {
+                return lacks(WEIGHTS);
+            }
             for file in SETTINGS.into_iter().chain(keys::SENTENCE_CONFIGS) {
                 take(file)?;
             }
@@ -419,6 +425,35 @@ mod tests {
         ] {
             let error = search(name, false, &around).0.unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
+        }
+        // What is there is named, and nothing large was fetched for it.
+        const OWN: &[u8] = br#"[{"name": "0", "path": "0_BERT", "type": "sentence_transformers.models.Transformer"}]"#;
+        for (files, says) in [
+            (
+                &[
+                    ("modules.json", OWN),
+                    ("0_BERT/config.json", CONTENT),
+                    ("0_BERT/model.safetensors", CONTENT),
+                ],
+                "move its files into the model folder",
+            ),
+            (
+                &[
+                    ("adapter_config.json", CONTENT),
+                    ("config.json", CONTENT),
+                    ("model.safetensors", CONTENT),
+                ],
+                "adapter_config.json: an adapter changes the weights",
+            ),
+        ] as [(&'static [File], &str); 2]
+        {
+            let mut around = bare(dir.path());
+            let (endpoint, asked) = serve(files);
+            around.hub.endpoint = endpoint;
+            let error = search("org/name", false, &around).0.unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            let asked = asked.lock().unwrap();
+            assert!(asked.iter().all(|file| file == "modules.json"), "{asked:?}");
         }
         around.hub.offline = true;
         let error = search("org/name", false, &around).0.unwrap_err();
