@@ -109,6 +109,21 @@ def old_names(name: str) -> str:
     return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
+def twice_named(folder):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["embeddings.LayerNorm.gamma"] = 2 * tensors["embeddings.LayerNorm.weight"]
+    save_file(tensors, file, {"format": "pt"})
+
+
+def in_its_own_folder(folder):
+    """As older releases of sentence-transformers wrote it."""
+    (folder / "0_Transformer").mkdir()
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", SB]:
+        (folder / file).rename(folder / "0_Transformer" / file)
+    edit(folder / "modules.json", lambda v: v[0].update(path="0_Transformer"))
+
+
 def with_json(file: str, **keys):
     def change(value):
         value.update(keys)
@@ -221,6 +236,7 @@ CASES = [
     ("bf16", lambda f: rename_tensors(f, str, torch.bfloat16), None),
     ("f16", lambda f: rename_tensors(f, str, torch.float16), None),
     ("f64", lambda f: rename_tensors(f, str, torch.float64), None),
+    ("old and new name of a norm !", twice_named, None),
     ("shards", shard, None),
     ("a shard is missing !", lambda f: shard(f, True), None),
     ("no modules", no_modules, None),
@@ -235,6 +251,7 @@ CASES = [
     ("unknown pooling key !", legacy_pooling(pooling_mode_median=True), None),
     ("include_prompt without prompts", legacy_pooling(include_prompt=False), None),
     ("include_prompt with prompts !", both(legacy_pooling(include_prompt=False), with_json(ST, prompts=PROMPTS)), None),
+    ("include_prompt null with prompts !", both(legacy_pooling(include_prompt=None), with_json(ST, prompts=PROMPTS)), None),
     ("dense tanh", None, [P(D, "mean"), Dense(D, 32)]),
     ("dense identity, normalised", None, [P(D, "cls"), Dense(D, 96, bias=False, activation_function=torch.nn.Identity()), Normalize()]),
     *((f"dense {a.__name__}", None, [P(D, "mean"), Normalize(), Dense(D, 32, activation_function=a())])
@@ -251,6 +268,10 @@ CASES = [
     ("no pooling !", modules("Transformer", "Normalize"), None),
     ("dense before pooling !", modules("Transformer", "Dense", "Pooling"), [P(D, "mean"), Dense(D, 32)]),
     ("unknown module !", modules("Transformer", "Pooling", "CNN"), None),
+    ("module of another package !", lambda f: edit(f / "modules.json", lambda v: v[1].update(type="sentence_transformers.foo.Pooling")), None),
+    ("path with a dot", lambda f: edit(f / "modules.json", lambda v: v[1].update(path="./" + v[1]["path"])), None),
+    ("encoder in a folder of its own !", in_its_own_folder, None),
+    ("adapter !", lambda f: write_json(f / "adapter_config.json", {"peft_type": "LORA", "r": 4}), None),
     ("truncate_dim", with_json(ST, truncate_dim=24), None),
     ("truncate_dim after dense", with_json(ST, truncate_dim=16), [P(D, "mean"), Dense(D, 32), Normalize()]),
     ("truncate_dim of more", with_json(ST, truncate_dim=128), None),
