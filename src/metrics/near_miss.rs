@@ -531,11 +531,7 @@ impl<'a> Study<'a> {
 
     /// What a sample of a category, or of all, goes through; nothing if no sample is drawn of it.
     fn sizes(&self, category: Option<&str>) -> Sizes {
-        let near_misses = self.near_misses_of(category);
-        let accepts = match category {
-            Some(_) => self.accepts_for(&near_misses),
-            None => self.all_accepts(),
-        };
+        let (near_misses, accepts) = self.judged(category);
         let sides = [&*near_misses, &*accepts.pairs];
         let minimum = self.options.minimum.max(1);
         if sides.iter().all(|side| in_test(side).count() >= minimum) {
@@ -634,21 +630,24 @@ impl<'a> Study<'a> {
         }
     }
 
+    /// The near-misses of a category with their accepts; all are judged against all.
+    fn judged(&self, category: Option<&str>) -> (Cow<'_, [ScoredPair<'a>]>, Accepts<'_, 'a>) {
+        let near_misses = self.near_misses_of(category);
+        let accepts = match category {
+            Some(_) => self.accepts_for(&near_misses),
+            None => self.all_accepts(),
+        };
+        (near_misses, accepts)
+    }
+
     fn report(
         &self,
         category: Option<&str>,
         thresholds: &Measured<[f64; ALPHAS.len()]>,
         bootstrap: Bootstrap,
     ) -> CategoryReport {
-        let near_misses = &*self.near_misses_of(category);
-        let Accepts {
-            pairs: accepts,
-            basis,
-        } = match category {
-            Some(_) => self.accepts_for(near_misses),
-            // All are judged against all.
-            None => self.all_accepts(),
-        };
+        let (near_misses, Accepts { pairs, basis }) = self.judged(category);
+        let (near_misses, accepts) = (&*near_misses, &*pairs);
         let scores_of = |pairs: &[ScoredPair<'_>]| -> Vec<f64> {
             pairs.iter().map(|pair| pair.score).collect()
         };
@@ -656,7 +655,7 @@ impl<'a> Study<'a> {
         let cosine = self.options.cosine;
         let distances: Vec<f64> = scores.iter().map(|s| 1.0 - s).collect();
         let edits = || {
-            let both = near_misses.iter().chain(&*accepts);
+            let both = near_misses.iter().chain(accepts);
             let edits: Vec<Edit> = both
                 .map(|pair| Edit {
                     changes_meaning: pair.kind == Kind::NearMiss,
@@ -667,10 +666,10 @@ impl<'a> Study<'a> {
                 .collect();
             sensitivity(&edits)
         };
-        let separation = self.separation(category, near_misses, &accepts, thresholds, bootstrap);
+        let separation = self.separation(category, near_misses, accepts, thresholds, bootstrap);
         let both_halves = match separation {
             Measured::Value(_) => None,
-            Measured::Refused { .. } => self.both_halves(near_misses, &accepts, bootstrap),
+            Measured::Refused { .. } => self.both_halves(near_misses, accepts, bootstrap),
         };
         // Of the pairs that are shown.
         let shown = |pair: &&ScoredPair<'_>| both_halves.is_some() || pair.split == Split::Test;
@@ -693,7 +692,7 @@ impl<'a> Study<'a> {
         CategoryReport {
             category: category.unwrap_or("all").to_string(),
             near_misses: Summary::of(&scores),
-            accepts: Summary::of(&scores_of(&accepts)),
+            accepts: Summary::of(&scores_of(accepts)),
             identity_margin: cosine.then(|| Summary::of(&distances).mean),
             basis,
             without_accepts_of_their_source: near_misses

@@ -21,16 +21,16 @@ pub(super) fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane += f(v);
     }
-    tree(lanes)
+    tree(lanes, |a, b| a + b)
 }
 
-/// The sum of partial sums, halves added to halves.
+/// All lanes in one, halves joined with halves.
 #[inline(always)]
-fn tree(mut lanes: [f32; LANES]) -> f32 {
+fn tree(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            lanes[i] = join(lanes[i], lanes[i + width]);
         }
         width /= 2;
     }
@@ -47,7 +47,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
             *lane += a * b;
         }
     }
-    tree(lanes)
+    tree(lanes, |a, b| a + b)
 }
 
 /// The largest of `values`, negative infinity of none. A plain fold would be one chain of dependent comparisons, which
@@ -66,14 +66,7 @@ pub(super) fn max(values: &[f32]) -> f32 {
     for (lane, &v) in lanes.iter_mut().zip(tail) {
         *lane = larger(*lane, v);
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = larger(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
+    tree(lanes, larger)
 }
 
 /// `e^x` for `x <= 0`, to within 2 ulp above the smallest normal number; 0 below -87.

@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::wordpiece::WordPiece;
@@ -21,7 +21,9 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as Splitters;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection};
+use tokenizers::{
+    AddedToken, Model, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection,
+};
 
 use super::keys;
 use super::one_line;
@@ -343,7 +345,9 @@ fn as_sentence_pieces(
             "tokenizer.json has no sentence pieces, as this class does; the two files belong to different models",
         ));
     };
-    if model.byte_fallback() || unknown_piece(path)? != Some(3) {
+    // No piece has this character, which stands for none.
+    let unknown = model.tokenize("\u{10ffff}").unwrap_or_default();
+    if model.byte_fallback() || unknown.iter().all(|piece| piece.id != 3) {
         return Err(settings.fault(
             "tokenizer_class",
             "of this class piece 3 stands for what is unknown, and tokenizer.json says otherwise; save the tokenizer as a PreTrainedTokenizerFast",
@@ -355,10 +359,9 @@ fn as_sentence_pieces(
         let table = all.into_iter().find(is_table);
         inner.with_normalizer(table).map_err(fail)?;
     }
-    let prepends = settings.flag("add_prefix_space", Some(true))? != Some(false);
-    let prepends = match prepends {
-        true => PrependScheme::Always,
-        false => PrependScheme::Never,
+    let prepends = match settings.flag("add_prefix_space", Some(true))? {
+        Some(false) => PrependScheme::Never,
+        _ => PrependScheme::Always,
     };
     let splitter = PreTokenizerWrapper::from(Splitters::new(vec![
         WhitespaceSplit.into(),
@@ -368,22 +371,6 @@ fn as_sentence_pieces(
         inner.with_pre_tokenizer(Some(splitter));
     }
     Ok(())
-}
-
-/// The number of the piece that stands for what is unknown, as `tokenizer.json` has it.
-fn unknown_piece(path: &Path) -> Result<Option<usize>> {
-    #[derive(Deserialize)]
-    struct File {
-        model: Model,
-    }
-    #[derive(Deserialize)]
-    struct Model {
-        unk_id: Option<usize>,
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let file: File =
-        serde_json::from_slice(&bytes).map_err(|e| Error::input(path, one_line(&e.to_string())))?;
-    Ok(file.model.unk_id)
 }
 
 /// Refuses word pieces that take longer to find than anybody waits.
@@ -625,10 +612,8 @@ impl Settings {
             None => false,
         };
         let further = FURTHER.iter().find(|key| says(key));
-        for key in further
-            .into_iter()
-            .chain([&NAMED_BY_MODEL].into_iter().filter(|key| says(key)))
-        {
+        let by_model = Some(&NAMED_BY_MODEL).filter(|key| says(key));
+        for key in further.into_iter().chain(by_model) {
             let values: Vec<&Value> = match self.keys.get(*key) {
                 Some(Value::Array(list)) => list.iter().collect(),
                 Some(Value::Object(named)) => named.values().collect(),
@@ -767,6 +752,12 @@ mod tests {
     }
 
     const CONFIG: &str = "tokenizer_config.json";
+
+    /// That file for a class, with further keys.
+    fn of_class(class: &str, mut keys: Value) -> (&'static str, Value) {
+        keys["tokenizer_class"] = class.into();
+        (CONFIG, keys)
+    }
 
     /// What transformers 5.23 makes of the same folders.
     #[test]
@@ -917,12 +908,7 @@ mod tests {
                 json["post_processor"] = Value::Null;
                 change(json);
             };
-            let mut config = json!({"tokenizer_class": "XLMRobertaTokenizerFast"});
-            config
-                .as_object_mut()
-                .unwrap()
-                .extend(keys.as_object().unwrap().clone());
-            let dir = folder(pieces, &[(CONFIG, config)]);
+            let dir = folder(pieces, &[of_class("XLMRobertaTokenizerFast", keys)]);
             let rules = read(dir.path(), Some(PIECES.len()))?;
             let found = rules.inner.encode("the  cat\tTHE", true).unwrap();
             Ok::<_, Error>(found.get_tokens().join(" "))
@@ -1036,12 +1022,7 @@ mod tests {
             assert_eq!(error.lines().count(), 1, "{error}");
         }
         let written = |change: fn(&mut Value), keys: Value| {
-            let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast"});
-            config
-                .as_object_mut()
-                .unwrap()
-                .extend(keys.as_object().unwrap().clone());
-            let dir = folder(change, &[(CONFIG, config)]);
+            let dir = folder(change, &[of_class("PreTrainedTokenizerFast", keys)]);
             let read = read(dir.path(), Some(WORDS.len()));
             read.err().map(|e| e.to_string()).unwrap_or_default()
         };

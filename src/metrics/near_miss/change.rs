@@ -1,7 +1,5 @@
 //! What training, or another scorer, changed.
 
-use std::borrow::Cow;
-
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -121,8 +119,8 @@ impl<'a> Side<'a> {
 
     fn groups(&self, category: Option<&str>) -> Vec<Group<'a>> {
         let group = |study: &Study<'a>| {
-            let [near_misses, accepts] = of(study, category);
-            Group::new(&near_misses, &accepts)
+            let (near_misses, accepts) = study.judged(category);
+            Group::new(&near_misses, &accepts.pairs)
         };
         self.studies.iter().map(group).collect()
     }
@@ -140,16 +138,6 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The near-misses of a category, or all, and the accepts that they are judged against.
-fn of<'s, 'a>(study: &'s Study<'a>, category: Option<&str>) -> [Cow<'s, [ScoredPair<'a>]>; 2] {
-    let near_misses = study.near_misses_of(category);
-    let accepts = match category {
-        Some(_) => study.accepts_for(&near_misses),
-        None => study.all_accepts(),
-    };
-    [near_misses, accepts.pairs]
-}
-
 fn change(
     sides: &[Side<'_>; 2],
     category: Option<&str>,
@@ -157,8 +145,8 @@ fn change(
     bootstrap: Bootstrap,
 ) -> Change {
     let minimum = options.minimum.max(1);
-    let first = of(&sides[0].studies[0], category);
-    let [n, a] = first.map(|pairs| in_test(&pairs).count());
+    let (near_misses, accepts) = sides[0].studies[0].judged(category);
+    let [n, a] = [near_misses, accepts.pairs].map(|pairs| in_test(&pairs).count());
     let enough = n >= minimum && a >= minimum;
     let groups = sides.each_ref().map(|side| match enough {
         true => side.groups(category),
